@@ -1,0 +1,42 @@
+# Every target prepares what it needs by itself (deploy/setup.sh: Debian packages, uv, the locked environment).
+SHELL := bash
+PY := .venv/bin/python
+BIN := .venv/bin
+
+.PHONY: help setup demo test lint types contracts proto check-proto bench capture-boot lock format
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup:  ## install what is missing: Debian packages and the locked Python environment
+	@deploy/setup.sh
+
+test: setup  ## run the whole test suite
+	@$(BIN)/pytest
+
+lint: setup  ## ruff, buf lint, dependency hygiene
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/buf lint proto
+
+types: setup  ## mypy --strict
+	@$(BIN)/mypy
+
+contracts: setup  ## the layers of the architecture (import-linter)
+	@$(BIN)/lint-imports --no-cache
+
+proto: setup  ## regenerate the checked-in stubs from proto/
+	@$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. \
+	    --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+	    proto/trustauthority/v1/*.proto
+
+check-proto: proto  ## fail when the checked-in stubs differ from proto/
+	@git diff --exit-code --stat -- trustauthority/v1 || { echo "the stubs are stale: run make proto and commit"; exit 1; }
+
+format: setup  ## format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix --quiet . || true
+
+lock: setup  ## pin every dependency by hash again
+	@.build/bootstrap/bin/uv pip compile -q --upgrade --generate-hashes --no-header --python-version 3.11 requirements/bootstrap.in -o requirements/bootstrap.txt
+	@.build/bootstrap/bin/uv pip compile -q --upgrade --generate-hashes --no-header --python-version 3.11 --all-extras --group dev pyproject.toml -o requirements/dev.txt

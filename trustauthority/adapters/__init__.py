@@ -1,0 +1,1 @@
+"""Implementations of the ports, named after their technology."""

@@ -1,0 +1,1 @@
+"""KMS back ends behind the Kms port."""

@@ -1,0 +1,1 @@
+"""VerifiedEvidence, policy and baseline in, Verdict out; never raises."""

@@ -1,0 +1,1 @@
+"""Channel, errors and retries for programs that speak to the authority."""

@@ -1,0 +1,1 @@
+"""Bytes to model and back: pure, total, bounded; one error, MalformedEvidence(part, offset)."""

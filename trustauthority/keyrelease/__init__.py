@@ -1,0 +1,1 @@
+"""Who may have a VM key, and the blob that only one TPM opens."""

@@ -1,0 +1,1 @@
+"""Frozen, slotted, keyword-only nouns. No behaviour beyond their invariants."""

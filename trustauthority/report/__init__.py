@@ -1,0 +1,1 @@
+"""Verdict in, signed Report out; and the check of such tokens."""

@@ -1,0 +1,1 @@
+"""gRPC server: identity, authorisation matrix, error table, conversion, one file per service."""

@@ -1,0 +1,1 @@
+"""Use cases: load through ports, call the core, store, tell the journal."""

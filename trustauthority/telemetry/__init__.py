@@ -1,0 +1,1 @@
+"""Logs, metrics and audit lines made from the journal events of the services."""

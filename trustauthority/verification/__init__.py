@@ -1,0 +1,1 @@
+"""Evidence and an enrolment in, VerifiedEvidence out, or EvidenceRejected."""
