@@ -1,0 +1,1 @@
+"""Stand-ins behind ports; each says that it is one."""
