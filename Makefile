@@ -17,7 +17,7 @@ test: setup  ## run the whole test suite
 lint: setup  ## ruff, buf lint, dependency hygiene
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/buf lint proto
+	@cd proto && ../$(BIN)/buf lint .
 
 types: setup  ## mypy --strict
 	@$(BIN)/mypy
