@@ -1,0 +1,126 @@
+"""TPMS_ATTEST from bytes: quotes, certifications, and a name for everything else.
+
+Stage: codec. Trusts nothing on entry; any bytes give an ``Attest`` or ``MalformedEvidence``.
+Guarantees that magic and type were read first and that the whole buffer was consumed. Wrong magic
+or another type is an ``OtherAttest``, so no caller can mistake it for a quote (pitfalls 1, 2).
+Does not check signatures, nonces or which PCRs were selected: ``verification.quote`` does.
+Source: TCG TPM 2.0 Library, Part 2, section 10.12.
+"""
+
+import struct
+from functools import lru_cache
+
+from trustauthority.codec.tpm_reader import TpmReader
+from trustauthority.model.tpm import (
+    ATTEST_MAGIC,
+    Attest,
+    CertifyAttest,
+    ClockInfo,
+    OtherAttest,
+    PcrSelection,
+    QuoteAttest,
+)
+
+TYPE_QUOTE = 0x8018
+"""TPM_ST_ATTEST_QUOTE."""
+TYPE_CERTIFY = 0x8017
+"""TPM_ST_ATTEST_CERTIFY."""
+
+_PART = "TPMS_ATTEST"
+_MAX_NAME = 66
+"""TPM2B_NAME: hash id and the longest digest."""
+_MAX_DATA = 66
+"""TPM2B_DATA: as long as a TPMT_HA of the longest digest."""
+_MAX_DIGEST = 64
+_MAX_SELECTIONS = 16
+"""HASH_COUNT of any known TPM is below this."""
+_CLOCK = struct.Struct(">QIIBQ")
+"""TPMS_CLOCK_INFO followed by firmwareVersion."""
+
+
+def decode_attest(data: bytes) -> Attest:
+    """Decode a TPMS_ATTEST that fills ``data``."""
+    reader = TpmReader(data, _PART)
+    magic = reader.integer(4, "magic")
+    kind = reader.integer(2, "type")
+    if magic == ATTEST_MAGIC and kind == TYPE_QUOTE:
+        return _read_quote(reader, data)
+    if magic == ATTEST_MAGIC and kind == TYPE_CERTIFY:
+        return _read_certify(reader, data)
+    return OtherAttest(magic=magic, type=kind, raw=data)
+
+
+def _read_quote(reader: TpmReader, data: bytes) -> QuoteAttest:
+    signer = reader.sized("qualifiedSigner", _MAX_NAME)
+    extra_data = reader.sized("extraData", _MAX_DATA)
+    clock_info, firmware_version = _read_clock(reader)
+    selection = _read_selections(reader)
+    pcr_digest = reader.sized("pcrDigest", _MAX_DIGEST)
+    reader.finish()
+    return QuoteAttest(
+        qualified_signer=signer,
+        extra_data=extra_data,
+        clock_info=clock_info,
+        firmware_version=firmware_version,
+        selection=selection,
+        pcr_digest=pcr_digest,
+        raw=data,
+    )
+
+
+def _read_certify(reader: TpmReader, data: bytes) -> CertifyAttest:
+    signer = reader.sized("qualifiedSigner", _MAX_NAME)
+    extra_data = reader.sized("extraData", _MAX_DATA)
+    clock_info, firmware_version = _read_clock(reader)
+    name = reader.sized("name", _MAX_NAME)
+    qualified_name = reader.sized("qualifiedName", _MAX_NAME)
+    reader.finish()
+    return CertifyAttest(
+        qualified_signer=signer,
+        extra_data=extra_data,
+        clock_info=clock_info,
+        firmware_version=firmware_version,
+        name=name,
+        qualified_name=qualified_name,
+        raw=data,
+    )
+
+
+def _read_clock(reader: TpmReader) -> tuple[ClockInfo, int]:
+    start = reader.offset
+    fields = reader.take(_CLOCK.size, "clockInfo and firmwareVersion")
+    clock, reset_count, restart_count, safe, firmware_version = _CLOCK.unpack(fields)
+    if safe > 1:
+        reader.fail(f"safe is {safe}, neither YES nor NO", at=start + 16)
+    clock_info = ClockInfo(
+        clock=clock, reset_count=reset_count, restart_count=restart_count, safe=safe == 1
+    )
+    return clock_info, firmware_version
+
+
+def _read_selections(reader: TpmReader) -> tuple[PcrSelection, ...]:
+    start = reader.offset
+    count = reader.integer(4, "count of PCR selections")
+    if count > _MAX_SELECTIONS:
+        reader.fail(f"{count} PCR selections, at most {_MAX_SELECTIONS} are allowed", at=start)
+    return tuple(_read_selection(reader) for _ in range(count))
+
+
+def _read_selection(reader: TpmReader) -> PcrSelection:
+    bank = reader.hash_algorithm("PCR bank")
+    start = reader.offset
+    size = reader.integer(1, "sizeofSelect")
+    if not 1 <= size <= 4:
+        reader.fail(f"sizeofSelect is {size}, not 1 to 4", at=start)
+    return PcrSelection(bank=bank, indices=_indices(reader.take(size, "pcrSelect")))
+
+
+@lru_cache(maxsize=256)
+def _indices(bitmap: bytes) -> tuple[int, ...]:
+    """PCR numbers of a bitmap: bit n of byte m is PCR 8m + n."""
+    return tuple(
+        8 * position + bit
+        for position, byte in enumerate(bitmap)
+        for bit in range(8)
+        if byte >> bit & 1
+    )
