@@ -54,6 +54,12 @@ class PolicyInvalid(InvalidRequest):
     reason = "POLICY_INVALID"
 
 
+class CheckpointInvalid(InvalidRequest):
+    """A signed audit checkpoint or a Merkle proof does not hold. Metadata: ``size`` where known."""
+
+    reason = "CHECKPOINT_INVALID"
+
+
 # --- evidence that proves nothing (and therefore changes nothing) ----------------------------
 
 
@@ -73,6 +79,18 @@ class NotAQuote(EvidenceRejected):
     """A structure with wrong magic or of another attestation type."""
 
     reason = "NOT_A_QUOTE"
+
+
+class PcrSelectionRejected(EvidenceRejected):
+    """The quote does not cover exactly the PCRs and banks that were asked for."""
+
+    reason = "PCR_SELECTION_REJECTED"
+
+
+class PcrDigestMismatch(EvidenceRejected):
+    """The PCR values that came with the quote are not the ones the TPM signed."""
+
+    reason = "PCR_DIGEST_MISMATCH"
 
 
 class ChallengeMismatch(EvidenceRejected):
