@@ -10,7 +10,7 @@ Source: TPM 2.0 Library part 1, 37 (resource limits), part 3, 31 (non-volatile s
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 from tpm2_pytss import ESAPI, constants, types
 from tpm2_pytss.TSS2_Exception import TSS2_Exception
@@ -23,6 +23,8 @@ _PCRS_PER_READ = 8
 _CHAIN_FIRST, _CHAIN_LAST = 0x01C00100, 0x01C001FF
 """NV range of issuing certificates (EK Credential Profile 2.6, section 2.2.1.5.2)."""
 
+Handle: TypeAlias = Any
+"""An ESYS_TR: an object or session as ESAPI numbers it."""
 NO_SESSION = constants.ESYS_TR.NONE
 PASSWORD = constants.ESYS_TR.PASSWORD
 AES_CFB_SESSION = "aes128cfb"
@@ -55,7 +57,7 @@ class SavedObject:
     __slots__ = ("_context", "_derive", "name", "public")
 
     def __init__(
-        self, *, public: bytes, name: bytes, context: Any, derive: Callable[[], int]
+        self, *, public: bytes, name: bytes, context: Any, derive: Callable[[], Handle]
     ) -> None:
         self.public = public
         """TPMT_PUBLIC."""
@@ -63,10 +65,10 @@ class SavedObject:
         self._context = context
         self._derive = derive
 
-    def load(self, device: "TpmDevice") -> int:
+    def load(self, device: "TpmDevice") -> Handle:
         """Put it into the TPM and return its handle. The caller flushes it."""
         try:
-            return int(device.esapi.context_load(self._context))
+            return device.esapi.context_load(self._context)
         except TSS2_Exception:
             handle = self._derive()
         if device.name_of(handle) != self.name:
@@ -89,7 +91,7 @@ class TpmDevice:
         """Close the connection. Nothing of ours is loaded between operations."""
         self.esapi.close()
 
-    def flush(self, handle: int) -> None:
+    def flush(self, handle: Handle) -> None:
         """Forget an object or a session; a handle that the TPM lost already is fine."""
         try:
             self.esapi.flush_context(handle)
@@ -97,7 +99,7 @@ class TpmDevice:
             return
 
     @contextmanager
-    def flushed(self, handle: int) -> Iterator[int]:
+    def flushed(self, handle: Handle) -> Iterator[Handle]:
         """Lend a handle and flush it afterwards, whatever happened."""
         try:
             yield handle
@@ -105,16 +107,16 @@ class TpmDevice:
             self.flush(handle)
 
     @contextmanager
-    def loaded(self, key: SavedObject) -> Iterator[int]:
+    def loaded(self, key: SavedObject) -> Iterator[Handle]:
         """Lend the handle of a saved object."""
         with self.flushed(key.load(self)) as handle:
             yield handle
 
-    def name_of(self, handle: int) -> bytes:
+    def name_of(self, handle: Handle) -> bytes:
         """The name that ESAPI computed from the object's public area."""
         return bytes(self.esapi.tr_get_name(handle))
 
-    def save(self, handle: int, public: Any, derive: Callable[[], int]) -> SavedObject:
+    def save(self, handle: Handle, public: Any, derive: Callable[[], Handle]) -> SavedObject:
         """Turn a loaded object into a saved one and flush it."""
         with self.flushed(handle):
             return SavedObject(
@@ -124,14 +126,14 @@ class TpmDevice:
                 derive=derive,
             )
 
-    def create_primary(self, template: Any, hierarchy: int) -> tuple[int, Any]:
+    def create_primary(self, template: Any, hierarchy: Handle) -> tuple[Handle, Any]:
         """Derive a primary key; returns its handle and TPM2B_PUBLIC."""
         handle, public, *_ = self.esapi.create_primary(
             types.TPM2B_SENSITIVE_CREATE(), template, hierarchy
         )
-        return int(handle), public
+        return handle, public
 
-    def primary(self, template: Any, hierarchy: int) -> SavedObject:
+    def primary(self, template: Any, hierarchy: Handle) -> SavedObject:
         """Derive a primary key and keep it saved."""
         handle, public = self.create_primary(template, hierarchy)
         return self.save(handle, public, lambda: self.create_primary(template, hierarchy)[0])

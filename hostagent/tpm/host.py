@@ -21,6 +21,7 @@ from hostagent.tpm.device import (
     AES_CFB_SESSION,
     NO_SESSION,
     PASSWORD,
+    Handle,
     SavedObject,
     TpmDevice,
     TpmError,
@@ -177,13 +178,13 @@ class HostTpm:
         area, _ = types.TPMT_PUBLIC.unmarshal(blobs.public)
         public = types.TPM2B_PUBLIC(publicArea=area)
 
-        def load() -> int:
+        def load() -> Handle:
             with (
                 self._device.loaded(endorsement.key) as parent,
                 self._endorsement_session(endorsement) as session,
             ):
                 private = types.TPM2B_PRIVATE(blobs.private)
-                return int(self._device.esapi.load(parent, private, public, session1=session))
+                return self._device.esapi.load(parent, private, public, session1=session)
 
         with self._using("load the AK") as device:
             return device.save(load(), public, load)
@@ -200,7 +201,7 @@ class HostTpm:
 
     @contextmanager
     def _endorsement_session(
-        self, endorsement: Endorsement, salted_to: int = NO_SESSION
+        self, endorsement: Endorsement, salted_to: Handle = NO_SESSION
     ) -> Iterator[Any]:
         """A policy session that authorises one use of the EK (profile B.6: policy A, or B over A)."""
         area, _ = types.TPMT_PUBLIC.unmarshal(endorsement.key.public)
@@ -213,7 +214,7 @@ class HostTpm:
             AES_CFB_SESSION,
             int(area.nameAlg),
         )
-        with self._device.flushed(int(session)):
+        with self._device.flushed(session):
             esapi.policy_secret(constants.ESYS_TR.ENDORSEMENT, session, expiration=0)
             if branches:
                 esapi.policy_or(

@@ -202,7 +202,7 @@ def endorsement_public(
 def _ecdsa_sha256() -> Any:
     return types.TPMT_ECC_SCHEME(
         scheme=_ALG.ECDSA,
-        details=types.TPMU_ASYM_SCHEME(ecdsa=types.TPMS_SIG_SCHEME_ECDSA(hashAlg=_ALG.SHA256)),
+        details=types.TPMU_ASYM_SCHEME(anySig=types.TPMS_SCHEME_HASH(hashAlg=_ALG.SHA256)),
     )
 
 

@@ -17,6 +17,7 @@ from tpm2_pytss import constants, types
 from hostagent.tpm.device import (
     AES_CFB_SESSION,
     NO_SESSION,
+    Handle,
     SavedObject,
     TpmDevice,
     TpmError,
@@ -69,7 +70,7 @@ def import_and_unseal(device: TpmDevice, storage: SavedObject, sealed: SealedSec
                 types.TPMT_SYM_DEF_OBJECT(algorithm=constants.TPM2_ALG.NULL),
             )
             loaded = device.esapi.load(parent, private, public)
-        with device.flushed(int(loaded)) as handle:
+        with device.flushed(loaded) as handle:
             return _unseal(device, parent, handle, sealed)
 
 
@@ -83,7 +84,7 @@ def _decode_public(public: bytes) -> Any:
     return types.TPM2B_PUBLIC(publicArea=area)
 
 
-def _unseal(device: TpmDevice, parent: int, handle: int, sealed: SealedSecret) -> bytearray:
+def _unseal(device: TpmDevice, parent: Handle, handle: Handle, sealed: SealedSecret) -> bytearray:
     with reported("satisfy the policy of the granted secret"):
         # (3) a policy session salted to the parent, so that the answer is encrypted on the bus
         session = device.esapi.start_auth_session(
@@ -93,7 +94,7 @@ def _unseal(device: TpmDevice, parent: int, handle: int, sealed: SealedSecret) -
             AES_CFB_SESSION,
             constants.TPM2_ALG.SHA256,
         )
-    with device.flushed(int(session)), reported("satisfy the policy of the granted secret"):
+    with device.flushed(session), reported("satisfy the policy of the granted secret"):
         attributes = constants.TPMA_SESSION.CONTINUESESSION | constants.TPMA_SESSION.ENCRYPT
         device.esapi.trsess_set_attributes(session, attributes)
         # (4) the three assertions, in the order of the policy digest
