@@ -1,1 +1,1 @@
-"""Grants, leases, fences and moves as pure transition functions, authority side and host side."""
+"""Who may run which VM: conditions as data, transitions over them, and the advice to schedulers."""

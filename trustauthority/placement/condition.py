@@ -1,0 +1,258 @@
+"""Conditions and writes as data: evaluated here, compiled to SQL by the store, so both are the same.
+
+What it is: the smallest expression language that a conditional ``UPDATE`` needs, with SQL's
+treatment of absence (a comparison with ``None`` does not hold, and there is no negation to invert
+that). What it trusts: that terms name fields of ``model.placement`` records (a test walks all).
+What it guarantees: evaluation is total and pure. What it does not do: decide; see
+``placement.authority``. Source: design 3 ("decide with a write").
+"""
+
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from typing import Any, assert_never
+
+from trustauthority.errors import TrustAuthorityError
+from trustauthority.model.placement import PlacementState, Request
+
+Value = str | int | bool | bytes | None
+
+
+# --- terms -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A column of one row of ``PlacementState``: record name, field name."""
+
+    record: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A field of the request: a bound parameter."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """The store's time of this decision, milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """A constant."""
+
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """The sum of integer terms; absent when one of them is."""
+
+    terms: tuple["Term", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Largest:
+    """The larger of two integer terms (``GREATEST`` or scalar ``MAX``)."""
+
+    left: "Term"
+    right: "Term"
+
+
+Term = Field | Asked | Now | Literal | Sum | Largest
+
+
+# --- conditions ------------------------------------------------------------------------------
+
+
+class Comparison(StrEnum):
+    """The comparisons, by their SQL operators."""
+
+    EQUAL = "="
+    NOT_EQUAL = "<>"
+    LESS = "<"
+    AT_MOST = "<="
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """Two terms in a relation; does not hold when either is absent."""
+
+    left: Term
+    comparison: Comparison
+    right: Term
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """The term is ``NULL``: no such row, or nothing in the column."""
+
+    term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class AllOf:
+    """Every condition holds."""
+
+    conditions: tuple["Condition", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """At least one condition holds."""
+
+    conditions: tuple["Condition", ...]
+
+
+Condition = Compare | Absent | AllOf | AnyOf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A named precondition, the error that its failure is, and what to say about it."""
+
+    name: str
+    """Stable; in the audit log, in ``explain`` and in tests."""
+    error: type[TrustAuthorityError]
+    condition: Condition
+    says: str
+    """What does not hold when this rule fails, safe to show."""
+
+
+# --- writes ----------------------------------------------------------------------------------
+
+
+class WriteKind(StrEnum):
+    """What happens to the row."""
+
+    UPDATE = "update"
+    INSERT = "insert"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Write:
+    """Assignments to one row, all computed from the values before the decision."""
+
+    record: str
+    kind: WriteKind = WriteKind.UPDATE
+    values: tuple[tuple[str, Term], ...]
+    when: Condition | None = None
+    """The write is left out, and nothing else changes, where this does not hold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """Preconditions and effects of one decision: one transaction, one audit row."""
+
+    name: str
+    rules: tuple[Rule, ...]
+    writes: tuple[Write, ...]
+    audit: str
+    """Action of the audit row that is written in the same transaction."""
+
+
+# --- evaluation ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What terms are evaluated in."""
+
+    state: PlacementState
+    request: Request
+    now_ms: int
+
+
+def value_of(term: Term, scene: Scene) -> Value:
+    """Evaluate a term; absent rows and columns give ``None``."""
+    match term:
+        case Field(record, name):
+            return _attribute(getattr(scene.state, record), name)
+        case Asked(name):
+            return _attribute(scene.request, name)
+        case Now():
+            return scene.now_ms
+        case Literal(value):
+            return value
+        case Sum(terms):
+            return _sum([value_of(each, scene) for each in terms])
+        case Largest(left, right):
+            return _largest(value_of(left, scene), value_of(right, scene))
+        case _:
+            assert_never(term)
+
+
+def holds(condition: Condition, scene: Scene) -> bool:
+    """Say whether a condition holds, as ``WHERE`` would."""
+    match condition:
+        case Compare(left, comparison, right):
+            return _compare(value_of(left, scene), comparison, value_of(right, scene))
+        case Absent(term):
+            return value_of(term, scene) is None
+        case AllOf(conditions):
+            return all(holds(each, scene) for each in conditions)
+        case AnyOf(conditions):
+            return any(holds(each, scene) for each in conditions)
+        case _:
+            assert_never(condition)
+
+
+def failing(transition: Transition, scene: Scene) -> tuple[Rule, ...]:
+    """The rules that do not hold, in the order in which they are told."""
+    return tuple(rule for rule in transition.rules if not holds(rule.condition, scene))
+
+
+def apply(transition: Transition, scene: Scene, rows: dict[str, type[Any]]) -> PlacementState:
+    """The state after the transition's writes; ``rows`` gives the class of inserted records."""
+    changed: dict[str, Any] = {}
+    for write in transition.writes:
+        if write.when is not None and not holds(write.when, scene):
+            continue
+        values = {name: value_of(term, scene) for name, term in write.values}
+        if write.kind is WriteKind.INSERT:
+            changed[write.record] = rows[write.record](**values)
+        else:
+            changed[write.record] = replace(getattr(scene.state, write.record), **values)
+    return replace(scene.state, **changed)
+
+
+def fields_of(record: type[Any]) -> frozenset[str]:
+    """Names of a record's columns."""
+    return frozenset(each.name for each in fields(record))
+
+
+def _attribute(record: object, name: str) -> Value:
+    if record is None:
+        return None
+    value: Value = getattr(record, name)
+    return value
+
+
+def _sum(values: list[Value]) -> Value:
+    numbers = [value for value in values if isinstance(value, int)]
+    return sum(numbers) if len(numbers) == len(values) else None
+
+
+def _largest(left: Value, right: Value) -> Value:
+    if isinstance(left, int) and isinstance(right, int):
+        return max(left, right)
+    return None
+
+
+def _compare(left: Value, comparison: Comparison, right: Value) -> bool:
+    if left is None or right is None:
+        return False
+    match comparison:
+        case Comparison.EQUAL:
+            return left == right
+        case Comparison.NOT_EQUAL:
+            return left != right
+        case Comparison.LESS:
+            return isinstance(left, int) and isinstance(right, int) and left < right
+        case Comparison.AT_MOST:
+            return isinstance(left, int) and isinstance(right, int) and left <= right
+        case _:
+            assert_never(comparison)
