@@ -366,22 +366,26 @@ class RequestKeyRequest(_message.Message):
     VM_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     PURPOSE_FIELD_NUMBER: _builtins.int
+    MOVE_ID_FIELD_NUMBER: _builtins.int
     vm_id: _builtins.str
     """The VM."""
     request_id: _builtins.str
     """Made once by the host, kept over retries; 16-64 of A-Z a-z 0-9 _ -."""
     purpose: Global___KeyPurpose.ValueType
     """Why."""
+    move_id: _builtins.str
+    """For purpose migrate: the request id of the offer that is taken."""
     def __init__(
         self,
         *,
         vm_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
         purpose: Global___KeyPurpose.ValueType = ...,
+        move_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["purpose", b"purpose", "request_id", b"request_id", "vm_id", b"vm_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["move_id", b"move_id", "purpose", b"purpose", "request_id", b"request_id", "vm_id", b"vm_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!trustauthority/v1/placement.proto\x12\x11trustauthority.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"1\n\x12PlacementCandidate\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\"R\n\x15\x43heckPlacementRequest\x12\x39\n\ncandidates\x18\x01 \x03(\x0b\x32%.trustauthority.v1.PlacementCandidate\"0\n\x0eUnmetCondition\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\x83\x01\n\x0fPlacementAnswer\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0f\n\x07\x61llowed\x18\x03 \x01(\x08\x12\x30\n\x05unmet\x18\x04 \x03(\x0b\x32!.trustauthority.v1.UnmetCondition\x12\x10\n\x08warnings\x18\x05 \x03(\t\"M\n\x16\x43heckPlacementResponse\x12\x33\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\".trustauthority.v1.PlacementAnswer\"B\n\x13\x43reateIntentRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x03 \x01(\x03\"\xa0\x01\n\x06Intent\x12\x11\n\tintent_id\x18\x01 \x01(\t\x12\r\n\x05vm_id\x18\x02 \x01(\t\x12\x0f\n\x07host_id\x18\x03 \x01(\t\x12\x11\n\thost_name\x18\x04 \x01(\t\x12\x12\n\ncreated_by\x18\x05 \x01(\t\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04used\x18\x07 \x01(\x08\"A\n\x14\x43reateIntentResponse\x12)\n\x06intent\x18\x01 \x01(\x0b\x32\x19.trustauthority.v1.Intent\"#\n\x12ListIntentsRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\"A\n\x13ListIntentsResponse\x12*\n\x07intents\x18\x01 \x03(\x0b\x32\x19.trustauthority.v1.Intent\"o\n\x10OfferMoveRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12\x13\n\x0b\x64\x65stination\x18\x03 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x04 \x01(\x03\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"W\n\x11OfferMoveResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"7\n\x12PrepareMoveRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\">\n\x13PrepareMoveResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\"`\n\x11SwitchMoveRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12\x13\n\x0b\x64\x65stination\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"=\n\x12SwitchMoveResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\"J\n\x10\x41\x62ortMoveRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\'\n\x11\x41\x62ortMoveResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"3\n\x0eGetMoveRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"n\n\x0fGetMoveResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.trustauthority.v1.MoveOutcome\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12\x15\n\rowner_host_id\x18\x03 \x01(\t*e\n\x0bMoveOutcome\x12\x1c\n\x18MOVE_OUTCOME_UNSPECIFIED\x10\x00\x12\x19\n\x15MOVE_OUTCOME_SWITCHED\x10\x01\x12\x1d\n\x19MOVE_OUTCOME_NOT_SWITCHED\x10\x02\x32\xf3\x05\n\x10PlacementService\x12\x65\n\x0e\x43heckPlacement\x12(.trustauthority.v1.CheckPlacementRequest\x1a).trustauthority.v1.CheckPlacementResponse\x12_\n\x0c\x43reateIntent\x12&.trustauthority.v1.CreateIntentRequest\x1a\'.trustauthority.v1.CreateIntentResponse\x12\\\n\x0bListIntents\x12%.trustauthority.v1.ListIntentsRequest\x1a&.trustauthority.v1.ListIntentsResponse\x12V\n\tOfferMove\x12#.trustauthority.v1.OfferMoveRequest\x1a$.trustauthority.v1.OfferMoveResponse\x12\\\n\x0bPrepareMove\x12%.trustauthority.v1.PrepareMoveRequest\x1a&.trustauthority.v1.PrepareMoveResponse\x12Y\n\nSwitchMove\x12$.trustauthority.v1.SwitchMoveRequest\x1a%.trustauthority.v1.SwitchMoveResponse\x12V\n\tAbortMove\x12#.trustauthority.v1.AbortMoveRequest\x1a$.trustauthority.v1.AbortMoveResponse\x12P\n\x07GetMove\x12!.trustauthority.v1.GetMoveRequest\x1a\".trustauthority.v1.GetMoveResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!trustauthority/v1/placement.proto\x12\x11trustauthority.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"1\n\x12PlacementCandidate\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\"R\n\x15\x43heckPlacementRequest\x12\x39\n\ncandidates\x18\x01 \x03(\x0b\x32%.trustauthority.v1.PlacementCandidate\"0\n\x0eUnmetCondition\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\x83\x01\n\x0fPlacementAnswer\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0f\n\x07\x61llowed\x18\x03 \x01(\x08\x12\x30\n\x05unmet\x18\x04 \x03(\x0b\x32!.trustauthority.v1.UnmetCondition\x12\x10\n\x08warnings\x18\x05 \x03(\t\"M\n\x16\x43heckPlacementResponse\x12\x33\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\".trustauthority.v1.PlacementAnswer\"B\n\x13\x43reateIntentRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x03 \x01(\x03\"\xa0\x01\n\x06Intent\x12\x11\n\tintent_id\x18\x01 \x01(\t\x12\r\n\x05vm_id\x18\x02 \x01(\t\x12\x0f\n\x07host_id\x18\x03 \x01(\t\x12\x11\n\thost_name\x18\x04 \x01(\t\x12\x12\n\ncreated_by\x18\x05 \x01(\t\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04used\x18\x07 \x01(\x08\"A\n\x14\x43reateIntentResponse\x12)\n\x06intent\x18\x01 \x01(\x0b\x32\x19.trustauthority.v1.Intent\"#\n\x12ListIntentsRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\"A\n\x13ListIntentsResponse\x12*\n\x07intents\x18\x01 \x03(\x0b\x32\x19.trustauthority.v1.Intent\"_\n\x10OfferMoveRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12\x13\n\x0b\x64\x65stination\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"W\n\x11OfferMoveResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"6\n\x11SwitchMoveRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"=\n\x12SwitchMoveResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\"5\n\x10\x41\x62ortMoveRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\'\n\x11\x41\x62ortMoveResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"3\n\x0eGetMoveRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"n\n\x0fGetMoveResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.trustauthority.v1.MoveOutcome\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12\x15\n\rowner_host_id\x18\x03 \x01(\t*w\n\x0bMoveOutcome\x12\x1c\n\x18MOVE_OUTCOME_UNSPECIFIED\x10\x00\x12\x19\n\x15MOVE_OUTCOME_SWITCHED\x10\x01\x12\x18\n\x14MOVE_OUTCOME_ABORTED\x10\x02\x12\x15\n\x11MOVE_OUTCOME_OPEN\x10\x03\x32\x95\x05\n\x10PlacementService\x12\x65\n\x0e\x43heckPlacement\x12(.trustauthority.v1.CheckPlacementRequest\x1a).trustauthority.v1.CheckPlacementResponse\x12_\n\x0c\x43reateIntent\x12&.trustauthority.v1.CreateIntentRequest\x1a\'.trustauthority.v1.CreateIntentResponse\x12\\\n\x0bListIntents\x12%.trustauthority.v1.ListIntentsRequest\x1a&.trustauthority.v1.ListIntentsResponse\x12V\n\tOfferMove\x12#.trustauthority.v1.OfferMoveRequest\x1a$.trustauthority.v1.OfferMoveResponse\x12Y\n\nSwitchMove\x12$.trustauthority.v1.SwitchMoveRequest\x1a%.trustauthority.v1.SwitchMoveResponse\x12V\n\tAbortMove\x12#.trustauthority.v1.AbortMoveRequest\x1a$.trustauthority.v1.AbortMoveResponse\x12P\n\x07GetMove\x12!.trustauthority.v1.GetMoveRequest\x1a\".trustauthority.v1.GetMoveResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'trustauthority.v1.placement_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MOVEOUTCOME']._serialized_start=1655
-  _globals['_MOVEOUTCOME']._serialized_end=1756
+  _globals['_MOVEOUTCOME']._serialized_start=1455
+  _globals['_MOVEOUTCOME']._serialized_end=1574
   _globals['_PLACEMENTCANDIDATE']._serialized_start=89
   _globals['_PLACEMENTCANDIDATE']._serialized_end=138
   _globals['_CHECKPLACEMENTREQUEST']._serialized_start=140
@@ -55,25 +55,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTINTENTSRESPONSE']._serialized_start=822
   _globals['_LISTINTENTSRESPONSE']._serialized_end=887
   _globals['_OFFERMOVEREQUEST']._serialized_start=889
-  _globals['_OFFERMOVEREQUEST']._serialized_end=1000
-  _globals['_OFFERMOVERESPONSE']._serialized_start=1002
-  _globals['_OFFERMOVERESPONSE']._serialized_end=1089
-  _globals['_PREPAREMOVEREQUEST']._serialized_start=1091
-  _globals['_PREPAREMOVEREQUEST']._serialized_end=1146
-  _globals['_PREPAREMOVERESPONSE']._serialized_start=1148
-  _globals['_PREPAREMOVERESPONSE']._serialized_end=1210
-  _globals['_SWITCHMOVEREQUEST']._serialized_start=1212
-  _globals['_SWITCHMOVEREQUEST']._serialized_end=1308
-  _globals['_SWITCHMOVERESPONSE']._serialized_start=1310
-  _globals['_SWITCHMOVERESPONSE']._serialized_end=1371
-  _globals['_ABORTMOVEREQUEST']._serialized_start=1373
-  _globals['_ABORTMOVEREQUEST']._serialized_end=1447
-  _globals['_ABORTMOVERESPONSE']._serialized_start=1449
-  _globals['_ABORTMOVERESPONSE']._serialized_end=1488
-  _globals['_GETMOVEREQUEST']._serialized_start=1490
-  _globals['_GETMOVEREQUEST']._serialized_end=1541
-  _globals['_GETMOVERESPONSE']._serialized_start=1543
-  _globals['_GETMOVERESPONSE']._serialized_end=1653
-  _globals['_PLACEMENTSERVICE']._serialized_start=1759
-  _globals['_PLACEMENTSERVICE']._serialized_end=2514
+  _globals['_OFFERMOVEREQUEST']._serialized_end=984
+  _globals['_OFFERMOVERESPONSE']._serialized_start=986
+  _globals['_OFFERMOVERESPONSE']._serialized_end=1073
+  _globals['_SWITCHMOVEREQUEST']._serialized_start=1075
+  _globals['_SWITCHMOVEREQUEST']._serialized_end=1129
+  _globals['_SWITCHMOVERESPONSE']._serialized_start=1131
+  _globals['_SWITCHMOVERESPONSE']._serialized_end=1192
+  _globals['_ABORTMOVEREQUEST']._serialized_start=1194
+  _globals['_ABORTMOVEREQUEST']._serialized_end=1247
+  _globals['_ABORTMOVERESPONSE']._serialized_start=1249
+  _globals['_ABORTMOVERESPONSE']._serialized_end=1288
+  _globals['_GETMOVEREQUEST']._serialized_start=1290
+  _globals['_GETMOVEREQUEST']._serialized_end=1341
+  _globals['_GETMOVERESPONSE']._serialized_start=1343
+  _globals['_GETMOVERESPONSE']._serialized_end=1453
+  _globals['_PLACEMENTSERVICE']._serialized_start=1577
+  _globals['_PLACEMENTSERVICE']._serialized_end=2238
 # @@protoc_insertion_point(module_scope)

@@ -27,21 +27,25 @@ class _MoveOutcome:
 class _MoveOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MoveOutcome.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     MOVE_OUTCOME_UNSPECIFIED: _MoveOutcome.ValueType  # 0
-    """Never heard of that request."""
+    """Never heard of that move."""
     MOVE_OUTCOME_SWITCHED: _MoveOutcome.ValueType  # 1
     """The destination owns the VM."""
-    MOVE_OUTCOME_NOT_SWITCHED: _MoveOutcome.ValueType  # 2
-    """It did not happen, and that request id can no longer do it."""
+    MOVE_OUTCOME_ABORTED: _MoveOutcome.ValueType  # 2
+    """It did not happen, and can't happen any more."""
+    MOVE_OUTCOME_OPEN: _MoveOutcome.ValueType  # 3
+    """Offered or prepared; abort it before running the VM at the source again."""
 
 class MoveOutcome(_MoveOutcome, metaclass=_MoveOutcomeEnumTypeWrapper):
-    """What became of a switch."""
+    """What became of a move."""
 
 MOVE_OUTCOME_UNSPECIFIED: MoveOutcome.ValueType  # 0
-"""Never heard of that request."""
+"""Never heard of that move."""
 MOVE_OUTCOME_SWITCHED: MoveOutcome.ValueType  # 1
 """The destination owns the VM."""
-MOVE_OUTCOME_NOT_SWITCHED: MoveOutcome.ValueType  # 2
-"""It did not happen, and that request id can no longer do it."""
+MOVE_OUTCOME_ABORTED: MoveOutcome.ValueType  # 2
+"""It did not happen, and can't happen any more."""
+MOVE_OUTCOME_OPEN: MoveOutcome.ValueType  # 3
+"""Offered or prepared; abort it before running the VM at the source again."""
 Global___MoveOutcome: _TypeAlias = MoveOutcome  # noqa: Y015
 
 @_typing.final
@@ -343,7 +347,6 @@ class OfferMoveRequest(_message.Message):
     VM_ID_FIELD_NUMBER: _builtins.int
     GRANT_EPOCH_FIELD_NUMBER: _builtins.int
     DESTINATION_FIELD_NUMBER: _builtins.int
-    TTL_MS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     vm_id: _builtins.str
     """The VM."""
@@ -351,22 +354,19 @@ class OfferMoveRequest(_message.Message):
     """The epoch it holds."""
     destination: _builtins.str
     """Host id or name."""
-    ttl_ms: _builtins.int
-    """How long the offer lives, in milliseconds; 0 means 2 minutes."""
     request_id: _builtins.str
-    """Kept over retries."""
+    """Names the move from now on; kept over retries."""
     def __init__(
         self,
         *,
         vm_id: _builtins.str = ...,
         grant_epoch: _builtins.int = ...,
         destination: _builtins.str = ...,
-        ttl_ms: _builtins.int = ...,
         request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "grant_epoch", b"grant_epoch", "request_id", b"request_id", "ttl_ms", b"ttl_ms", "vm_id", b"vm_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "grant_epoch", b"grant_epoch", "request_id", b"request_id", "vm_id", b"vm_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -401,8 +401,8 @@ class OfferMoveResponse(_message.Message):
 Global___OfferMoveResponse: _TypeAlias = OfferMoveResponse  # noqa: Y015
 
 @_typing.final
-class PrepareMoveRequest(_message.Message):
-    """From the destination."""
+class SwitchMoveRequest(_message.Message):
+    """From the paused owner."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -411,7 +411,7 @@ class PrepareMoveRequest(_message.Message):
     vm_id: _builtins.str
     """The VM."""
     request_id: _builtins.str
-    """Kept over retries."""
+    """The move: the request id of its offer."""
     def __init__(
         self,
         *,
@@ -421,66 +421,6 @@ class PrepareMoveRequest(_message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "vm_id", b"vm_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___PrepareMoveRequest: _TypeAlias = PrepareMoveRequest  # noqa: Y015
-
-@_typing.final
-class PrepareMoveResponse(_message.Message):
-    """The destination is the prepared successor: it may ask for the key, not run the VM."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    REQUEST_ID_FIELD_NUMBER: _builtins.int
-    GRANT_EPOCH_FIELD_NUMBER: _builtins.int
-    request_id: _builtins.str
-    """As sent."""
-    grant_epoch: _builtins.int
-    """The epoch of the present owner."""
-    def __init__(
-        self,
-        *,
-        request_id: _builtins.str = ...,
-        grant_epoch: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant_epoch", b"grant_epoch", "request_id", b"request_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___PrepareMoveResponse: _TypeAlias = PrepareMoveResponse  # noqa: Y015
-
-@_typing.final
-class SwitchMoveRequest(_message.Message):
-    """From the paused owner."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    VM_ID_FIELD_NUMBER: _builtins.int
-    GRANT_EPOCH_FIELD_NUMBER: _builtins.int
-    DESTINATION_FIELD_NUMBER: _builtins.int
-    REQUEST_ID_FIELD_NUMBER: _builtins.int
-    vm_id: _builtins.str
-    """The VM."""
-    grant_epoch: _builtins.int
-    """The epoch it holds."""
-    destination: _builtins.str
-    """Host id of the prepared destination."""
-    request_id: _builtins.str
-    """Kept over retries."""
-    def __init__(
-        self,
-        *,
-        vm_id: _builtins.str = ...,
-        grant_epoch: _builtins.int = ...,
-        destination: _builtins.str = ...,
-        request_id: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "grant_epoch", b"grant_epoch", "request_id", b"request_id", "vm_id", b"vm_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -514,29 +454,25 @@ Global___SwitchMoveResponse: _TypeAlias = SwitchMoveResponse  # noqa: Y015
 
 @_typing.final
 class AbortMoveRequest(_message.Message):
-    """From the owner."""
+    """From the owner or the destination."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VM_ID_FIELD_NUMBER: _builtins.int
-    GRANT_EPOCH_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     vm_id: _builtins.str
     """The VM."""
-    grant_epoch: _builtins.int
-    """The epoch it holds."""
     request_id: _builtins.str
-    """Kept over retries."""
+    """The move: the request id of its offer."""
     def __init__(
         self,
         *,
         vm_id: _builtins.str = ...,
-        grant_epoch: _builtins.int = ...,
         request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant_epoch", b"grant_epoch", "request_id", b"request_id", "vm_id", b"vm_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "vm_id", b"vm_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -566,7 +502,7 @@ Global___AbortMoveResponse: _TypeAlias = AbortMoveResponse  # noqa: Y015
 
 @_typing.final
 class GetMoveRequest(_message.Message):
-    """Asks for the outcome of a switch."""
+    """Asks for the outcome of a move."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -575,7 +511,7 @@ class GetMoveRequest(_message.Message):
     vm_id: _builtins.str
     """The VM."""
     request_id: _builtins.str
-    """The request id of the switch."""
+    """The move: the request id of its offer."""
     def __init__(
         self,
         *,

@@ -55,11 +55,6 @@ class PlacementServiceStub:
                 request_serializer=trustauthority_dot_v1_dot_placement__pb2.OfferMoveRequest.SerializeToString,
                 response_deserializer=trustauthority_dot_v1_dot_placement__pb2.OfferMoveResponse.FromString,
                 _registered_method=True)
-        self.PrepareMove = channel.unary_unary(
-                '/trustauthority.v1.PlacementService/PrepareMove',
-                request_serializer=trustauthority_dot_v1_dot_placement__pb2.PrepareMoveRequest.SerializeToString,
-                response_deserializer=trustauthority_dot_v1_dot_placement__pb2.PrepareMoveResponse.FromString,
-                _registered_method=True)
         self.SwitchMove = channel.unary_unary(
                 '/trustauthority.v1.PlacementService/SwitchMove',
                 request_serializer=trustauthority_dot_v1_dot_placement__pb2.SwitchMoveRequest.SerializeToString,
@@ -103,14 +98,7 @@ class PlacementServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def OfferMove(self, request, context):
-        """The owner offers a VM to one destination.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def PrepareMove(self, request, context):
-        """That destination takes the offer and may then ask for the key.
+        """The owner offers a VM to one destination, which takes the offer by RequestKey of purpose migrate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,7 +119,7 @@ class PlacementServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetMove(self, request, context):
-        """The outcome, for a host that did not hear the answer.
+        """The outcome of a move, for a host that did not hear the answer to its switch.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -159,11 +147,6 @@ def add_PlacementServiceServicer_to_server(servicer, server):
                     servicer.OfferMove,
                     request_deserializer=trustauthority_dot_v1_dot_placement__pb2.OfferMoveRequest.FromString,
                     response_serializer=trustauthority_dot_v1_dot_placement__pb2.OfferMoveResponse.SerializeToString,
-            ),
-            'PrepareMove': grpc.unary_unary_rpc_method_handler(
-                    servicer.PrepareMove,
-                    request_deserializer=trustauthority_dot_v1_dot_placement__pb2.PrepareMoveRequest.FromString,
-                    response_serializer=trustauthority_dot_v1_dot_placement__pb2.PrepareMoveResponse.SerializeToString,
             ),
             'SwitchMove': grpc.unary_unary_rpc_method_handler(
                     servicer.SwitchMove,
@@ -290,33 +273,6 @@ class PlacementService:
             '/trustauthority.v1.PlacementService/OfferMove',
             trustauthority_dot_v1_dot_placement__pb2.OfferMoveRequest.SerializeToString,
             trustauthority_dot_v1_dot_placement__pb2.OfferMoveResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def PrepareMove(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/trustauthority.v1.PlacementService/PrepareMove',
-            trustauthority_dot_v1_dot_placement__pb2.PrepareMoveRequest.SerializeToString,
-            trustauthority_dot_v1_dot_placement__pb2.PrepareMoveResponse.FromString,
             options,
             channel_credentials,
             insecure,

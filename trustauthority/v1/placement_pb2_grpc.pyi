@@ -40,15 +40,13 @@ class PlacementServiceStub:
     ListIntents: _grpc.UnaryUnaryMultiCallable[_placement_pb2.ListIntentsRequest, _placement_pb2.ListIntentsResponse]
     """Open intents."""
     OfferMove: _grpc.UnaryUnaryMultiCallable[_placement_pb2.OfferMoveRequest, _placement_pb2.OfferMoveResponse]
-    """The owner offers a VM to one destination."""
-    PrepareMove: _grpc.UnaryUnaryMultiCallable[_placement_pb2.PrepareMoveRequest, _placement_pb2.PrepareMoveResponse]
-    """That destination takes the offer and may then ask for the key."""
+    """The owner offers a VM to one destination, which takes the offer by RequestKey of purpose migrate."""
     SwitchMove: _grpc.UnaryUnaryMultiCallable[_placement_pb2.SwitchMoveRequest, _placement_pb2.SwitchMoveResponse]
     """The paused owner hands over: the one moment at which the right to run changes hands."""
     AbortMove: _grpc.UnaryUnaryMultiCallable[_placement_pb2.AbortMoveRequest, _placement_pb2.AbortMoveResponse]
     """The owner keeps the VM."""
     GetMove: _grpc.UnaryUnaryMultiCallable[_placement_pb2.GetMoveRequest, _placement_pb2.GetMoveResponse]
-    """The outcome, for a host that did not hear the answer."""
+    """The outcome of a move, for a host that did not hear the answer to its switch."""
 
 @_typing.type_check_only
 class PlacementServiceAsyncStub(PlacementServiceStub):
@@ -62,15 +60,13 @@ class PlacementServiceAsyncStub(PlacementServiceStub):
     ListIntents: _aio.UnaryUnaryMultiCallable[_placement_pb2.ListIntentsRequest, _placement_pb2.ListIntentsResponse]  # type: ignore[assignment]
     """Open intents."""
     OfferMove: _aio.UnaryUnaryMultiCallable[_placement_pb2.OfferMoveRequest, _placement_pb2.OfferMoveResponse]  # type: ignore[assignment]
-    """The owner offers a VM to one destination."""
-    PrepareMove: _aio.UnaryUnaryMultiCallable[_placement_pb2.PrepareMoveRequest, _placement_pb2.PrepareMoveResponse]  # type: ignore[assignment]
-    """That destination takes the offer and may then ask for the key."""
+    """The owner offers a VM to one destination, which takes the offer by RequestKey of purpose migrate."""
     SwitchMove: _aio.UnaryUnaryMultiCallable[_placement_pb2.SwitchMoveRequest, _placement_pb2.SwitchMoveResponse]  # type: ignore[assignment]
     """The paused owner hands over: the one moment at which the right to run changes hands."""
     AbortMove: _aio.UnaryUnaryMultiCallable[_placement_pb2.AbortMoveRequest, _placement_pb2.AbortMoveResponse]  # type: ignore[assignment]
     """The owner keeps the VM."""
     GetMove: _aio.UnaryUnaryMultiCallable[_placement_pb2.GetMoveRequest, _placement_pb2.GetMoveResponse]  # type: ignore[assignment]
-    """The outcome, for a host that did not hear the answer."""
+    """The outcome of a move, for a host that did not hear the answer to its switch."""
 
 class PlacementServiceServicer(metaclass=_abc_1.ABCMeta):
     """For schedulers (check, intent) and for hosts (offer, prepare, switch, abort)."""
@@ -105,15 +101,7 @@ class PlacementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _placement_pb2.OfferMoveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_placement_pb2.OfferMoveResponse, _abc.Awaitable[_placement_pb2.OfferMoveResponse]]:
-        """The owner offers a VM to one destination."""
-
-    @_abc_1.abstractmethod
-    def PrepareMove(
-        self,
-        request: _placement_pb2.PrepareMoveRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_placement_pb2.PrepareMoveResponse, _abc.Awaitable[_placement_pb2.PrepareMoveResponse]]:
-        """That destination takes the offer and may then ask for the key."""
+        """The owner offers a VM to one destination, which takes the offer by RequestKey of purpose migrate."""
 
     @_abc_1.abstractmethod
     def SwitchMove(
@@ -137,6 +125,6 @@ class PlacementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _placement_pb2.GetMoveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_placement_pb2.GetMoveResponse, _abc.Awaitable[_placement_pb2.GetMoveResponse]]:
-        """The outcome, for a host that did not hear the answer."""
+        """The outcome of a move, for a host that did not hear the answer to its switch."""
 
 def add_PlacementServiceServicer_to_server(servicer: PlacementServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
