@@ -36,6 +36,10 @@ class Enrolment:
     name: str
     ek_public: bytes
     """TPMT_PUBLIC."""
+    ek_sha256: str
+    """Hex SHA-256 of it: what an inventory lists."""
+    tpm_identity: str
+    """What two EKs of one TPM share, as far as it can be told; empty when it can't (N77)."""
     ek_certificate: bytes
     ak_public: bytes
     tls_public: bytes
@@ -48,3 +52,60 @@ class Enrolment:
     anchor: str
     tpm: str
     """Manufacturer, model and version as the EK certificate says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingEnrolment:
+    """An enrolment that waits for its activation: immutable, short-lived, counted per peer."""
+
+    enrolment: Enrolment
+    inventory_name: str | None
+    """The name that the inventory allows (empty: any), or None when the EK is not in it."""
+    peer: str
+    expires_at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostRecord:
+    """A host as the store knows it: its enrolment, its newest verdict, its TPM's position."""
+
+    host_id: HostId
+    cluster_id: ClusterId
+    name: str
+    reserved_name: str | None
+    """The name once admitted; unique. Until then ``name`` is only a wish (N77)."""
+    ek_sha256: str
+    ek_public: bytes
+    ek_certificate: bytes
+    ak_public: bytes
+    tls_public: bytes
+    storage_public: bytes
+    storage_qualified_name: bytes
+    tls_spki_sha256: str
+    approval_sha256: str
+    anchor: str
+    tpm: str
+    enrolled_at_ms: int
+    admission: Admission
+    revoked: bool
+    trust_epoch: int
+    verdict_id: str | None
+    passed: bool | None
+    decided_at_ms: int | None
+    standing_since_ms: int | None
+    attested_until_ms: int
+    verdict_trust_epoch: int
+    verdict_policy_epoch: int
+    verdict_global_epoch: int
+    baseline: str
+    reason: str
+    tpm_position: bytes
+    """resetCount, restartCount, clock: 4 + 4 + 8 bytes big-endian; empty before the first quote."""
+    boot_log_sha256: bytes
+    ima_state: bytes
+    ima_offset: int
+
+    @property
+    def boot(self) -> bytes:
+        """The 8 bytes resetCount, restartCount of the newest quote; empty before it."""
+        return self.tpm_position[:8]

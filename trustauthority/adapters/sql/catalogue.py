@@ -1,0 +1,183 @@
+"""Clusters, anchors, inventory and baselines on SQL."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from trustauthority.adapters.sql import tables
+from trustauthority.adapters.sql.rows import columns, record
+from trustauthority.model.baseline import BaselineState
+from trustauthority.model.catalogue import (
+    AnchorEntry,
+    AnchorKind,
+    BaselineEntry,
+    ClusterEntry,
+    InventoryEntry,
+)
+from trustauthority.model.identifiers import ClusterId
+
+_cluster = tables.cluster
+_anchor = tables.anchor
+_inventory = tables.inventory
+_baseline = tables.baseline
+
+
+class Repository:
+    """A connection, the time of the transaction, and an insert that tells of duplicates."""
+
+    def __init__(self, connection: AsyncConnection, now_ms: int) -> None:
+        self._connection = connection
+        self._now_ms = now_ms
+
+    async def _insert(self, table: Any, **values: Any) -> bool:
+        try:
+            async with self._connection.begin_nested():
+                await self._connection.execute(insert(table).values(**values))
+        except IntegrityError:
+            return False
+        return True
+
+
+class SqlCatalogue(Repository):
+    """The Catalogue port."""
+
+    async def create_cluster(self, entry: ClusterEntry) -> bool:
+        """Insert a cluster; False when the name is taken."""
+        return await self._insert(
+            _cluster,
+            **columns(entry),
+            may_hold_keys=True,
+            live_grants_cap=entry.live_grants_cap,
+            new_grants_cap=entry.new_grants_cap,
+            offer_ms=60_000,
+            prepare_for_ms=900_000,
+        )
+
+    async def clusters(self) -> Sequence[ClusterEntry]:
+        """List clusters by name."""
+        rows = await self._connection.execute(select(_cluster).order_by(_cluster.c.cluster_id))
+        return [record(ClusterEntry, row) for row in rows.mappings()]
+
+    async def apply_policy(self, entry: ClusterEntry) -> int | None:
+        """Replace a cluster's policy; returns the new policy epoch, None for an unknown cluster."""
+        done = await self._connection.execute(
+            update(_cluster)
+            .where(_cluster.c.cluster_id == entry.cluster_id)
+            .values(
+                policy_document=entry.policy_document,
+                policy_sha256=entry.policy_sha256,
+                policy_epoch=_cluster.c.policy_epoch + 1,
+                live_grants_cap=entry.live_grants_cap,
+                new_grants_cap=entry.new_grants_cap,
+                applied_at_ms=self._now_ms,
+                applied_by=entry.applied_by,
+            )
+            .returning(_cluster.c.policy_epoch)
+        )
+        row = done.first()
+        return None if row is None else int(row.policy_epoch)
+
+    async def put_anchor(self, entry: AnchorEntry) -> bool:
+        """Insert an anchor; False when it is there already."""
+        return await self._insert(_anchor, **columns(entry))
+
+    async def anchors(self, cluster: str) -> Sequence[AnchorEntry]:
+        """List anchors, of one cluster or (empty) of all."""
+        query = select(_anchor).order_by(_anchor.c.subject)
+        if cluster:
+            query = query.where(_anchor.c.cluster_id == cluster)
+        rows = await self._connection.execute(query)
+        return [record(AnchorEntry, row, kind=AnchorKind) for row in rows.mappings()]
+
+    async def remove_anchor(self, cluster: ClusterId, anchor_id: str) -> bool:
+        """Remove an anchor; False when there is none."""
+        done = await self._connection.execute(
+            delete(_anchor).where(_anchor.c.cluster_id == cluster, _anchor.c.anchor_id == anchor_id)
+        )
+        return done.rowcount == 1
+
+
+class SqlInventory(Repository):
+    """The Inventory port."""
+
+    async def put(self, entry: InventoryEntry) -> bool:
+        """Insert an entry; False when that EK is there already."""
+        return await self._insert(_inventory, **columns(entry))
+
+    async def find(self, cluster: ClusterId, ek_sha256: str) -> InventoryEntry | None:
+        """Find a machine."""
+        rows = await self._connection.execute(
+            select(_inventory).where(
+                _inventory.c.cluster_id == cluster, _inventory.c.ek_sha256 == ek_sha256
+            )
+        )
+        row = rows.mappings().first()
+        return None if row is None else record(InventoryEntry, row)
+
+    async def entries(self, cluster: str) -> Sequence[InventoryEntry]:
+        """List machines, of one cluster or (empty) of all."""
+        query = select(_inventory).order_by(_inventory.c.name, _inventory.c.ek_sha256)
+        if cluster:
+            query = query.where(_inventory.c.cluster_id == cluster)
+        rows = await self._connection.execute(query)
+        return [record(InventoryEntry, row) for row in rows.mappings()]
+
+    async def remove(self, cluster: ClusterId, ek_sha256: str) -> bool:
+        """Strike a machine off; False when there is none."""
+        done = await self._connection.execute(
+            delete(_inventory).where(
+                _inventory.c.cluster_id == cluster, _inventory.c.ek_sha256 == ek_sha256
+            )
+        )
+        return done.rowcount == 1
+
+
+class SqlBaselines(Repository):
+    """The Baselines port."""
+
+    async def propose(self, entry: BaselineEntry) -> bool:
+        """Insert a proposal; False when the name is taken."""
+        return await self._insert(_baseline, **columns(entry))
+
+    async def entries(self, cluster: str) -> Sequence[BaselineEntry]:
+        """List baselines, of one cluster or (empty) of all."""
+        query = select(_baseline).order_by(_baseline.c.name)
+        if cluster:
+            query = query.where(_baseline.c.cluster_id == cluster)
+        rows = await self._connection.execute(query)
+        return [record(BaselineEntry, row, state=BaselineState) for row in rows.mappings()]
+
+    async def set_state(
+        self, cluster: ClusterId, name: str, state: BaselineState, *, sha256: str, by: str
+    ) -> int | None:
+        """Approve or retire exactly this content; a new policy epoch makes hosts attest anew."""
+        done = await self._connection.execute(
+            update(_baseline)
+            .where(
+                _baseline.c.cluster_id == cluster,
+                _baseline.c.name == name,
+                _baseline.c.sha256 == sha256,
+                _baseline.c.state != str(state),
+            )
+            .values(state=str(state), approved_by=by)
+        )
+        if done.rowcount != 1:
+            return None
+        bumped = await self._connection.execute(
+            update(_cluster)
+            .where(_cluster.c.cluster_id == cluster)
+            .values(policy_epoch=_cluster.c.policy_epoch + 1)
+            .returning(_cluster.c.policy_epoch)
+        )
+        return int(bumped.scalar_one())
+
+    async def matched(self, cluster: ClusterId, name: str) -> None:
+        """Remember that a host matched now."""
+        await self._connection.execute(
+            update(_baseline)
+            .where(_baseline.c.cluster_id == cluster, _baseline.c.name == name)
+            .values(last_matched_at_ms=self._now_ms)
+        )

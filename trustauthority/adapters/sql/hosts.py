@@ -1,0 +1,160 @@
+"""Hosts on SQL: insert-only identities, verdicts that only move the TPM's position forward."""
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from trustauthority.adapters.sql import tables
+from trustauthority.adapters.sql.rows import record
+from trustauthority.model.host import Admission, HostRecord, PendingEnrolment
+from trustauthority.model.identifiers import HostId
+
+_host = tables.host
+
+
+class SqlHosts:
+    """The Hosts port."""
+
+    def __init__(self, connection: AsyncConnection, now_ms: int) -> None:
+        self._connection = connection
+        self._now_ms = now_ms
+
+    async def get(self, name_or_id: str) -> HostRecord | None:
+        """Find a host by id, or by reserved name."""
+        return await self._one(
+            or_(_host.c.host_id == name_or_id, _host.c.reserved_name == name_or_id)
+        )
+
+    async def by_tls_key(self, spki_sha256: str) -> HostRecord | None:
+        """Find the host whose TLS key a connection showed."""
+        return await self._one(_host.c.tls_spki_sha256 == spki_sha256)
+
+    async def page(self, *, cluster: str, after: str, limit: int) -> Sequence[HostRecord]:
+        """List hosts ordered by id."""
+        query = select(_host).where(_host.c.host_id > after).order_by(_host.c.host_id).limit(limit)
+        if cluster:
+            query = query.where(_host.c.cluster_id == cluster)
+        return [_record(row) for row in (await self._connection.execute(query)).mappings()]
+
+    async def enrol(self, pending: PendingEnrolment, admission: Admission) -> bool:
+        """Insert a host once; False when its id, AK, keys or name belong to another one."""
+        enrolment = pending.enrolment
+        admitted = admission is Admission.ADMITTED
+        try:
+            async with self._connection.begin_nested():
+                await self._connection.execute(
+                    insert(_host).values(
+                        host_id=enrolment.host_id,
+                        cluster_id=enrolment.cluster,
+                        name=enrolment.name,
+                        reserved_name=enrolment.name if admitted else None,
+                        ek_sha256=enrolment.ek_sha256,
+                        ek_public=enrolment.ek_public,
+                        ek_certificate=enrolment.ek_certificate,
+                        tpm_identity=enrolment.tpm_identity or None,
+                        ak_public=enrolment.ak_public,
+                        tls_public=enrolment.tls_public,
+                        storage_public=enrolment.storage_public,
+                        storage_qualified_name=enrolment.storage_qualified_name,
+                        tls_spki_sha256=enrolment.tls_spki_sha256,
+                        approval_sha256=enrolment.approval_sha256,
+                        anchor=enrolment.anchor,
+                        tpm=enrolment.tpm,
+                        enrolled_at_ms=self._now_ms,
+                        admission=str(admission),
+                        admitted=admitted,
+                        revoked=False,
+                        trust_epoch=1,
+                        attested_at_ms=0,
+                        attested_until_ms=0,
+                        no_report_before_ms=0,
+                        verdict_trust_epoch=0,
+                        verdict_policy_epoch=0,
+                        verdict_global_epoch=0,
+                        baseline="",
+                        reason="",
+                        boot=b"",
+                        tpm_position=b"",
+                        boot_log_sha256=b"",
+                        ima_state=b"",
+                        ima_offset=0,
+                    )
+                )
+        except IntegrityError:
+            return False
+        return True
+
+    async def set_admission(self, host: HostId, admission: Admission, *, name: str | None) -> bool:
+        """Admit (reserving ``name``) or remove; False when the name is taken."""
+        values: dict[str, object] = {
+            "admission": str(admission),
+            "admitted": admission is Admission.ADMITTED,
+            "reserved_name": name,
+        }
+        if name is not None:
+            values["name"] = name
+        if admission is Admission.REMOVED:
+            values |= {"trust_epoch": _host.c.trust_epoch + 1, "attested_until_ms": 0}
+        try:
+            async with self._connection.begin_nested():
+                done = await self._connection.execute(
+                    update(_host).where(_host.c.host_id == host).values(**values)
+                )
+        except IntegrityError:
+            return False
+        return done.rowcount == 1
+
+    async def set_revoked(self, host: HostId, *, revoked: bool) -> int:
+        """Revoke or reinstate; either way every verdict so far is void."""
+        done = await self._connection.execute(
+            update(_host)
+            .where(_host.c.host_id == host)
+            .values(revoked=revoked, trust_epoch=_host.c.trust_epoch + 1, attested_until_ms=0)
+            .returning(_host.c.trust_epoch)
+        )
+        return int(done.scalar_one())
+
+    async def record_verdict(
+        self, host: HostId, *, position: bytes, values: Mapping[str, object]
+    ) -> bool:
+        """Write the newest verdict if the TPM's position moved forward.
+
+        Positions are 16-byte big-endian blobs, compared as such: as unsigned numbers (N17, N84).
+        """
+        done = await self._connection.execute(
+            update(_host)
+            .where(_host.c.host_id == host, _host.c.tpm_position < position)
+            .values(tpm_position=position, boot=position[:8], **values)
+        )
+        return done.rowcount == 1
+
+    async def revoke_all(self, *, no_report_before_ms: int) -> int:
+        """Void every verdict so far: one row."""
+        authority = tables.authority
+        done = await self._connection.execute(
+            update(authority)
+            .values(
+                global_epoch=authority.c.global_epoch + 1, no_report_before_ms=no_report_before_ms
+            )
+            .returning(authority.c.global_epoch)
+        )
+        return int(done.scalar_one())
+
+    async def global_epoch(self) -> int:
+        """The current global epoch."""
+        return int(
+            (
+                await self._connection.execute(select(func.max(tables.authority.c.global_epoch)))
+            ).scalar_one()
+        )
+
+    async def _one(self, condition: object) -> HostRecord | None:
+        rows = await self._connection.execute(select(_host).where(condition))  # type: ignore[arg-type]
+        row = rows.mappings().first()
+        return None if row is None else _record(row)
+
+
+def _record(row: object) -> HostRecord:
+    return record(HostRecord, row, admission=Admission)  # type: ignore[arg-type]

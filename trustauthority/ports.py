@@ -1,0 +1,374 @@
+"""What the services need of the world, as Protocols of at most eight methods each.
+
+Implementations live in ``adapters`` and are named after their technology. Every decision of the
+store is one conditional statement inside ``Store.transaction()``: a method that may refuse returns
+whether its condition held, and the service adds the audit row to the same transaction (S9, I-D).
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from trustauthority.model.audit import AuditEntry, AuditEvent
+from trustauthority.model.baseline import BaselineState
+from trustauthority.model.catalogue import (
+    AnchorEntry,
+    BaselineEntry,
+    ClusterEntry,
+    IdentityEntry,
+    InventoryEntry,
+)
+from trustauthority.model.host import Admission, HostRecord, PendingEnrolment
+from trustauthority.model.identifiers import ClusterId, HostId, VmId
+from trustauthority.model.placement import PlacementState, Request
+from trustauthority.model.vm import IntentEntry, VmEntry, VmKeyEntry
+from trustauthority.placement.condition import Rule
+
+
+class Clock(Protocol):
+    """Clocks of the machine; injected in tests."""
+
+    def now_ms(self) -> int:
+        """Wall clock, milliseconds since the epoch."""
+
+    def boottime_ms(self) -> int:
+        """Milliseconds since boot, suspension included."""
+
+    def boot_id(self) -> str:
+        """Identify this boot of the machine."""
+
+
+class Hosts(Protocol):
+    """Enrolled TPMs."""
+
+    async def get(self, name_or_id: str) -> HostRecord | None:
+        """Find a host by id, or by reserved name."""
+
+    async def by_tls_key(self, spki_sha256: str) -> HostRecord | None:
+        """Find the host whose TLS key a connection showed."""
+
+    async def page(self, *, cluster: str, after: str, limit: int) -> Sequence[HostRecord]:
+        """List hosts ordered by name, then id; ``after`` is the last host id of the page before."""
+
+    async def enrol(self, pending: PendingEnrolment, admission: Admission) -> bool:
+        """Insert a host once; False when its id, AK or keys belong to another one (N01, S5)."""
+
+    async def set_admission(self, host: HostId, admission: Admission, *, name: str | None) -> bool:
+        """Admit (reserving ``name``) or remove; False when the name is taken."""
+
+    async def set_revoked(self, host: HostId, *, revoked: bool) -> int:
+        """Revoke or reinstate; returns the host's new trust epoch, which only grows."""
+
+    async def record_verdict(
+        self, host: HostId, *, position: bytes, values: Mapping[str, object]
+    ) -> bool:
+        """Write the newest verdict if the TPM's position moved forward and nothing revoked the AK."""
+
+    async def revoke_all(self, *, no_report_before_ms: int) -> int:
+        """Void every verdict so far; returns the new global epoch."""
+
+
+class Enrolments(Protocol):
+    """Pending enrolments and used challenges: short-lived, counted, purged."""
+
+    async def put(self, pending_id: str, row_sha256: bytes, pending: PendingEnrolment) -> None:
+        """Keep a pending row."""
+
+    async def take(self, pending_id: str) -> tuple[bytes, PendingEnrolment] | None:
+        """Remove and return a pending row that has not expired: one attempt each (rule 21)."""
+
+    async def count(self, peer: str) -> int:
+        """Count the live pending rows of a peer."""
+
+    async def consume_challenge(self, challenge_sha256: bytes, *, expires_at_ms: int) -> bool:
+        """Use a challenge up; False when it was used before (S4, N06)."""
+
+    async def purge(self) -> None:
+        """Forget what has expired (L4)."""
+
+
+class EvidenceArchive(Protocol):
+    """Verdicts and the evidence that led to them, content-addressed."""
+
+    async def put_blob(self, content: bytes) -> bytes:
+        """Keep bytes; returns their SHA-256."""
+
+    async def get_blob(self, sha256: bytes) -> bytes | None:
+        """Read bytes back."""
+
+    async def put_verdict(self, verdict_id: str, values: Mapping[str, object]) -> None:
+        """Keep a verdict with its seal and report."""
+
+    async def get_verdict(self, verdict_id: str) -> Mapping[str, object] | None:
+        """Read a verdict back."""
+
+
+class Catalogue(Protocol):
+    """Clusters, anchors and inventory."""
+
+    async def create_cluster(self, entry: ClusterEntry) -> bool:
+        """Insert a cluster; False when the name is taken."""
+
+    async def clusters(self) -> Sequence[ClusterEntry]:
+        """List clusters by name."""
+
+    async def apply_policy(self, entry: ClusterEntry) -> int | None:
+        """Replace a cluster's policy; returns the new policy epoch, None for an unknown cluster."""
+
+    async def put_anchor(self, entry: AnchorEntry) -> bool:
+        """Insert an anchor; False when it is there already."""
+
+    async def anchors(self, cluster: str) -> Sequence[AnchorEntry]:
+        """List anchors, of one cluster or (empty) of all."""
+
+    async def remove_anchor(self, cluster: ClusterId, anchor_id: str) -> bool:
+        """Remove an anchor; False when there is none."""
+
+
+class Inventory(Protocol):
+    """EKs of machines that are ours."""
+
+    async def put(self, entry: InventoryEntry) -> bool:
+        """Insert an entry; False when that EK is there already."""
+
+    async def find(self, cluster: ClusterId, ek_sha256: str) -> InventoryEntry | None:
+        """Find a machine."""
+
+    async def entries(self, cluster: str) -> Sequence[InventoryEntry]:
+        """List machines, of one cluster or (empty) of all."""
+
+    async def remove(self, cluster: ClusterId, ek_sha256: str) -> bool:
+        """Strike a machine off; False when there is none."""
+
+
+class Baselines(Protocol):
+    """Baselines and their life."""
+
+    async def propose(self, entry: BaselineEntry) -> bool:
+        """Insert a proposal; False when the name is taken."""
+
+    async def entries(self, cluster: str) -> Sequence[BaselineEntry]:
+        """List baselines, of one cluster or (empty) of all."""
+
+    async def set_state(
+        self, cluster: ClusterId, name: str, state: BaselineState, *, sha256: str, by: str
+    ) -> int | None:
+        """Approve or retire exactly this content; returns the cluster's new policy epoch."""
+
+    async def matched(self, cluster: ClusterId, name: str) -> None:
+        """Remember that a host matched now."""
+
+
+class Vms(Protocol):
+    """Protected VMs, their keys, and intents."""
+
+    async def protect(self, entry: VmEntry, *, by: str) -> bool:
+        """Insert a VM; False when the id is taken."""
+
+    async def get(self, vm: str) -> VmEntry | None:
+        """Find a VM."""
+
+    async def page(self, *, after: str, limit: int) -> Sequence[VmEntry]:
+        """List VMs by id."""
+
+    async def owned_by(self, host: HostId) -> Sequence[VmEntry]:
+        """List the VMs whose grant a host holds."""
+
+    async def put_intent(self, entry: IntentEntry) -> None:
+        """Keep an intent."""
+
+    async def intents(self, vm: str) -> Sequence[IntentEntry]:
+        """List intents, newest first, of one VM or (empty) of all."""
+
+
+class Keys(Protocol):
+    """Wrapped VM keys."""
+
+    async def put(self, entry: VmKeyEntry) -> bool:
+        """Insert a key if its epoch is the next one of its VM, and make it the VM's newest."""
+
+    async def newest(self, vm: VmId) -> VmKeyEntry | None:
+        """The newest key of a VM."""
+
+    async def page(self, *, after: str, limit: int) -> Sequence[VmKeyEntry]:
+        """The newest keys of VMs, by VM."""
+
+    async def kek(self, provider: str) -> str | None:
+        """The KEK id that a provider name stands for."""
+
+    async def put_kek(self, provider: str, kek_id: str) -> bool:
+        """Record a provider's KEK; False when it has one already."""
+
+
+class Placement(Protocol):
+    """Grants and moves: the transitions of ``placement.authority``, decided by a write."""
+
+    async def decide(self, request: Request) -> tuple[PlacementState, tuple[Rule, ...]]:
+        """Apply the request's transition; returns the rows after it and the rules that failed."""
+
+    async def look(self, *, vm: VmId, host: HostId) -> PlacementState:
+        """Read the rows that a decision about this VM on this host would look at. Advice only."""
+
+
+class Identities(Protocol):
+    """Registered keys and their roles."""
+
+    async def put(self, entry: IdentityEntry) -> bool:
+        """Insert or renew an identity; False when the name belongs to another key."""
+
+    async def by_key(self, key_sha256: str) -> IdentityEntry | None:
+        """Find the identity of a connection's key."""
+
+    async def entries(self) -> Sequence[IdentityEntry]:
+        """List identities by name."""
+
+    async def revoke(self, name: str) -> bool:
+        """Revoke an identity; False when there is none."""
+
+
+class AuditLog(Protocol):
+    """The Merkle log; entries are appended in the transaction of the decision they record."""
+
+    async def append(self, event: AuditEvent) -> int:
+        """Append an entry; returns its sequence number."""
+
+    async def size(self) -> int:
+        """How many entries there are."""
+
+    async def root(self, size: int) -> bytes:
+        """The root of the tree of the first ``size`` entries."""
+
+    async def entries(self, *, start: int, limit: int) -> Sequence[AuditEntry]:
+        """Entries in order."""
+
+    async def about(self, *, operation: str, subject: str, limit: int) -> Sequence[AuditEntry]:
+        """Entries of one kind about one subject, newest first."""
+
+    async def halt(self, because: str) -> None:
+        """Stop all releases until an accepted restore."""
+
+    async def halted_because(self) -> str:
+        """Why releases are stopped; empty when they are not."""
+
+
+class Transaction(Protocol):
+    """One unit of work; everything in it becomes durable together or not at all."""
+
+    @property
+    def now_ms(self) -> int:
+        """The store's clock: the only clock of decisions."""
+
+    @property
+    def hosts(self) -> Hosts:
+        """Enrolled TPMs."""
+
+    @property
+    def enrolments(self) -> Enrolments:
+        """Pending enrolments and used challenges."""
+
+    @property
+    def archive(self) -> EvidenceArchive:
+        """Verdicts and evidence."""
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """Clusters and anchors."""
+
+    @property
+    def inventory(self) -> Inventory:
+        """Our machines."""
+
+    @property
+    def baselines(self) -> Baselines:
+        """Expected boots."""
+
+    @property
+    def vms(self) -> Vms:
+        """Protected VMs."""
+
+    @property
+    def keys(self) -> Keys:
+        """Wrapped VM keys."""
+
+    @property
+    def placement(self) -> Placement:
+        """Grants and moves."""
+
+    @property
+    def identities(self) -> Identities:
+        """People and programs."""
+
+    @property
+    def audit(self) -> AuditLog:
+        """The log of decisions."""
+
+
+class Store(Protocol):
+    """Where state lives. SQLite today; PostgreSQL can stand behind the same port."""
+
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        """Begin a unit of work that may write. Raises StoreUnavailable."""
+
+    def snapshot(self) -> AbstractAsyncContextManager[Transaction]:
+        """Begin a read-only unit of work: for lists and advice, never for a decision."""
+
+    async def close(self) -> None:
+        """Close all connections."""
+
+
+class Journal(Protocol):
+    """Where services tell what happened; telemetry turns it into lines and figures."""
+
+    def record(self, event: str, **facts: str | float | bool) -> None:
+        """Tell one event. Facts never hold secrets."""
+
+
+class Signer(Protocol):
+    """A signing key whose private part stays behind the port."""
+
+    @property
+    def key_id(self) -> str:
+        """Names the key."""
+
+    def sign(self, message: bytes) -> bytes:
+        """Sign; ECDSA P-256 with SHA-256 in DER form, or Ed25519, as the key is."""
+
+
+class KeyRoom(Protocol):
+    """The only place where VM keys exist in the clear: a child process that handles a batch and exits."""
+
+    async def create_kek(self, provider: str) -> str:
+        """Make and activate a KEK in the KMS; returns its id. Raises KmsUnavailable."""
+
+    async def create_key(self, provider: str, kek_id: str, aad: bytes) -> bytes:
+        """Make a VM key and return it wrapped. Raises KmsUnavailable."""
+
+    async def release(self, order: Mapping[str, object]) -> bytes:
+        """Unwrap a VM key and return a signed KeyGrant v1. Raises KmsUnavailable."""
+
+    async def health(self, provider: str) -> tuple[bool, str]:
+        """Whether the KMS answers, and a detail that says what to do."""
+
+    async def close(self) -> None:
+        """End the children."""
+
+
+__all__ = [
+    "AuditLog",
+    "Baselines",
+    "Catalogue",
+    "Clock",
+    "Enrolments",
+    "EvidenceArchive",
+    "Hosts",
+    "Identities",
+    "Inventory",
+    "Journal",
+    "KeyRoom",
+    "Keys",
+    "Placement",
+    "Signer",
+    "Store",
+    "Transaction",
+    "Vms",
+]
