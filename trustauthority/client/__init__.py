@@ -1,1 +1,1 @@
-"""Channel, errors and retries for programs that speak to the authority."""
+"""How people and programs reach the authority: contexts, channel, errors, retries, checkpoints."""
