@@ -1,0 +1,210 @@
+"""Evidence in, VerifiedEvidence out: the verifier as a numbered argument.
+
+What it trusts on entry: the enrolment, the policy and the challenge keys, which are ours. What it
+guarantees on exit: the quote is genuine, fresh, ours and forward in the TPM's time; of the logs,
+only what the quoted PCRs prove is reachable. What it does not do: judge. A log that does not fit
+its PCRs is a finding of ``appraisal``, since the quote under it *is* genuine; a quote that is not
+genuine is an error and changes nothing, or anybody could fail a host (design.md section 4).
+Spec: TPM 2.0 Part 2 §10.12; PFP 1.06 §10; pitfalls.md rules 1-18, 34-41, 51-56.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trustauthority.codec.eventlog import decode_boot_log
+from trustauthority.codec.ima import ImaStream
+from trustauthority.codec.tpm import decode_attest, decode_public
+from trustauthority.errors import LogRejected, TrustAuthorityError
+from trustauthority.model.bootlog import BootLog
+from trustauthority.model.digest import HashAlgorithm
+from trustauthority.model.evidence import Evidence
+from trustauthority.model.ima import IMA_PCR, ImaEntry, ImaReplayState
+from trustauthority.model.policy import Policy
+from trustauthority.model.tpm import ClockInfo, PcrSelection
+from trustauthority.verification.quote import (
+    QuoteExpectation,
+    VerifiedQuote,
+    require_quote,
+    verify_quote,
+)
+from trustauthority.verification.replay import VerifiedBootLog, verify_boot_log
+from trustauthority.verification.runtime import (
+    BootAggregate,
+    check_boot_aggregate,
+    entry_findings,
+    initial_state,
+    match_prefix,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeProgress:
+    """What is known of one boot's IMA log; stored per host, so that only news travels."""
+
+    value: bytes
+    """PCR 10 after the verified entries."""
+    count: int = 0
+    offset: int = 0
+    """Bytes of the binary log that are verified."""
+    violations: int = 0
+    defects: int = 0
+    aggregate: BootAggregate = BootAggregate.MISSING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedEvidence:
+    """What is known of the host before its evidence is looked at."""
+
+    ak_public: bytes
+    """TPMT_PUBLIC of the enrolled AK."""
+    ak_qualified_name: bytes
+    qualifying_data: bytes
+    last_clock: ClockInfo | None
+    progress: RuntimeProgress | None
+    """Of the boot of ``last_clock``; None before the first evidence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BankReplay:
+    """The boot log against one bank's quoted PCRs."""
+
+    log: VerifiedBootLog | None
+    problem: str = ""
+    """Why there is nothing to replay, in words; empty when there is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeReplay:
+    """The IMA log against quoted PCR 10."""
+
+    progress: RuntimeProgress
+    entries: tuple[ImaEntry, ...] = ()
+    """New entries that the quote proves; later ones are unverified and unreachable (rule 54)."""
+    unproven: int = 0
+    """Entries that came with the evidence and that the quote does not reach yet."""
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedEvidence:
+    """What a genuine quote proves. Constructed in ``verify_evidence`` only."""
+
+    quote: VerifiedQuote
+    boot: Mapping[HashAlgorithm, BankReplay]
+    runtime: RuntimeReplay
+    same_boot: bool
+    """Whether (resetCount, restartCount) are those of the evidence before."""
+
+
+def verify_evidence(
+    evidence: Evidence, expected: ExpectedEvidence, policy: Policy
+) -> VerifiedEvidence:
+    """Verify one piece of evidence, step by step.
+
+    Raises:
+        MalformedEvidence: the quote or its signature do not decode.
+        EvidenceRejected: the quote is not genuine, not ours, not fresh or not forward in time; or
+            the IMA delta does not continue what is known (rule 55).
+    """
+    # (1) structure, magic and type; (2) signature under the enrolled AK, with the AK's own scheme;
+    # (3) qualifyingData; (4) selection covers policy; (5) digest; (6) TPM time moves forward
+    quote = verify_quote(
+        attest=evidence.attest,
+        signature=evidence.signature,
+        pcr_values=evidence.pcr_values,
+        expectation=QuoteExpectation(
+            attestation_key=decode_public(expected.ak_public),
+            qualified_name=expected.ak_qualified_name,
+            qualifying_data=expected.qualifying_data,
+            selection=expected_selection(evidence.attest, policy),
+            last_clock=expected.last_clock,
+        ),
+    )
+    same_boot = (
+        expected.last_clock is not None
+        and expected.last_clock.counter_bytes == quote.clock_info.counter_bytes
+    )
+    # (7) the boot log replays in every quoted bank
+    boot = _replay_boot(evidence.boot_log, quote, policy)
+    # (8) the IMA log reproduces PCR 10 at some prefix
+    runtime = _replay_runtime(evidence, quote, policy, expected.progress if same_boot else None)
+    return VerifiedEvidence(quote=quote, boot=boot, runtime=runtime, same_boot=same_boot)
+
+
+def expected_selection(attest: bytes, policy: Policy) -> tuple[PcrSelection, ...]:
+    """The selection a quote must have: the claimed bank always, others where the TPM has them.
+
+    A bank that the quote leaves out is not active or the host hides it: no claim rests on it.
+    """
+    quoted = {entry.bank for entry in require_quote(decode_attest(attest)).selection}
+    banks = [
+        bank
+        for bank in policy.evidence.quoted_banks
+        if bank is policy.evidence.bank or bank in quoted
+    ]
+    return tuple(PcrSelection(bank=bank, indices=policy.evidence.pcrs) for bank in banks)
+
+
+def _replay_boot(
+    data: bytes, quote: VerifiedQuote, policy: Policy
+) -> Mapping[HashAlgorithm, BankReplay]:
+    try:
+        log = decode_boot_log(data)
+    except TrustAuthorityError as error:
+        return {bank: BankReplay(log=None, problem=error.message) for bank in quote.pcrs}
+    return {bank: _replay_bank(log, bank, quote, policy) for bank in quote.pcrs}
+
+
+def _replay_bank(
+    log: BootLog, bank: HashAlgorithm, quote: VerifiedQuote, policy: Policy
+) -> BankReplay:
+    if not log.events:
+        return BankReplay(log=None, problem="the host sent no boot log")
+    try:
+        verified = verify_boot_log(
+            log, quote.pcrs[bank], bank=bank, pcrs=policy.evidence.replayed_pcrs
+        )
+    except TrustAuthorityError as error:
+        return BankReplay(log=None, problem=error.message)
+    return BankReplay(log=verified)
+
+
+def _replay_runtime(
+    evidence: Evidence, quote: VerifiedQuote, policy: Policy, known: RuntimeProgress | None
+) -> RuntimeReplay:
+    bank = policy.evidence.bank
+    start = known or RuntimeProgress(value=initial_state(bank).value)
+    if evidence.ima_offset != start.offset:
+        raise LogRejected(
+            f"the IMA log continues at byte {start.offset}, not at {evidence.ima_offset}",
+            expectedOffset=start.offset,
+        )
+    stream = ImaStream(index=start.count, offset=start.offset)
+    try:
+        entries = tuple(stream.feed(evidence.ima_log))
+        stream.finish()
+    except TrustAuthorityError as error:
+        return RuntimeReplay(progress=start, problem=error.message)
+    quoted = quote.pcrs[bank].get(IMA_PCR)
+    if quoted is None:
+        return RuntimeReplay(progress=start, problem="the policy does not quote PCR 10")
+    state = ImaReplayState(value=start.value, count=start.count)
+    match = match_prefix(entries, quoted, bank, state=state)
+    if match is None:
+        return RuntimeReplay(
+            progress=start,
+            unproven=len(entries),
+            problem="no prefix of the IMA log reproduces PCR 10",
+        )
+    proven = entries[: match.matched]
+    end = entries[match.matched].offset if match.matched < len(entries) else stream.offset
+    first = proven[0] if start.count == 0 and proven else None
+    progress = RuntimeProgress(
+        value=match.state.value,
+        count=match.state.count,
+        offset=end,
+        violations=start.violations + sum(entry.violation for entry in proven),
+        defects=start.defects + len(entry_findings(proven)),
+        aggregate=check_boot_aggregate(first, quote.pcrs) if first else start.aggregate,
+    )
+    return RuntimeReplay(progress=progress, entries=proven, unproven=len(entries) - match.matched)
