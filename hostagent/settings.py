@@ -1,0 +1,205 @@
+"""The agent's configuration: one frozen model, read once from a TOML file.
+
+Stage: edge. Trusts nothing in the file. Guarantees that all problems are reported at once with
+their TOML paths, that unknown keys are problems, and that the file and what it points to can't be
+changed or (except certificates) read by others. Does not open the TPM or the network.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from hostagent.files import InsecureFile, check_folder, read_private
+
+_NAME = r"^[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?$"
+Name = Annotated[str, Field(pattern=_NAME)]
+Address = Annotated[
+    str, Field(pattern=r"^(?:unix:/.+|\[[0-9A-Fa-f:.]+\]:\d{1,5}|[^\s:/]+:\d{1,5})$")
+]
+Milliseconds = Annotated[int, Field(ge=1, le=86_400_000)]
+
+BOOT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
+IMA_LOG = Path("/sys/kernel/security/ima/binary_runtime_measurements")
+
+
+class ConfigurationInvalid(Exception):
+    """The configuration has problems; the message has one line for each of them."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AuthoritySettings(_Section):
+    """Where the authority is, and the one certificate by which it is known."""
+
+    ca_file: Path
+    """PEM with exactly the authority's CA certificate: pinned, never learned on first use."""
+    enrol: Address
+    """Enrolment listener (server-authenticated TLS)."""
+    mtls: Address
+    """Attestation role."""
+    key: Address | None = None
+    """Key role; ``mtls`` when not given."""
+    placement: Address | None = None
+    """Placement role; ``mtls`` when not given."""
+    server_name: str | None = None
+    """Name expected in the server certificate, when it is not that of the address."""
+
+    @property
+    def key_address(self) -> str:
+        """Where keys and leases are asked for."""
+        return self.key or self.mtls
+
+    @property
+    def placement_address(self) -> str:
+        """Where moves are asked for."""
+        return self.placement or self.mtls
+
+
+class HostSettings(_Section):
+    """Which host this is."""
+
+    name: Name
+    cluster: Name
+
+
+class TpmSettings(_Section):
+    """Where the TPM is and which EK stands for this host."""
+
+    tcti: str = "device:/dev/tpmrm0"
+    endorsement: str | None = None
+    """EK algorithm as the TPM helper names it; by default the first one with a certificate."""
+
+
+class PathSettings(_Section):
+    """Files of the agent and of the kernel."""
+
+    state_dir: Path = Path("/var/lib/trustauthority-hostagent")
+    run_dir: Path = Path("/run/trustauthority-hostagent")
+    """Leases and the control socket: a file system that a reboot empties."""
+    boot_log: Path = BOOT_LOG
+    ima_log: Path = IMA_LOG
+
+
+class IntervalSettings(_Section):
+    """Lengths of time, in milliseconds."""
+
+    call_timeout_ms: Milliseconds = 10_000
+    attest_timeout_ms: Milliseconds = 60_000
+    backoff_first_ms: Milliseconds = 500
+    backoff_cap_ms: Milliseconds = 60_000
+    admission_poll_ms: Milliseconds = 600_000
+    """How often a host that waits for admission asks whether it was admitted."""
+
+
+class EnforcementSettings(_Section):
+    """What pauses and ends a VM whose lease is lost."""
+
+    program: Path | None = None
+    """Called as ``PROGRAM pause|resume|destroy VM``; exit 0 means that the VM is in that state
+    now (one that is not there is destroyed). Without it VMs are left alone, and status says so."""
+    program_timeout_ms: Milliseconds = 10_000
+
+
+class Settings(BaseSettings):
+    """The whole configuration. ``load`` is the way to make one."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True)
+
+    authority: AuthoritySettings
+    host: HostSettings
+    tpm: TpmSettings = TpmSettings()
+    paths: PathSettings = PathSettings()
+    intervals: IntervalSettings = IntervalSettings()
+    enforcement: EnforcementSettings = EnforcementSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what the file says: the environment must not redirect a host's trust."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _absolute(self) -> Self:
+        paths = {
+            "authority.ca_file": self.authority.ca_file,
+            **{f"paths.{key}": value for key, value in self.paths.__dict__.items()},
+        }
+        if self.enforcement.program is not None:
+            paths["enforcement.program"] = self.enforcement.program
+        relative = [key for key, path in paths.items() if not path.is_absolute()]
+        if relative:
+            raise ValueError(f"not an absolute path: {', '.join(relative)}")
+        return self
+
+
+def load(path: Path) -> Settings:
+    """Read and check the configuration.
+
+    Raises:
+        ConfigurationInvalid: all problems of the contents.
+        InsecureFile: the file can be read or written by others.
+        OSError: it can't be read.
+    """
+    try:
+        document: dict[str, Any] = tomllib.loads(read_private(path).decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as failure:
+        raise ConfigurationInvalid(f"{path}: not TOML: {failure}") from failure
+    try:
+        settings = Settings(**document)
+    except ValidationError as failure:
+        problems = "\n".join(
+            f"{path}: {'.'.join(map(str, error['loc'])) or 'file'}: {error['msg']}"
+            for error in failure.errors(include_url=False, include_input=False)
+        )
+        raise ConfigurationInvalid(problems) from failure
+    problems = "\n".join(_file_problems(settings))
+    if problems:
+        raise ConfigurationInvalid(problems)
+    return settings
+
+
+def pinned_ca(path: Path) -> tuple[bytes, x509.Certificate]:
+    """The authority's CA: PEM for TLS, and the certificate for the binding of an enrolment.
+
+    Raises ConfigurationInvalid when the file does not hold exactly one certificate.
+    """
+    try:
+        found = x509.load_pem_x509_certificates(read_private(path, others_may_read=True))
+    except ValueError as failure:
+        raise ConfigurationInvalid(f"{path}: no PEM certificate: {failure}") from failure
+    if len(found) != 1:
+        raise ConfigurationInvalid(f"{path}: {len(found)} certificates, exactly one is pinned")
+    return found[0].public_bytes(Encoding.PEM), found[0]
+
+
+def _file_problems(settings: Settings) -> list[str]:
+    problems = []
+    try:
+        pinned_ca(settings.authority.ca_file)
+    except (OSError, InsecureFile, ConfigurationInvalid) as failure:
+        problems.append(f"authority.ca_file: {failure}")
+    for key, folder in (
+        ("state_dir", settings.paths.state_dir),
+        ("run_dir", settings.paths.run_dir),
+    ):
+        try:
+            check_folder(folder)
+        except FileNotFoundError:
+            problems.append(f"paths.{key}: {folder} is absent: create it with mode 0700")
+        except (OSError, InsecureFile) as failure:
+            problems.append(f"paths.{key}: {failure}")
+    return problems
