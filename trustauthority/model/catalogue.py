@@ -14,6 +14,13 @@ class AnchorKind(StrEnum):
     EK = "ek"
 
 
+class EkType(StrEnum):
+    """Kind of an endorsement key."""
+
+    RSA = "rsa"
+    ECC = "ecc"
+
+
 class Role(StrEnum):
     """What a registered identity may do. Default deny; ``rpc.authorize`` holds the one matrix."""
 
@@ -49,6 +56,8 @@ class AnchorEntry:
     cluster_id: ClusterId
     anchor_id: str
     kind: AnchorKind
+    ek_type: EkType
+    """The one kind of EK that it admits: a TPM usually has two, and is one host (N77)."""
     subject: str
     certificate: bytes
     """DER for kind CA, empty for kind EK (whose ``anchor_id`` is the EK's hash)."""

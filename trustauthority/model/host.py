@@ -38,8 +38,6 @@ class Enrolment:
     """TPMT_PUBLIC."""
     ek_sha256: str
     """Hex SHA-256 of it: what an inventory lists."""
-    tpm_identity: str
-    """What two EKs of one TPM share, as far as it can be told; empty when it can't (N77)."""
     ek_certificate: bytes
     ak_public: bytes
     tls_public: bytes

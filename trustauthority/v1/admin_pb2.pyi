@@ -389,6 +389,7 @@ class Anchor(_message.Message):
     ANCHOR_ID_FIELD_NUMBER: _builtins.int
     CLUSTER_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
+    EK_TYPE_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     ADDED_AT_FIELD_NUMBER: _builtins.int
@@ -399,6 +400,8 @@ class Anchor(_message.Message):
     """The cluster it holds for."""
     kind: Global___AnchorKind.ValueType
     """What it accepts."""
+    ek_type: _builtins.str
+    """The one kind of EK it admits, rsa or ecc: a TPM usually has two, and is one host."""
     subject: _builtins.str
     """The CA's subject, or the EK hash."""
     added_by: _builtins.str
@@ -417,6 +420,7 @@ class Anchor(_message.Message):
         anchor_id: _builtins.str = ...,
         cluster: _builtins.str = ...,
         kind: Global___AnchorKind.ValueType = ...,
+        ek_type: _builtins.str = ...,
         subject: _builtins.str = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
         added_at: _timestamp_pb2.Timestamp | None = ...,
@@ -424,7 +428,7 @@ class Anchor(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["added_at", b"added_at", "expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_at", b"added_at", "added_by", b"added_by", "anchor_id", b"anchor_id", "cluster", b"cluster", "expires_at", b"expires_at", "kind", b"kind", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_at", b"added_at", "added_by", b"added_by", "anchor_id", b"anchor_id", "cluster", b"cluster", "ek_type", b"ek_type", "expires_at", b"expires_at", "kind", b"kind", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -440,6 +444,7 @@ class AddAnchorRequest(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     CERTIFICATE_FIELD_NUMBER: _builtins.int
     EK_SHA256_FIELD_NUMBER: _builtins.int
+    EK_TYPE_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     """The cluster."""
@@ -449,6 +454,8 @@ class AddAnchorRequest(_message.Message):
     """DER or PEM of the CA, for kind CA. Intermediates are accepted as anchors too."""
     ek_sha256: _builtins.bytes
     """SHA-256 of TPMT_PUBLIC, for kind EK."""
+    ek_type: _builtins.str
+    """rsa (also when empty) or ecc."""
     dry_run: _builtins.bool
     """Only say what would be added."""
     def __init__(
@@ -458,11 +465,12 @@ class AddAnchorRequest(_message.Message):
         kind: Global___AnchorKind.ValueType = ...,
         certificate: _builtins.bytes = ...,
         ek_sha256: _builtins.bytes = ...,
+        ek_type: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "cluster", b"cluster", "dry_run", b"dry_run", "ek_sha256", b"ek_sha256", "kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "cluster", b"cluster", "dry_run", b"dry_run", "ek_sha256", b"ek_sha256", "ek_type", b"ek_type", "kind", b"kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

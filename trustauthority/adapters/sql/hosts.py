@@ -53,7 +53,6 @@ class SqlHosts:
                         ek_sha256=enrolment.ek_sha256,
                         ek_public=enrolment.ek_public,
                         ek_certificate=enrolment.ek_certificate,
-                        tpm_identity=enrolment.tpm_identity or None,
                         ak_public=enrolment.ak_public,
                         tls_public=enrolment.tls_public,
                         storage_public=enrolment.storage_public,
