@@ -282,13 +282,15 @@ class SoftwareTpm:
 
     def _await_start(self) -> None:
         deadline = time.monotonic() + _START_LIMIT
-        while not _accepts(Path(f"{self._socket}.ctrl")):
+        while not (_accepts(self._socket) and _accepts(Path(f"{self._socket}.ctrl"))):
             ended = self._process is None or self._process.poll() is not None
             if ended or time.monotonic() > deadline:
                 shown = self._log.read_text() if self._log.exists() else "(no log)"
-                self.stop()
+                self.discard()
                 raise SoftwareTpmFailed(f"swtpm did not start:\n{shown}")
             time.sleep(0.005)
+        # The sockets listen before TPM2_Startup is done; a power cut in between would not count.
+        self.identity()
 
 
 def _accepts(path: Path) -> bool:
