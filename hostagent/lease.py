@@ -60,17 +60,35 @@ def step(view: LeaseView, event: Event, now_ms: int) -> Step:
 
 
 def restarted(view: LeaseView, now_ms: int) -> Step:
-    """Take up a stored view after the agent died; what it waited for is not waited for again.
+    """Take up a stored view after the agent died, at any point between storing and acting.
 
-    A hand-over stays a hand-over: the VM stays paused until its outcome was read.
+    A hand-over stays a hand-over: the VM stays paused until its outcome was read. The actions make
+    the VM what the view says; each is harmless where it was carried out before. A caller that finds
+    no VM where the view has one goes on with ``Stopped``.
     """
-    if view.phase in {Phase.REQUESTING, Phase.PREPARING}:
-        return LeaseView(), ()
     kept = replace(view, renewal=None)
-    if view.phase is Phase.RUNNING:
-        kept = replace(kept, errand=None)
-    overdue, actions = _on_time(kept, now_ms)
-    return overdue, (*actions, *((_sent(overdue, overdue.errand),) if overdue.errand else ()))
+    match view.phase:
+        case Phase.IDLE | Phase.REQUESTING | Phase.PREPARING:
+            return LeaseView(), (VmAction.DESTROY,)
+        case Phase.GIVING_BACK:
+            return _preceded_by(VmAction.DESTROY, _and_send(kept))
+        case Phase.SWITCHING:
+            return _preceded_by(VmAction.PAUSE, _and_send(kept))
+        case Phase.PAUSED:
+            return kept, (VmAction.PAUSE,)
+        case Phase.RUNNING:
+            running = replace(kept, errand=None)
+            expired = now_ms >= view.run_until_ms
+            return _on_time(running, now_ms) if expired else (running, (VmAction.RESUME,))
+        case Phase.PREPARED:
+            return kept, ()
+        case _:
+            assert_never(view.phase)
+
+
+def _preceded_by(action: VmAction, done: Step) -> Step:
+    view, actions = done
+    return view, (action, *actions)
 
 
 # --- starting and preparing ------------------------------------------------------------------

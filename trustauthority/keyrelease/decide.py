@@ -21,21 +21,16 @@ QUOTE_AGE_MS = 60_000
 """A quote older than this does not tell the TPM's clock well enough to bound a blob with."""
 
 KEY_TRANSITIONS: Mapping[KeyState, frozenset[KeyState]] = {
-    KeyState.PRE_ACTIVE: frozenset(
-        {KeyState.ACTIVE, KeyState.SUSPENDED, KeyState.COMPROMISED, KeyState.DESTROYED}
-    ),
-    KeyState.ACTIVE: frozenset(
-        {KeyState.SUSPENDED, KeyState.DEACTIVATED, KeyState.COMPROMISED, KeyState.DESTROYED}
-    ),
-    KeyState.SUSPENDED: frozenset(
-        {KeyState.ACTIVE, KeyState.DEACTIVATED, KeyState.COMPROMISED, KeyState.DESTROYED}
-    ),
+    KeyState.PRE_ACTIVE: frozenset({KeyState.ACTIVE, KeyState.COMPROMISED, KeyState.DESTROYED}),
+    KeyState.ACTIVE: frozenset({KeyState.SUSPENDED, KeyState.DEACTIVATED, KeyState.COMPROMISED}),
+    KeyState.SUSPENDED: frozenset({KeyState.ACTIVE, KeyState.DEACTIVATED, KeyState.COMPROMISED}),
     KeyState.DEACTIVATED: frozenset({KeyState.COMPROMISED, KeyState.DESTROYED}),
     KeyState.COMPROMISED: frozenset({KeyState.DESTROYED_COMPROMISED}),
     KeyState.DESTROYED: frozenset({KeyState.DESTROYED_COMPROMISED}),
     KeyState.DESTROYED_COMPROMISED: frozenset(),
 }
-"""Every state and what may follow it; what is not here is refused."""
+"""Every state and what may follow it; what is not here is refused. Narrower than the source where it
+leaves a choice: an active or suspended key is deactivated before it is destroyed."""
 
 
 def change_state(current: KeyState, wanted: KeyState) -> KeyState:
