@@ -57,10 +57,11 @@ def kdfa(
     algorithm: HashAlgorithm, key: bytes, label: bytes, party_u: bytes, party_v: bytes, bits: int
 ) -> bytes:
     """KDFa: SP 800-108 in counter mode with HMAC. ``label`` comes without its final NUL."""
+    rounds = _rounds(algorithm, bits)
     suffix = label + b"\0" + party_u + party_v + bits.to_bytes(4, "big")
     blocks = (
         hmac.digest(key, counter.to_bytes(4, "big") + suffix, algorithm.value)
-        for counter in range(1, _rounds(algorithm, bits) + 1)
+        for counter in range(1, rounds + 1)
     )
     return b"".join(blocks)[: bits // 8]
 
@@ -69,10 +70,11 @@ def kdfe(
     algorithm: HashAlgorithm, z: bytes, label: bytes, party_u: bytes, party_v: bytes, bits: int
 ) -> bytes:
     """KDFe: the concatenation KDF of SP 800-56A over an ECDH result, of which ``z`` is the x."""
+    rounds = _rounds(algorithm, bits)
     suffix = z + label + b"\0" + party_u + party_v
     blocks = (
         hashlib.new(algorithm.value, counter.to_bytes(4, "big") + suffix).digest()
-        for counter in range(1, _rounds(algorithm, bits) + 1)
+        for counter in range(1, rounds + 1)
     )
     return b"".join(blocks)[: bits // 8]
 
