@@ -154,7 +154,7 @@ make_boot_disk() {
         else
             # Without Secure Boot, Debian's GRUB enters the kernel past its EFI stub and the event
             # log is lost; started as an EFI program the kernel keeps it.
-            printf '  chainloader /vmlinuz initrd=\\initrd.img %s\n' "$cmdline"
+            printf '  chainloader /vmlinuz initrd=initrd.img %s\n' "$cmdline"
         fi
         echo '}'
     } >"$WORK/grub.cfg"
