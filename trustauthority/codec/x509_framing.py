@@ -1,0 +1,98 @@
+"""Where a certificate starts and ends in a file, an NV index or a bundle.
+
+Stage: codec. Trusts nothing on entry. On exit the bytes are one DER element that something constant
+may have padded; anything else behind it is refused (pitfall 24). Does not look inside. Sources: RFC
+7468 (PEM); TCG PC Client Implementation Specification 1.21 section 7.3.2 (``TCG_PCCLIENT_STORED_CERT``,
+the 7-byte header some vendors still write in front of the certificate in NV).
+"""
+
+import binascii
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from trustauthority.codec.der import SEQUENCE, DerReader
+from trustauthority.errors import MalformedEvidence
+
+MAX_CERTIFICATE: Final = 64 * 1024
+"""Bytes of one certificate; the largest genuine one known has 2.5 KiB (N20)."""
+
+_STORED_CERTIFICATE: Final = b"\x10\x01\x00"  # TCG_TAG_PCCLIENT_STORED_CERT, full certificate
+_FULL_CERTIFICATE: Final = b"\x10\x02"  # TCG_TAG_PCCLIENT_FULL_CERT
+_STORED_HEADER: Final = 7
+_PEM: Final = re.compile(
+    rb"-----BEGIN (?P<label>[A-Z0-9 ]+)-----[ \t]*\r?\n(?P<body>[A-Za-z0-9+/=\s]*?)"
+    rb"-----END (?P=label)-----"
+)
+_PEM_MARK: Final = b"-----BEGIN "
+_PADDING: Final = (b"\x00", b"\xff")
+
+
+def unframe(data: bytes, *, part: str, label: bytes) -> bytes:
+    """The DER in ``data``: DER, one PEM block with this ``label``, or DER with NV header and padding.
+
+    Raises:
+        MalformedEvidence: none of these, too long, or followed by anything but constant padding.
+    """
+    if len(data) > 2 * MAX_CERTIFICATE:
+        raise MalformedEvidence("too long", part=part, offset=2 * MAX_CERTIFICATE)
+    if data[:1] != b"\x30" and _PEM_MARK in data:
+        blocks = [der for _, found, der in pem_blocks(data, part=part) if found == label]
+        if len(blocks) != 1:
+            raise MalformedEvidence(
+                f"{len(blocks)} PEM blocks where one is due", part=part, offset=0
+            )
+        return _cut(blocks[0], 0, part)
+    if data.startswith(_STORED_CERTIFICATE):
+        return _stored(data, part)
+    return _cut(data, 0, part)
+
+
+def pem_blocks(data: bytes, *, part: str) -> Iterator[tuple[int, bytes, bytes]]:
+    """(offset, label, bytes) of each PEM block; text between blocks is allowed (RFC 7468).
+
+    Raises:
+        MalformedEvidence: a block without an end, or bad base64.
+    """
+    position = 0
+    while (start := data.find(_PEM_MARK, position)) >= 0:
+        match = _PEM.match(data, start)
+        if match is None:
+            raise MalformedEvidence("a PEM block is broken", part=part, offset=start)
+        try:
+            der = binascii.a2b_base64(b"".join(match["body"].split()), strict_mode=True)
+        except binascii.Error as error:
+            raise MalformedEvidence("bad base64", part=part, offset=start) from error
+        yield start, match["label"], der
+        position = match.end()
+
+
+def _stored(data: bytes, part: str) -> bytes:
+    """Cut the certificate out of a TCG_PCCLIENT_STORED_CERT."""
+    if data[5:_STORED_HEADER] != _FULL_CERTIFICATE:
+        raise MalformedEvidence("vendor header without a full certificate", part=part, offset=5)
+    der = _cut(data, _STORED_HEADER, part)
+    announced = int.from_bytes(data[3:5], "big") - len(_FULL_CERTIFICATE)
+    if announced < len(der) or announced > len(data) - _STORED_HEADER:
+        raise MalformedEvidence(
+            f"vendor header announces {announced} bytes, the certificate has {len(der)}",
+            part=part,
+            offset=3,
+        )
+    return der
+
+
+def _cut(data: bytes, start: int, part: str) -> bytes:
+    """The DER element at ``start``; behind it only padding of one constant octet, 00 or FF."""
+    element = DerReader(data, part=part, start=start).read(part, SEQUENCE)
+    if element.end - element.start > MAX_CERTIFICATE:
+        raise MalformedEvidence(
+            f"more than {MAX_CERTIFICATE} bytes", part=part, offset=MAX_CERTIFICATE
+        )
+    rest = data[element.end :]
+    if rest and rest.strip(rest[:1]):
+        different = len(data) - len(rest.lstrip(rest[:1]))
+        raise MalformedEvidence("neither certificate nor padding", part=part, offset=different)
+    if rest and rest[:1] not in _PADDING:
+        raise MalformedEvidence("trailing bytes", part=part, offset=element.end)
+    return element.raw
