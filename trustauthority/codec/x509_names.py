@@ -1,9 +1,10 @@
 """Distinguished names and the directory names that identify a TPM.
 
-Stage: codec. Trusts nothing on entry. On exit the exact bytes are kept for comparison; the text is
-for people only and carries no control character (N44). Does not normalise: two names are the same
-when their bytes are. Source: RFC 5280 section 4.1.2.4, RFC 4514, TCG EK Credential Profile 2.6
-section 3.1.2.
+Stage: codec. Trusts nothing on entry. On exit the exact bytes are kept; the text is for people only
+and carries no control character (N44). Names are compared by attributes and text, because one
+vendor's CA spells its name in another string type than the certificates that it issued; the
+signature decides anyway. Source: RFC 5280 sections 4.1.2.4 and 7.1, RFC 4514, TCG EK Credential
+Profile 2.6 section 3.1.2.
 """
 
 from collections.abc import Iterator
@@ -59,8 +60,15 @@ def decode_name(element: DerElement) -> Name:
     Raises:
         MalformedEvidence: the bytes are no Name.
     """
-    parts = [f"{label}={text}" for label, text in _labelled(element)]
-    return Name(raw=element.raw, text=",".join(reversed(parts)))
+    relative = [[(oid, _text(value)) for oid, value in one] for one in _relative_names(element)]
+    return Name(
+        raw=element.raw,
+        text=",".join(_labelled(oid, text) for one in reversed(relative) for oid, text in one),
+        canonical=tuple(
+            tuple(sorted((oid, " ".join(text.split()).casefold()) for oid, text in one))
+            for one in relative
+        ),
+    )
 
 
 def decode_alternative_name(value: bytes) -> SubjectAlternativeName:
@@ -82,10 +90,8 @@ def decode_alternative_name(value: bytes) -> SubjectAlternativeName:
             continue
         directories += 1
         inside = general.reader()
-        for identifier, value_element in _attributes(inside.read("directoryName", SEQUENCE)):
-            text = _text(value_element)
-            if found.setdefault(identifier, text) != text and identifier in _TPM_ATTRIBUTES:
-                raise value_element.malformed(f"attribute {identifier} has two values")
+        for relative in _relative_names(inside.read("directoryName", SEQUENCE)):
+            _collect(relative, found)
         inside.finish()
     return SubjectAlternativeName(
         tpm=TpmIdentity(
@@ -100,26 +106,36 @@ def decode_alternative_name(value: bytes) -> SubjectAlternativeName:
 _TPM_ATTRIBUTES: Final = frozenset({TPM_MANUFACTURER, TPM_MODEL, TPM_VERSION})
 
 
-def _labelled(name: DerElement) -> Iterator[tuple[str, str]]:
-    """Attribute names and escaped texts, in the order of the bytes."""
-    for identifier, value in _attributes(name):
-        text = "".join(f"\\{one}" if one in _RESERVED else one for one in _text(value))
-        yield _ATTRIBUTE_NAMES.get(identifier, identifier), text
+def _collect(relative: list[tuple[str, DerElement]], found: dict[str, str]) -> None:
+    """Add the TPM attributes of one RDN to what was found; a second, other value is a contradiction."""
+    for identifier, value in relative:
+        if identifier not in _TPM_ATTRIBUTES:
+            continue
+        text = _text(value)
+        if found.setdefault(identifier, text) != text:
+            raise value.malformed(f"attribute {identifier} has two values")
 
 
-def _attributes(name: DerElement) -> Iterator[tuple[str, DerElement]]:
-    """(OID, value) of each attribute. SETs need not be sorted: Nuvoton's are not (pitfall 25)."""
+def _labelled(identifier: str, text: str) -> str:
+    """One attribute for people."""
+    escaped = "".join(f"\\{one}" if one in _RESERVED else one for one in text)
+    return f"{_ATTRIBUTE_NAMES.get(identifier, identifier)}={escaped}"
+
+
+def _relative_names(name: DerElement) -> Iterator[list[tuple[str, DerElement]]]:
+    """(OID, value) pairs of each RDN. SETs need not be sorted: Nuvoton's are not (pitfall 25)."""
     sequence = name.reader()
     while not sequence.at_end:
         relative = sequence.read("RelativeDistinguishedName", SET).reader()
         if relative.at_end:
             raise MalformedEvidence("an empty set", part=relative.part, offset=relative.position)
+        attributes: list[tuple[str, DerElement]] = []
         while not relative.at_end:
             attribute = relative.read("AttributeTypeAndValue", SEQUENCE).reader()
             identifier = object_identifier(attribute.read("attribute type", OBJECT_IDENTIFIER))
-            value = attribute.read("attribute value")
+            attributes.append((identifier, attribute.read("attribute value")))
             attribute.finish()
-            yield identifier, value
+        yield attributes
 
 
 def _text(value: DerElement) -> str:

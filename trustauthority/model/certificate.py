@@ -9,8 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import TypeAlias
 
 _MANUFACTURER_ID = re.compile(r"id:[0-9A-Fa-f]{8}")
+
+
+CanonicalName: TypeAlias = tuple[tuple[tuple[str, str], ...], ...]
+"""Per RDN its (OID, text) pairs, sorted, case and runs of spaces folded (RFC 5280 section 7.1)."""
 
 
 class KeyUsage(StrEnum):
@@ -32,7 +37,9 @@ class Name:
     """A distinguished name: its exact DER and a one-line text for people."""
 
     raw: bytes
-    """DER of the RDNSequence, header included; the only form that is ever compared."""
+    """DER of the RDNSequence, header included."""
+    canonical: CanonicalName
+    """What is compared: vendors encode one name as PrintableString here and UTF8String there."""
     text: str
     """RFC 4514 text; control and non-ASCII-printable characters are escaped."""
 
@@ -162,7 +169,7 @@ class Certificate:
     @property
     def is_self_issued(self) -> bool:
         """Whether issuer and subject are the same name."""
-        return self.issuer.raw == self.subject.raw and not self.subject.is_empty
+        return self.issuer.canonical == self.subject.canonical and not self.subject.is_empty
 
     @property
     def serial_text(self) -> str:

@@ -25,7 +25,7 @@ from trustauthority.errors import (
     EndorsementRejected,
     MalformedEvidence,
 )
-from trustauthority.model.certificate import Certificate
+from trustauthority.model.certificate import CanonicalName, Certificate
 from trustauthority.model.endorsement import (
     MAX_CHAIN,
     Anchor,
@@ -48,11 +48,11 @@ class CertificatePool:
     __slots__ = ("_by_subject",)
 
     def __init__(self, certificates: Iterable[Certificate] = ()) -> None:
-        by_subject: dict[bytes, dict[bytes, Certificate]] = {}
+        by_subject: dict[CanonicalName, dict[bytes, Certificate]] = {}
         for certificate in certificates:
-            named = by_subject.setdefault(certificate.subject.raw, {})
+            named = by_subject.setdefault(certificate.subject.canonical, {})
             named.setdefault(certificate.fingerprint, certificate)
-        self._by_subject: Mapping[bytes, tuple[Certificate, ...]] = MappingProxyType(
+        self._by_subject: Mapping[CanonicalName, tuple[Certificate, ...]] = MappingProxyType(
             {name: tuple(found.values()) for name, found in by_subject.items()}
         )
 
@@ -60,7 +60,7 @@ class CertificatePool:
         """Certificates that carry the issuer's name, those with the right key identifier first."""
         wanted = certificate.authority_key_identifier
         identifier = None if wanted is None else wanted.key_identifier
-        found = self._by_subject.get(certificate.issuer.raw, ())
+        found = self._by_subject.get(certificate.issuer.canonical, ())
         return tuple(sorted(found, key=lambda one: one.subject_key_identifier != identifier))
 
     def __len__(self) -> int:

@@ -77,7 +77,7 @@ def check_revocation(
 
 def _concerns(revoked: CertificateRevocationList, issuer: Certificate) -> bool:
     """Whether the list is of this CA: by name, and by key where both say which."""
-    if revoked.issuer.raw != issuer.subject.raw:
+    if revoked.issuer.canonical != issuer.subject.canonical:
         return False
     authority = revoked.authority_key_identifier
     identifier = None if authority is None else authority.key_identifier
