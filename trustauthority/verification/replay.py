@@ -56,7 +56,7 @@ class ReplayFinding:
     """A defect and the record that shows it."""
 
     defect: ReplayDefect
-    event_index: int
+    event_number: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,13 +193,13 @@ def _initial(
             if defect is None:
                 locality = event.data[16]
             else:
-                found.append(ReplayFinding(defect=defect, event_index=event.number))
+                found.append(ReplayFinding(defect=defect, event_number=event.number))
         elif event.type == _HCRTM:
             hcrtm = hcrtm or not measured
             if locality not in (None, 4):
                 found.append(
                     ReplayFinding(
-                        defect=ReplayDefect.LOCALITY_CONTRADICTS, event_index=event.number
+                        defect=ReplayDefect.LOCALITY_CONTRADICTS, event_number=event.number
                     )
                 )
         measured = measured or event.type != _NO_ACTION
@@ -232,7 +232,7 @@ def _no_action_defects(log: BootLog) -> tuple[ReplayFinding, ...]:
             continue
         if any(digest and any(digest) for digest in event.digests) and not _legacy_hash(log, event):
             found.append(
-                ReplayFinding(defect=ReplayDefect.NO_ACTION_EXTENDED, event_index=event.number)
+                ReplayFinding(defect=ReplayDefect.NO_ACTION_EXTENDED, event_number=event.number)
             )
     return tuple(found)
 

@@ -1,0 +1,280 @@
+"""Facts of a measured boot, from verified events only.
+
+Trusts on entry: a ``VerifiedBootLog``. Guarantees on exit: every fact rests on a digest that a quote
+proves; names and paths that no digest covers are kept apart as hints; registers with records of an
+unknown or misplaced type are named, so that nothing is claimed from them (pitfalls 37).
+
+Source: TCG PC Client Platform Firmware Profile 1.06, table 1 (what each PCR holds) and table 27.
+"""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+from trustauthority.appraisal.secureboot import POLICY_PCR, PolicyRegister
+from trustauthority.codec.efi import decode_image_load
+from trustauthority.codec.efi_text import byte_text, looks_like_utf16, utf16_text
+from trustauthority.errors import MalformedEvidence
+from trustauthority.model.bootfacts import (
+    BootFacts,
+    BootFinding,
+    LoadedImage,
+    MeasuredFile,
+    Severity,
+)
+from trustauthority.model.bootlog import BootEvent, EventType, RegisterKind
+from trustauthority.verification.meaning import Proof, boot_string, prove
+from trustauthority.verification.quirks import Quirk
+from trustauthority.verification.replay import ReplayFinding, VerifiedBootLog
+
+_IMAGES = frozenset(
+    {
+        EventType.EFI_BOOT_SERVICES_APPLICATION,
+        EventType.EFI_BOOT_SERVICES_DRIVER,
+        EventType.EFI_RUNTIME_SERVICES_DRIVER,
+    }
+)
+_GOOD_SEPARATORS = (b"\0\0\0\0", b"\xff\xff\xff\xff")
+_ERROR_SEPARATOR = b"\x01\0\0\0"
+_COMMAND_LINES = (b"kernel_cmdline: ", b"grub_kernel_cmdline ")
+_CALLING = b"Calling EFI Application from Boot Option"
+
+_ANYWHERE = frozenset({EventType.SEPARATOR, EventType.EFI_ACTION, EventType.ACTION})
+_CODE = frozenset(
+    {
+        EventType.POST_CODE,
+        EventType.POST_CODE2,
+        EventType.EFI_PLATFORM_FIRMWARE_BLOB,
+        EventType.EFI_PLATFORM_FIRMWARE_BLOB2,
+        EventType.NONHOST_CODE,
+        EventType.NONHOST_CONFIG,
+        EventType.NONHOST_INFO,
+        EventType.EVENT_TAG,
+        EventType.TABLE_OF_DEVICES,
+        EventType.PLATFORM_CONFIG_FLAGS,
+        EventType.CPU_MICROCODE,
+        EventType.EFI_HANDOFF_TABLES,
+        EventType.EFI_HANDOFF_TABLES2,
+        EventType.EFI_VARIABLE_BOOT,
+        EventType.EFI_VARIABLE_BOOT2,
+        EventType.EFI_VARIABLE_DRIVER_CONFIG,
+        *_IMAGES,
+    }
+)
+EXPECTED_TYPES: Mapping[int, frozenset[EventType]] = MappingProxyType(
+    {
+        0: _ANYWHERE
+        | _CODE
+        | {EventType.S_CRTM_CONTENTS, EventType.S_CRTM_VERSION, EventType.EFI_HCRTM_EVENT},
+        1: _ANYWHERE | _CODE,
+        2: _ANYWHERE | _CODE | {EventType.EFI_SPDM_FIRMWARE_BLOB},
+        3: _ANYWHERE | _CODE | {EventType.EFI_SPDM_FIRMWARE_CONFIG},
+        4: _ANYWHERE
+        | _IMAGES
+        | {EventType.IPL, EventType.COMPACT_HASH, EventType.OMIT_BOOT_DEVICE_EVENTS},
+        5: _ANYWHERE
+        | {
+            EventType.EFI_GPT_EVENT,
+            EventType.EFI_GPT_EVENT2,
+            EventType.IPL,
+            EventType.IPL_PARTITION_DATA,
+            EventType.EVENT_TAG,
+            EventType.EFI_VARIABLE_BOOT,
+        },
+        6: _ANYWHERE | {EventType.COMPACT_HASH, EventType.EVENT_TAG},
+        7: _ANYWHERE
+        | {
+            EventType.EFI_VARIABLE_DRIVER_CONFIG,
+            EventType.EFI_VARIABLE_AUTHORITY,
+            EventType.EFI_SPDM_DEVICE_POLICY,
+            EventType.EFI_SPDM_DEVICE_AUTHORITY,
+        },
+    }
+)
+"""Types that belong into the firmware's registers; those of the operating system are its own."""
+
+
+def boot_facts(log: VerifiedBootLog, *, quirks: Iterable[Quirk] = ()) -> BootFacts:
+    """Say what a verified boot log shows.
+
+    Args:
+        log: the verified part of a log; registers that do not replay are not in it.
+        quirks: deviations that policy allows by name.
+    """
+    allowed = frozenset(quirks)
+    # (1) Defects of the log as a whole.
+    findings = [_replay_finding(defect) for defect in log.defects]
+    # (2) Separators, types that do not belong where they are, the order of applications.
+    unrecognised = _unrecognised(log)
+    findings += _separators(log)
+    findings += _unrecognised_findings(unrecognised)
+    findings += _application_order(log, allowed)
+    # (3) Secure Boot, of which nothing is claimed once anything above is not genuine.
+    doubtful = any(finding.severity is Severity.REFUSE for finding in findings)
+    policy = PolicyRegister(log, allowed, doubtful=doubtful)
+    secure_boot = policy.walk()
+    findings += policy.findings
+    findings += _weaknesses(policy)
+    # (4) What was loaded.
+    images = tuple(_image(log, event) for event in log.events if event.type in _IMAGES)
+    sbat = policy.sbat_level
+    return BootFacts(
+        secure_boot=secure_boot,
+        images=images,
+        option_roms=sum(image.pcr == 2 for image in images),
+        command_lines=_command_lines(log),
+        files=_files(log),
+        sbat_level=None if sbat is None else sbat.decode("utf-8", "backslashreplace"),
+        uefi_debug=policy.uefi_debug,
+        dma_protection_disabled=policy.dma_protection_disabled,
+        unrecognised=MappingProxyType(unrecognised),
+        findings=tuple(findings),
+    )
+
+
+def _warning(name: str, message: str, *, pcr: int = -1, event: int = -1) -> BootFinding:
+    return BootFinding(id=name, severity=Severity.WARNING, message=message, pcr=pcr, event=event)
+
+
+def _refuse(name: str, message: str, *, pcr: int = -1, event: int = -1) -> BootFinding:
+    return BootFinding(id=name, severity=Severity.REFUSE, message=message, pcr=pcr, event=event)
+
+
+def _replay_finding(found: ReplayFinding) -> BootFinding:
+    return _refuse(
+        str(found.defect), "a record that no genuine firmware writes", event=found.event_number
+    )
+
+
+def _separators(log: VerifiedBootLog) -> list[BootFinding]:
+    """Exactly one separator in each of PCR 0-7, with proven data (pitfalls 41).
+
+    A CCEL has several per register by construction: PCRs share RTMRs.
+    """
+    found: list[BootFinding] = []
+    seen: dict[int, int] = {}
+    for event in log.events:
+        if event.type != EventType.SEPARATOR:
+            continue
+        pcr = event.pcr
+        seen[pcr] = seen.get(pcr, 0) + 1
+        if event.data == _ERROR_SEPARATOR:
+            found.append(_refuse("separator-error", "the boot failed", pcr=pcr, event=event.number))
+        elif event.data not in _GOOD_SEPARATORS or (
+            prove(event, log.digest(event), log.bank) is not Proof.DATA
+        ):
+            found.append(
+                _refuse(
+                    "separator-invalid",
+                    "the digest is not that of a separator",
+                    pcr=pcr,
+                    event=event.number,
+                )
+            )
+        if seen[pcr] == 2 and pcr <= 7 and log.registers is RegisterKind.PCR:
+            found.append(
+                _refuse("separator-twice", "a second separator", pcr=pcr, event=event.number)
+            )
+    if log.registers is RegisterKind.PCR and log.events:
+        found += [
+            _warning("separator-missing", f"PCR {pcr} has no separator", pcr=pcr)
+            for pcr in range(8)
+            if pcr in log.verified_pcrs and pcr not in seen
+        ]
+    return found
+
+
+def _unrecognised(log: VerifiedBootLog) -> dict[int, tuple[int, ...]]:
+    if log.registers is not RegisterKind.PCR:
+        return {}
+    found: dict[int, list[int]] = {}
+    for event in log.events:
+        expected = EXPECTED_TYPES.get(event.pcr)
+        if expected is not None and event.type not in expected:
+            found.setdefault(event.pcr, []).append(event.number)
+    return {pcr: tuple(numbers) for pcr, numbers in found.items()}
+
+
+def _unrecognised_findings(unrecognised: Mapping[int, tuple[int, ...]]) -> list[BootFinding]:
+    """A type is covered by no digest: renaming an event must not hide it (pitfalls 37)."""
+    return [
+        BootFinding(
+            id="event-type-unexpected",
+            severity=Severity.REFUSE if pcr == POLICY_PCR else Severity.WARNING,
+            message=f"{len(numbers)} records of a type that does not belong into PCR {pcr}",
+            pcr=pcr,
+            event=numbers[0],
+        )
+        for pcr, numbers in unrecognised.items()
+    ]
+
+
+def _weaknesses(policy: PolicyRegister) -> list[BootFinding]:
+    found = []
+    if policy.uefi_debug:
+        found.append(_warning("uefi-debug-mode", "firmware runs in debug mode", pcr=policy.pcr))
+    if policy.dma_protection_disabled:
+        found.append(
+            _warning("dma-protection-disabled", "devices may write to all memory", pcr=policy.pcr)
+        )
+    return found
+
+
+def _application_order(log: VerifiedBootLog, quirks: frozenset[Quirk]) -> list[BootFinding]:
+    """The boot manager announces boot options before it starts one (pitfalls 44)."""
+    if Quirk.APPLICATION_BEFORE_CALLING_EVENT in quirks or log.registers is not RegisterKind.PCR:
+        return []
+    for event in log.in_register(4):
+        if event.type == EventType.EFI_ACTION and event.data.rstrip(b"\0") == _CALLING:
+            return []
+        if event.type == EventType.EFI_BOOT_SERVICES_APPLICATION:
+            return [
+                _warning(
+                    "application-before-calling-event",
+                    "an application started before a boot option was called",
+                    pcr=4,
+                    event=event.number,
+                )
+            ]
+    return []
+
+
+def _image(log: VerifiedBootLog, event: BootEvent) -> LoadedImage:
+    try:
+        path = decode_image_load(event.data).device_path
+    except MalformedEvidence:
+        path = ""
+    return LoadedImage(pcr=event.pcr, digest=log.digest(event).hex(), path=path, event=event.number)
+
+
+def _command_lines(log: VerifiedBootLog) -> tuple[str, ...]:
+    return tuple(
+        byte_text(boot_string(event.data) or b"")
+        for event in log.events
+        if event.type == EventType.IPL
+        and event.data.startswith(_COMMAND_LINES)
+        and prove(event, log.digest(event), log.bank) is Proof.VALUE
+    )
+
+
+def _files(log: VerifiedBootLog) -> tuple[MeasuredFile, ...]:
+    """Records whose digest is that of a file: only a name, and no digest of that name."""
+    files = []
+    for event in log.events:
+        if event.type not in {EventType.IPL, EventType.EVENT_TAG} or event.pcr not in {
+            9,
+            11,
+            12,
+            13,
+            14,
+        }:
+            continue
+        if prove(event, log.digest(event), log.bank) is not Proof.NONE:
+            continue
+        data = event.data[8:] if event.type == EventType.EVENT_TAG else event.data
+        name = utf16_text(data) if looks_like_utf16(data) else byte_text(data)
+        files.append(
+            MeasuredFile(
+                pcr=event.pcr, digest=log.digest(event).hex(), name=name, event=event.number
+            )
+        )
+    return tuple(files)
