@@ -24,7 +24,11 @@ from trustauthority.model.bootfacts import (
 from trustauthority.model.bootlog import BootEvent, EventType, RegisterKind
 from trustauthority.verification.meaning import Proof, boot_string, prove
 from trustauthority.verification.quirks import Quirk
-from trustauthority.verification.replay import ReplayFinding, VerifiedBootLog
+from trustauthority.verification.replay import (
+    ReplayFinding,
+    VerifiedBootLog,
+    hash_constructor,
+)
 
 _IMAGES = frozenset(
     {
@@ -33,6 +37,11 @@ _IMAGES = frozenset(
         EventType.EFI_RUNTIME_SERVICES_DRIVER,
     }
 )
+_IPL = int(EventType.IPL)
+_EVENT_TAG = int(EventType.EVENT_TAG)
+_SEPARATOR = int(EventType.SEPARATOR)
+_FILE_TYPES = frozenset({_IPL, _EVENT_TAG})
+_FILE_PCRS = frozenset({9, 11, 12, 13, 14})
 _GOOD_SEPARATORS = (b"\0\0\0\0", b"\xff\xff\xff\xff")
 _ERROR_SEPARATOR = b"\x01\0\0\0"
 _COMMAND_LINES = (b"kernel_cmdline: ", b"grub_kernel_cmdline ")
@@ -148,36 +157,32 @@ def _replay_finding(found: ReplayFinding) -> BootFinding:
 def _separators(log: VerifiedBootLog) -> list[BootFinding]:
     """Exactly one separator in each of PCR 0-7, with proven data (pitfalls 41).
 
-    A CCEL has several per register by construction: PCRs share RTMRs.
+    A CCEL has several per register by construction: PCRs share RTMRs. Registers from 8 on belong to
+    the operating system, which may write separators of its own.
     """
+    digest_of = hash_constructor(log.bank)
+    good = {digest_of(data).digest() for data in _GOOD_SEPARATORS}
     found: list[BootFinding] = []
-    seen: dict[int, int] = {}
+    seen: set[int] = set()
     for event in log.events:
-        if event.type != EventType.SEPARATOR:
-            continue
         pcr = event.pcr
-        seen[pcr] = seen.get(pcr, 0) + 1
+        if event.type != _SEPARATOR or pcr > POLICY_PCR:
+            continue
         if event.data == _ERROR_SEPARATOR:
-            found.append(_refuse("separator-error", "the boot failed", pcr=pcr, event=event.number))
-        elif event.data not in _GOOD_SEPARATORS or (
-            prove(event, log.digest(event), log.bank) is not Proof.DATA
-        ):
-            found.append(
-                _refuse(
-                    "separator-invalid",
-                    "the digest is not that of a separator",
-                    pcr=pcr,
-                    event=event.number,
-                )
-            )
-        if seen[pcr] == 2 and pcr <= 7 and log.registers is RegisterKind.PCR:
-            found.append(
-                _refuse("separator-twice", "a second separator", pcr=pcr, event=event.number)
-            )
+            name, message = "separator-error", "the boot failed"
+        elif event.data not in _GOOD_SEPARATORS or log.digest(event) not in good:
+            name, message = "separator-invalid", "the digest is not that of a separator"
+        elif pcr in seen and log.registers is RegisterKind.PCR:
+            name, message = "separator-twice", "a second separator"
+        else:
+            name, message = "", ""
+        if name:
+            found.append(_refuse(name, message, pcr=pcr, event=event.number))
+        seen.add(pcr)
     if log.registers is RegisterKind.PCR and log.events:
         found += [
             _warning("separator-missing", f"PCR {pcr} has no separator", pcr=pcr)
-            for pcr in range(8)
+            for pcr in range(POLICY_PCR + 1)
             if pcr in log.verified_pcrs and pcr not in seen
         ]
     return found
@@ -220,19 +225,22 @@ def _weaknesses(policy: PolicyRegister) -> list[BootFinding]:
 
 
 def _application_order(log: VerifiedBootLog, quirks: frozenset[Quirk]) -> list[BootFinding]:
-    """The boot manager announces boot options before it starts one (pitfalls 44)."""
+    """Firmware that announces boot options does so before it starts one (pitfalls 44)."""
     if Quirk.APPLICATION_BEFORE_CALLING_EVENT in quirks or log.registers is not RegisterKind.PCR:
         return []
+    early: BootEvent | None = None
     for event in log.in_register(4):
-        if event.type == EventType.EFI_ACTION and event.data.rstrip(b"\0") == _CALLING:
-            return []
         if event.type == EventType.EFI_BOOT_SERVICES_APPLICATION:
+            early = early or event
+        elif event.type == EventType.EFI_ACTION and event.data.rstrip(b"\0") == _CALLING:
+            if early is None:
+                return []
             return [
                 _warning(
                     "application-before-calling-event",
                     "an application started before a boot option was called",
                     pcr=4,
-                    event=event.number,
+                    event=early.number,
                 )
             ]
     return []
@@ -250,7 +258,7 @@ def _command_lines(log: VerifiedBootLog) -> tuple[str, ...]:
     return tuple(
         byte_text(boot_string(event.data) or b"")
         for event in log.events
-        if event.type == EventType.IPL
+        if event.type == _IPL
         and event.data.startswith(_COMMAND_LINES)
         and prove(event, log.digest(event), log.bank) is Proof.VALUE
     )
@@ -259,22 +267,16 @@ def _command_lines(log: VerifiedBootLog) -> tuple[str, ...]:
 def _files(log: VerifiedBootLog) -> tuple[MeasuredFile, ...]:
     """Records whose digest is that of a file: only a name, and no digest of that name."""
     files = []
+    position = log.position
     for event in log.events:
-        if event.type not in {EventType.IPL, EventType.EVENT_TAG} or event.pcr not in {
-            9,
-            11,
-            12,
-            13,
-            14,
-        }:
+        if event.pcr not in _FILE_PCRS or event.type not in _FILE_TYPES:
             continue
-        if prove(event, log.digest(event), log.bank) is not Proof.NONE:
+        digest = event.digests[position] or b""
+        if prove(event, digest, log.bank) is not Proof.NONE:
             continue
-        data = event.data[8:] if event.type == EventType.EVENT_TAG else event.data
+        data = event.data[8:] if event.type == _EVENT_TAG else event.data
         name = utf16_text(data) if looks_like_utf16(data) else byte_text(data)
         files.append(
-            MeasuredFile(
-                pcr=event.pcr, digest=log.digest(event).hex(), name=name, event=event.number
-            )
+            MeasuredFile(pcr=event.pcr, digest=digest.hex(), name=name, event=event.number)
         )
     return tuple(files)

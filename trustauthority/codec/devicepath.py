@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from struct import unpack_from
 
 from trustauthority.codec.efi_text import byte_text, format_guid, utf16_text
-from trustauthority.codec.reader import Reader
+from trustauthority.errors import MalformedEvidence
 
 MAX_NODES = 64
 _END = 0x7F
+_END_ALL = 0xFF
 _PNP_VENDOR = 0x41D0
 
 
@@ -23,23 +24,28 @@ def decode_device_path(data: bytes, *, base: int = 0) -> str:
     Raises:
         MalformedEvidence: a node that is shorter than its header or leaves the path.
     """
-    reader = Reader(data, part="device path", base=base)
     nodes: list[str] = []
-    while reader.remaining:
-        at = reader.offset
-        kind, subtype, size = reader.u8("type"), reader.u8("subtype"), reader.u16("length")
-        if size < 4:
-            raise reader.malformed(f"a node of {size} bytes", at=at)
-        body = reader.take(size - 4, "the node")
-        if kind == _END:
-            if subtype == 0xFF:
-                break
-            nodes.append(",")
-            continue
+    offset, size = 0, len(data)
+    while offset < size:
+        if size - offset < 4:
+            raise _malformed("a node is cut off", base + offset)
+        kind, subtype = data[offset], data[offset + 1]
+        length = data[offset + 2] | data[offset + 3] << 8
+        end = offset + length
+        if length < 4 or end > size:
+            raise _malformed(f"a node of {length} bytes", base + offset)
+        if kind == _END and subtype == _END_ALL:
+            break
         if len(nodes) >= MAX_NODES:
-            raise reader.malformed(f"more than {MAX_NODES} nodes", at=at)
-        nodes.append(_node(kind, subtype, body))
+            raise _malformed(f"more than {MAX_NODES} nodes", base + offset)
+        body = data[offset + 4 : end]
+        nodes.append("," if kind == _END else _node(kind, subtype, body))
+        offset = end
     return "/".join(nodes)
+
+
+def _malformed(message: str, offset: int) -> MalformedEvidence:
+    return MalformedEvidence(message, part="device path", offset=offset)
 
 
 def _node(kind: int, subtype: int, body: bytes) -> str:

@@ -13,6 +13,7 @@ from struct import Struct
 from trustauthority.codec.devicepath import decode_device_path
 from trustauthority.codec.efi_text import format_guid, utf16_text
 from trustauthority.codec.reader import Reader
+from trustauthority.errors import MalformedEvidence
 from trustauthority.model.efi import (
     EfiSignatureList,
     EfiVariable,
@@ -26,6 +27,7 @@ MAX_SIGNATURES = 65_536
 MAX_PARTITIONS = 256
 _VARIABLE = Struct("<16sQQ")
 _LIST = Struct("<16sIII")
+_OWNER = 16
 _GPT_ENTRY_BYTES = 128
 _GPT_MIN_HEADER = 92
 
@@ -88,7 +90,7 @@ def _decode_signature_list(reader: Reader) -> EfiSignatureList:
     if header_size > body:
         raise reader.malformed(f"a vendor header of {header_size} bytes in {body}", at=at)
     reader.take(header_size, "the vendor header")
-    if entry_size <= 16:
+    if entry_size <= _OWNER:
         raise reader.malformed(f"entries of {entry_size} bytes", at=at)
     count, rest = divmod(body - header_size, entry_size)
     if rest:
@@ -107,17 +109,21 @@ def count_signatures(data: bytes) -> int:
     Raises:
         MalformedEvidence: as ``decode_signature_lists``.
     """
-    reader = Reader(data, part="EFI signature list")
-    total = 0
-    while reader.remaining:
-        at = reader.offset
-        _, size, header_size, entry_size = _LIST.unpack(reader.take(_LIST.size, "the list header"))
-        body = size - _LIST.size - header_size
-        if body < 0 or entry_size <= 16 or body % entry_size:
-            raise reader.malformed("sizes of a list that do not fit", at=at)
-        reader.take(header_size + body, "the entries")
+    total, offset, size = 0, 0, len(data)
+    while offset < size:
+        if size - offset < _LIST.size:
+            raise _bad_list("a list is cut off", offset)
+        _, length, header_size, entry_size = _LIST.unpack_from(data, offset)
+        body = length - _LIST.size - header_size
+        if body < 0 or length > size - offset or entry_size <= _OWNER or body % entry_size:
+            raise _bad_list("sizes of a list that do not fit", offset)
         total += body // entry_size
+        offset += length
     return total
+
+
+def _bad_list(message: str, offset: int) -> MalformedEvidence:
+    return MalformedEvidence(message, part="EFI signature list", offset=offset)
 
 
 def decode_image_load(data: bytes, *, base: int = 0) -> ImageLoad:

@@ -50,10 +50,11 @@ class Reader:
         return taken
 
     def _number(self, layout: Struct, what: str) -> int:
-        if self.remaining < layout.size:
+        end = self.offset + layout.size
+        if end > len(self._data):
             raise self.malformed(f"{what} needs {layout.size} bytes, {self.remaining} are left")
         value: int = layout.unpack_from(self._data, self.offset)[0]
-        self.offset += layout.size
+        self.offset = end
         return value
 
     def u8(self, what: str) -> int:

@@ -34,6 +34,11 @@ _LABELS = (
     (b"module_cmdline: ", "module command line"),
     (b"grub_kernel_cmdline ", "kernel command line"),
 )
+_LABEL_BYTES = tuple(label for label, _ in _LABELS)
+_NO_ACTION = int(EventType.NO_ACTION)
+_IPL = int(EventType.IPL)
+_AUTHORITY = int(EventType.EFI_VARIABLE_AUTHORITY)
+_BOOT_VARIABLES = frozenset({int(EventType.EFI_VARIABLE_BOOT), int(EventType.EFI_VARIABLE_BOOT2)})
 _DATABASES = frozenset({"PK", "KEK", "db", "dbx", "dbt", "dbr"})
 _SEPARATORS = {
     b"\0\0\0\0": "separator",
@@ -97,26 +102,27 @@ def prove(
     quirks: frozenset[Quirk] = frozenset(),
 ) -> Proof:
     """Say how far the digest of an event covers its data."""
-    if event.type == EventType.NO_ACTION:
+    event_type = event.type
+    if event_type == _NO_ACTION:
         return Proof.NONE
     digest_of = hash_constructor(bank)
     if digest_of(event.data).digest() == digest:
         return Proof.DATA
-    value = _hashed_value(event)
+    value = _hashed_value(event_type, event.data)
     if value is not None and digest_of(value).digest() == digest:
         return Proof.VALUE
-    if event.type == EventType.EFI_VARIABLE_AUTHORITY and Quirk.SHIM_TRAILING_BYTES in quirks:
+    if event_type == _AUTHORITY and Quirk.SHIM_TRAILING_BYTES in quirks:
         return Proof.DATA if shim_measured(event.data, digest, bank) else Proof.NONE
     return Proof.NONE
 
 
-def _hashed_value(event: BootEvent) -> bytes | None:
+def _hashed_value(event_type: int, data: bytes) -> bytes | None:
     """The part of the data that an event of this type hashes, where that is not the whole."""
-    if event.type in {EventType.EFI_VARIABLE_BOOT, EventType.EFI_VARIABLE_BOOT2}:
-        found = variable_value_range(event.data)
-        return event.data[found[0] : found[1]] if found else None
-    if event.type == EventType.IPL:
-        return boot_string(event.data)
+    if event_type == _IPL:
+        return boot_string(data)
+    if event_type in _BOOT_VARIABLES:
+        found = variable_value_range(data)
+        return data[found[0] : found[1]] if found else None
     return None
 
 
@@ -136,7 +142,9 @@ def boot_string(data: bytes) -> bytes | None:
 
 
 def _label(data: bytes) -> tuple[bytes, str] | None:
-    return next((label for label in _LABELS if data.startswith(label[0])), None)
+    if not data.startswith(_LABEL_BYTES):
+        return None
+    return next(label for label in _LABELS if data.startswith(label[0]))
 
 
 # --- words -----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -121,15 +122,20 @@ def hash_constructor(bank: HashAlgorithm) -> Callable[[bytes], Any]:
     Raises:
         AlgorithmUnsupported: when this build of OpenSSL lacks it (SM3).
     """
-    name = _HASH_NAMES[bank]
-    direct = getattr(hashlib, name, None)
+    found = _CONSTRUCTORS.get(bank)
+    if found is None:
+        raise AlgorithmUnsupported(f"{bank} is not in this OpenSSL", algorithm=bank)
+    return found
+
+
+def _constructor(name: str) -> Callable[[bytes], Any] | None:
+    direct: Callable[[bytes], Any] | None = getattr(hashlib, name, None)
     if direct is not None:
-        return direct  # type: ignore[no-any-return]
-    try:
-        hashlib.new(name)
-    except ValueError:
-        raise AlgorithmUnsupported(f"{bank} is not in this OpenSSL", algorithm=bank) from None
-    return lambda data: hashlib.new(name, data)
+        return direct
+    return partial(hashlib.new, name) if name in hashlib.algorithms_available else None
+
+
+_CONSTRUCTORS = {bank: _constructor(name) for bank, name in _HASH_NAMES.items()}
 
 
 def replay(log: BootLog, bank: HashAlgorithm) -> Replay:
