@@ -20,6 +20,7 @@ _NV_BLOCK = 512
 _NV_LIMIT = 8192
 """Longest NV index read, in bytes; EK certificates have 1 to 2 KiB."""
 _PCRS_PER_READ = 8
+_PCR_COUNT = 24
 _CHAIN_FIRST, _CHAIN_LAST = 0x01C00100, 0x01C001FF
 """NV range of issuing certificates (EK Credential Profile 2.6, section 2.2.1.5.2)."""
 
@@ -203,4 +204,6 @@ def selection_list(banks: list[tuple[int, tuple[int, ...]]]) -> Any:
 
 
 def _bitmap(indices: tuple[int, ...]) -> bytes:
+    if not all(0 <= index < _PCR_COUNT for index in indices):
+        raise TpmError(f"PCRs are numbered 0 to {_PCR_COUNT - 1}, not {indices}")
     return sum(1 << index for index in indices).to_bytes(3, "little")

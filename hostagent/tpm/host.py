@@ -205,7 +205,9 @@ class HostTpm:
     ) -> Iterator[Any]:
         """A policy session that authorises one use of the EK (profile B.6: policy A, or B over A)."""
         area, _ = types.TPMT_PUBLIC.unmarshal(endorsement.key.public)
-        branches = templates.ENDORSEMENTS[endorsement.algorithm].policy_branches
+        branches = templates.policy_branches(endorsement.key.public)
+        if branches is None:
+            raise TpmError("the EK has a policy that is neither A nor B of the EK profile")
         esapi = self._device.esapi
         session = esapi.start_auth_session(
             salted_to,

@@ -52,8 +52,6 @@ class EndorsementTemplate:
     """NV index of the bytes that start ``unique`` when it exists (low range only)."""
     public: bytes
     """The default template, a marshalled TPMT_PUBLIC."""
-    policy_branches: tuple[bytes, ...]
-    """Digests for PolicyOR after PolicySecret(endorsement); empty for policy A of the low range."""
 
 
 def _policy_a(hash_name: str) -> bytes:
@@ -81,6 +79,24 @@ def _policy_b(hash_name: str) -> bytes:
     return hashlib.new(
         hash_name, bytes(size) + _CC_POLICY_OR.to_bytes(4, "big") + branches
     ).digest()
+
+
+def policy_branches(public: bytes) -> tuple[bytes, ...] | None:
+    """What an EK's policy asks for after PolicySecret(endorsement), judged by its authPolicy.
+
+    Returns:
+        Nothing for policy A, the digests for PolicyOR for policy B, None for any other policy.
+    """
+    area, _ = types.TPMT_PUBLIC.unmarshal(public)
+    hash_name = {int(_ALG.SHA256): "sha256", int(_ALG.SHA384): "sha384"}.get(int(area.nameAlg))
+    if hash_name is None:
+        return None
+    policy = bytes(area.authPolicy)
+    if policy == _policy_a(hash_name):
+        return ()
+    if policy == _policy_b(hash_name):
+        return (_policy_a(hash_name), _POLICY_C[hash_name])
+    return None
 
 
 def _aes_cfb(bits: int) -> Any:
@@ -143,7 +159,6 @@ def _low(index: int, body: tuple[Any, Any, Any]) -> EndorsementTemplate:
         nonce_index=index + 1,
         template_index=index + 2,
         public=_public(body, _EK_LOW, policy=_policy_a("sha256")),
-        policy_branches=(),
     )
 
 
@@ -153,7 +168,6 @@ def _high(index: int, body: tuple[Any, Any, Any], hash_name: str) -> Endorsement
         nonce_index=None,
         template_index=index + 1,
         public=_public(body, _EK_HIGH, hash_name=hash_name, policy=_policy_b(hash_name)),
-        policy_branches=(_policy_a(hash_name), _POLICY_C[hash_name]),
     )
 
 
