@@ -63,9 +63,10 @@ def write_private(path: Path, content: bytes | bytearray) -> None:
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
+    with os.fdopen(descriptor, "wb", buffering=0) as file:  # no buffer keeps a copy of a key
+        rest = memoryview(content)
+        while rest:
+            rest = rest[file.write(rest) :]
         os.fsync(descriptor)
     temporary.replace(path)
     _sync_folder(path.parent)

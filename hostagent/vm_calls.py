@@ -1,0 +1,149 @@
+"""Turn what the lease machine wants sent into calls, and answers into its replies.
+
+Stage: edge of the agent. Trusts nothing beyond what ``channel`` authenticated. Guarantees that a
+definitive refusal becomes a reply and that silence, overload and doubt never do: those raise, and
+the same request goes out again. Does not retry and does not open grants.
+"""
+
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from hostagent.channel import AuthorityLink
+from hostagent.failure import CallFailed, FailureKind
+from hostagent.lease_model import Operation, Reply, Send
+from trustauthority.v1 import keyprovider_pb2 as keys
+from trustauthority.v1 import placement_pb2 as placement
+from trustauthority.v1.common_pb2 import LeaseTerms
+
+UNLIMITED_MS = 100 * 365 * 86_400_000
+"""What «0, unlimited» on the wire means to the lease machine: a hundred years."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """A reply, with the grant when one came along."""
+
+    reply: Reply
+    key_grant: bytes = field(default=b"", repr=False)
+    detail: str = ""
+    """Why not, in words; empty when accepted."""
+    exit_code: int = 0
+
+
+async def send(link: AuthorityLink, vm_id: str, asked: Send, timeout_s: float) -> Answered:
+    """Send one request. Raises CallFailed when there is no definitive answer."""
+    try:
+        return await _send(link, vm_id, asked, timeout_s)
+    except CallFailed as error:
+        failure = error.failure
+        if failure.kind is not FailureKind.REFUSED:
+            raise
+        refused = Reply(
+            operation=asked.operation,
+            request_id=asked.request_id,
+            accepted=False,
+            reason=failure.reason,
+        )
+        return Answered(reply=refused, detail=failure.detail, exit_code=failure.exit_code)
+
+
+async def _send(link: AuthorityLink, vm_id: str, asked: Send, timeout_s: float) -> Answered:
+    metadata = link.metadata(asked.request_id)
+    match asked.operation:
+        case Operation.REQUEST | Operation.PREPARE:
+            return await _request_key(link, vm_id, asked, timeout_s)
+        case Operation.RENEW:
+            renewed = await link.answer(
+                link.keys.RenewLease(
+                    keys.RenewLeaseRequest(
+                        vm_id=vm_id, grant_epoch=asked.grant_epoch, request_id=asked.request_id
+                    ),
+                    timeout=timeout_s,
+                    metadata=metadata,
+                )
+            )
+            return _accepted(asked, renewed.request_id, renewed.grant_epoch, renewed.lease)
+        case Operation.GIVE_BACK:
+            given = await link.answer(
+                link.keys.GiveBackKey(
+                    keys.GiveBackKeyRequest(
+                        vm_id=vm_id, grant_epoch=asked.grant_epoch, request_id=asked.request_id
+                    ),
+                    timeout=timeout_s,
+                    metadata=metadata,
+                )
+            )
+            return _accepted(asked, given.request_id)
+        case Operation.OFFER | Operation.SWITCH | Operation.ABORT:
+            return await _move(link, vm_id, asked, timeout_s)
+        case _:
+            assert_never(asked.operation)
+
+
+async def _request_key(link: AuthorityLink, vm_id: str, asked: Send, timeout_s: float) -> Answered:
+    prepares = asked.operation is Operation.PREPARE
+    reply = await link.answer(
+        link.keys.RequestKey(
+            keys.RequestKeyRequest(
+                vm_id=vm_id,
+                request_id=asked.request_id,
+                purpose=keys.KEY_PURPOSE_MIGRATE if prepares else keys.KEY_PURPOSE_START,
+                move_id=asked.move_id if prepares else "",
+            ),
+            timeout=timeout_s,
+            metadata=link.metadata(asked.request_id),
+        )
+    )
+    answered = _accepted(asked, reply.request_id, reply.grant_epoch, reply.lease)
+    return Answered(reply=answered.reply, key_grant=reply.key_grant)
+
+
+async def _move(link: AuthorityLink, vm_id: str, asked: Send, timeout_s: float) -> Answered:
+    metadata = link.metadata(asked.request_id)
+    if asked.operation is Operation.OFFER:
+        offered = await link.answer(
+            link.placement.OfferMove(
+                placement.OfferMoveRequest(
+                    vm_id=vm_id,
+                    grant_epoch=asked.grant_epoch,
+                    destination=asked.destination,
+                    request_id=asked.request_id,
+                ),
+                timeout=timeout_s,
+                metadata=metadata,
+            )
+        )
+        return _accepted(asked, offered.request_id)
+    if asked.operation is Operation.SWITCH:
+        switched = await link.answer(
+            link.placement.SwitchMove(
+                placement.SwitchMoveRequest(vm_id=vm_id, request_id=asked.request_id),
+                timeout=timeout_s,
+                metadata=metadata,
+            )
+        )
+        return _accepted(asked, switched.request_id, switched.grant_epoch)
+    aborted = await link.answer(
+        link.placement.AbortMove(
+            placement.AbortMoveRequest(vm_id=vm_id, request_id=asked.request_id),
+            timeout=timeout_s,
+            metadata=metadata,
+        )
+    )
+    return _accepted(asked, aborted.request_id)
+
+
+def _accepted(
+    asked: Send, echoed_id: str, grant_epoch: int = 0, lease: LeaseTerms | None = None
+) -> Answered:
+    terms = lease if lease is not None else LeaseTerms()
+    reply = Reply(
+        operation=asked.operation,
+        request_id=echoed_id,  # the machine ignores a reply that echoes another id
+        accepted=True,
+        grant_epoch=grant_epoch,
+        lease_ms=terms.lease_ms or UNLIMITED_MS,
+        continue_for_ms=terms.continue_for_ms,
+        skew_ms=terms.skew_ms,
+    )
+    return Answered(reply=reply)

@@ -1,0 +1,110 @@
+"""Open grants for VMs, never older ones than were seen, and hand keys out.
+
+Stage: between lease machine and hypervisor. Trusts the release key pinned at enrolment. Guarantees
+that the highest epochs of each VM survive a restart and a reboot, that a key that leaves goes into
+one file of mode 0600, and that every copy made here is overwritten. Does not hold keys.
+"""
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from hostagent.failure import CallFailed, Failure, FailureKind
+from hostagent.files import read_json, write_json, write_private
+from hostagent.grant import GrantRefused, GrantRequest, open_key_grant, read_key_grant, wipe
+from hostagent.identity import Identity
+from hostagent.keys import HostKeys
+from hostagent.ports import TpmPort
+
+_EPOCHS = "epochs.json"
+_PURPOSES = {True: "prepare", False: "run"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedKey:
+    """What may be said of a key that was opened."""
+
+    length: int
+    sha256: str
+    grant_epoch: int
+    key_epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyOpener:
+    """Opens grants in this host's TPM."""
+
+    tpm: TpmPort
+    keys: HostKeys
+    identity: Identity
+    state_dir: Path
+
+    async def open(
+        self, wire: bytes, *, vm_id: str, request_id: str, prepares: bool, out: Path | None
+    ) -> OpenedKey:
+        """Open a grant, write the key to ``out`` if given, wipe it. Raises CallFailed."""
+        try:
+            return await asyncio.to_thread(
+                self._open, wire, vm_id=vm_id, request_id=request_id, prepares=prepares, out=out
+            )
+        except GrantRefused as failure:
+            raise CallFailed(_refused(failure)) from failure
+
+    def _open(
+        self, wire: bytes, *, vm_id: str, request_id: str, prepares: bool, out: Path | None
+    ) -> OpenedKey:
+        release_key = self.identity.release_key()
+        grant = read_key_grant(wire, (release_key,))
+        lowest = self._lowest(vm_id)
+        asked = GrantRequest(
+            vm_id=vm_id,
+            host_id=self.identity.host_id,
+            storage_name=self.keys.storage.name,
+            request_id=request_id,
+            purpose=_PURPOSES[prepares],
+            lowest_grant_epoch=lowest[0],
+            lowest_key_epoch=lowest[1],
+        )
+        key = open_key_grant(
+            wire, asked=asked, release_keys=(release_key,), tpm=self.tpm, storage=self.keys.storage
+        )
+        try:
+            self._remember(vm_id, grant.grant_epoch, grant.key_epoch)
+            if out is not None:
+                write_private(out, key)
+            return OpenedKey(
+                length=len(key),
+                sha256=hashlib.sha256(key).hexdigest(),
+                grant_epoch=grant.grant_epoch,
+                key_epoch=grant.key_epoch,
+            )
+        finally:
+            wipe(key)
+
+    def _lowest(self, vm_id: str) -> tuple[int, int]:
+        seen = (read_json(self.state_dir / _EPOCHS) or {}).get(vm_id, [0, 0])
+        return int(seen[0]), int(seen[1])
+
+    def _remember(self, vm_id: str, grant_epoch: int, key_epoch: int) -> None:
+        path = self.state_dir / _EPOCHS
+        epochs = read_json(path) or {}
+        if epochs.get(vm_id) != [grant_epoch, key_epoch]:
+            write_json(path, {**epochs, vm_id: [grant_epoch, key_epoch]})
+
+
+def claimed_request(wire: bytes, identity: Identity) -> tuple[str, str, bool]:
+    """VM, request id and whether it prepares a move, as a signed grant says. Raises CallFailed.
+
+    For grants that were saved: whoever saved it had asked for it.
+    """
+    try:
+        grant = read_key_grant(wire, (identity.release_key(),))
+    except GrantRefused as failure:
+        raise CallFailed(_refused(failure)) from failure
+    return grant.vm_id, grant.request_id, grant.purpose == _PURPOSES[True]
+
+
+def _refused(failure: GrantRefused) -> Failure:
+    reason = "GRANT_" + failure.reason.upper().replace("-", "_")
+    return Failure(kind=FailureKind.REFUSED, reason=reason, detail=str(failure), exit_code=1)
