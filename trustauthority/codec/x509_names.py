@@ -22,6 +22,7 @@ from trustauthority.codec.der import (
 from trustauthority.errors import MalformedEvidence
 from trustauthority.model.certificate import Name, SubjectAlternativeName, TpmIdentity
 
+ORGANIZATION: Final = "2.5.4.10"
 TPM_MANUFACTURER: Final = "2.23.133.2.1"
 TPM_MODEL: Final = "2.23.133.2.2"
 TPM_VERSION: Final = "2.23.133.2.3"
@@ -34,7 +35,7 @@ _ATTRIBUTE_NAMES: Final = {
     "2.5.4.7": "L",
     "2.5.4.8": "ST",
     "2.5.4.9": "street",
-    "2.5.4.10": "O",
+    ORGANIZATION: "O",
     "2.5.4.11": "OU",
     "0.9.2342.19200300.100.1.25": "DC",
     TPM_MANUFACTURER: "tpmManufacturer",
@@ -64,6 +65,9 @@ def decode_name(element: DerElement) -> Name:
     return Name(
         raw=element.raw,
         text=",".join(_labelled(oid, text) for one in reversed(relative) for oid, text in one),
+        organization=next(
+            (text for one in relative for oid, text in one if oid == ORGANIZATION), None
+        ),
         canonical=tuple(
             tuple(sorted((oid, " ".join(text.split()).casefold()) for oid, text in one))
             for one in relative

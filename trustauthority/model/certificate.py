@@ -40,6 +40,8 @@ class Name:
     """DER of the RDNSequence, header included."""
     canonical: CanonicalName
     """What is compared: vendors encode one name as PrintableString here and UTF8String there."""
+    organization: str | None
+    """The first organizationName, for grouping by vendor."""
     text: str
     """RFC 4514 text; control and non-ASCII-printable characters are escaped."""
 

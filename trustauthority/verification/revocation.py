@@ -16,7 +16,12 @@ from trustauthority.codec.x509_keys import (
     check_certificate_signature,
     uses_sha1,
 )
-from trustauthority.errors import AlgorithmUnsupported, EkCertificateRevoked, EndorsementRejected
+from trustauthority.errors import (
+    AlgorithmUnsupported,
+    EkCertificateRevoked,
+    EndorsementRejected,
+    MalformedEvidence,
+)
 from trustauthority.model.certificate import Certificate, CertificateRevocationList, KeyUsage
 from trustauthority.model.endorsement import EndorsementPolicy, EndorsementRule, Revocations
 from trustauthority.verification.endorsement_profile import refused
@@ -99,7 +104,7 @@ def _check_signature(revoked: CertificateRevocationList, issuer: Certificate) ->
         )
     except InvalidSignature:
         raise _unsound(issuer, "it is not signed by that key") from None
-    except AlgorithmUnsupported as error:
+    except (AlgorithmUnsupported, MalformedEvidence) as error:
         raise _unsound(issuer, error.message) from error
 
 
