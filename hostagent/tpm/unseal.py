@@ -28,6 +28,9 @@ _CLOCK_OFFSET = 8
 """Offset of clock in TPMS_TIME_INFO."""
 _COUNTERS_OFFSET = 16
 """Offset of resetCount, with restartCount right behind it."""
+_PCR_CHANGED = 0x128
+"""TPM_RC_PCR_CHANGED: some PCR was extended since PolicyPCR."""
+_ATTEMPTS = 8
 _SEALED_ATTRIBUTES = constants.TPMA_OBJECT.NODA | constants.TPMA_OBJECT.ADMINWITHPOLICY
 
 
@@ -71,7 +74,23 @@ def import_and_unseal(device: TpmDevice, storage: SavedObject, sealed: SealedSec
             )
             loaded = device.esapi.load(parent, private, public)
         with device.flushed(loaded) as handle:
+            return _unseal_while_pcrs_move(device, parent, handle, sealed)
+
+
+def _unseal_while_pcrs_move(
+    device: TpmDevice, parent: Handle, handle: Handle, sealed: SealedSecret
+) -> bytearray:
+    """Satisfy the policy anew when any PCR, such as IMA's 10, was extended before the answer.
+
+    A changed *sealed* PCR then fails the policy itself, so nothing opens that should not.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        try:
             return _unseal(device, parent, handle, sealed)
+        except TpmError as failure:
+            if failure.code != _PCR_CHANGED:
+                raise
+    return _unseal(device, parent, handle, sealed)
 
 
 def _decode_public(public: bytes) -> Any:
