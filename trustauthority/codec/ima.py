@@ -28,14 +28,6 @@ _U32 = Struct("<I")
 _TEMPLATE_DIGEST_SIZES = (20, 32, 48, 64)
 
 
-def is_ascii(data: bytes) -> bool:
-    """Say whether this is the text form: it begins with a decimal PCR index, never a 4-byte one."""
-    return data[:1] in (b" ", *_DIGITS) and data[1:2] in (b" ", *_DIGITS)
-
-
-_DIGITS = tuple(bytes((digit,)) for digit in b"0123456789")
-
-
 class ImaStream:
     """Entries from a log that arrives in pieces; holds at most one unfinished entry.
 

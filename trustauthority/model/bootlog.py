@@ -8,7 +8,7 @@ Guide (CCEL) for the registers of a confidential VM.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
@@ -173,6 +173,19 @@ class BootLog:
         """The digest of one event in one bank, or None when it has none."""
         position = self.position(bank)
         return None if position is None else event.digests[position]
+
+    def boots(self) -> tuple["BootLog", ...]:
+        """The logs in this file, one by one: the PCRs of a resumed host follow from one of them.
+
+        Which one, the counters of the quote say (pitfalls 47); the numbers of the events stay.
+        """
+        if len(self.starts) < 2:
+            return (self,)
+        ends = (*self.starts[1:], len(self.events))
+        return tuple(
+            replace(self, events=self.events[start:end], starts=(start,))
+            for start, end in zip(self.starts, ends, strict=True)
+        )
 
     def in_register(self, pcr: int) -> Iterator[BootEvent]:
         """The events that claim to have been extended into one register."""
