@@ -19,8 +19,8 @@ from trustauthority.model.catalogue import (
     InventoryEntry,
 )
 from trustauthority.model.host import Admission, HostRecord, PendingEnrolment
-from trustauthority.model.identifiers import ClusterId, HostId, VmId
-from trustauthority.model.placement import PlacementState, Request
+from trustauthority.model.identifiers import ClusterId, HostId, RequestId, VmId
+from trustauthority.model.placement import AuthorityRecord, Move, PlacementState, Request
 from trustauthority.model.vm import IntentEntry, VmEntry, VmKeyEntry
 from trustauthority.placement.condition import Rule
 
@@ -206,8 +206,14 @@ class Placement(Protocol):
     async def decide(self, request: Request) -> tuple[PlacementState, tuple[Rule, ...]]:
         """Apply the request's transition; returns the rows after it and the rules that failed."""
 
+    async def authority(self) -> AuthorityRecord:
+        """What holds for every host: the global epoch among it."""
+
     async def look(self, *, vm: VmId, host: HostId) -> PlacementState:
         """Read the rows that a decision about this VM on this host would look at. Advice only."""
+
+    async def move(self, move_id: RequestId) -> Move | None:
+        """Read one move: its recorded outcome."""
 
 
 class Identities(Protocol):

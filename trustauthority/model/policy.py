@@ -78,7 +78,8 @@ class GrantPolicy:
     """Stable PCRs of the key's TPM policy. Never 10 or others that grow."""
     open_by_ms: int = 2 * MINUTE_MS
     """A released blob opens at most this long: it is a way in, not a cache."""
-    max_quote_age_ms: int = 24 * HOUR_MS
+    max_quote_age_ms: int = MINUTE_MS
+    """A key is bound to the TPM clock of a quote at most this old."""
     max_live_per_host: int = 512
     max_new_per_hour: int = 256
 

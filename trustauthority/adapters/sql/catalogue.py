@@ -91,7 +91,9 @@ class SqlCatalogue(Repository):
         if cluster:
             query = query.where(_anchor.c.cluster_id == cluster)
         rows = await self._connection.execute(query)
-        return [record(AnchorEntry, row, kind=AnchorKind, ek_type=EkType) for row in rows.mappings()]
+        return [
+            record(AnchorEntry, row, kind=AnchorKind, ek_type=EkType) for row in rows.mappings()
+        ]
 
     async def remove_anchor(self, cluster: ClusterId, anchor_id: str) -> bool:
         """Remove an anchor; False when there is none."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy import insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -140,14 +140,6 @@ class SqlHosts:
             .returning(authority.c.global_epoch)
         )
         return int(done.scalar_one())
-
-    async def global_epoch(self) -> int:
-        """The current global epoch."""
-        return int(
-            (
-                await self._connection.execute(select(func.max(tables.authority.c.global_epoch)))
-            ).scalar_one()
-        )
 
     async def _one(self, condition: object) -> HostRecord | None:
         rows = await self._connection.execute(select(_host).where(condition))  # type: ignore[arg-type]

@@ -108,6 +108,10 @@ class SqlPlacement:
             return state, why_not(state, request, self._now_ms) or _RACED
         return (await self._rows_of(request))[0], ()
 
+    async def authority(self) -> AuthorityRecord:
+        """What holds for every host: the global epoch among it."""
+        return await self._authority()
+
     async def look(self, *, vm: VmId, host: HostId) -> PlacementState:
         """Read the rows that a decision about this VM on this host would look at. Advice only."""
         state, _ = await self._rows(vm=vm, host=host, request_id=None, move_id=None)

@@ -1,0 +1,182 @@
+"""VerifiedEvidence in, Verdict out. Never raises: a check that crashes is FAILED.
+
+What it trusts: VerifiedEvidence, policy and approved baselines. What it guarantees: a verdict passes
+only when no check failed, and each check of the policy was made; doubt is failure (S12, N04).
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from trustauthority.appraisal.baseline import closest_baseline
+from trustauthority.appraisal.boot import boot_log_checks, secure_boot_checks
+from trustauthority.appraisal.runtime import runtime_checks
+from trustauthority.appraisal.states import state_of
+from trustauthority.model.baseline import Baseline
+from trustauthority.model.digest import HashAlgorithm
+from trustauthority.model.identifiers import ClusterId, HostId
+from trustauthority.model.policy import Policy, Requirement
+from trustauthority.model.verdict import Check, CheckState, Verdict
+from trustauthority.verification.pipeline import VerifiedEvidence
+from trustauthority.verification.replay import VerifiedBootLog
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppraisalContext:
+    """What an appraisal knows besides the evidence."""
+
+    host_id: HostId
+    cluster: ClusterId
+    endorsement: str
+    """Anchor and TPM as they were accepted at enrolment."""
+    policy_sha256: str
+    policy_epoch: int
+    issued_at_ms: int
+    """When the challenge was issued: evidence is at least this fresh."""
+    now_ms: int
+
+
+def appraise(
+    evidence: VerifiedEvidence,
+    policy: Policy,
+    baselines: Iterable[Baseline],
+    context: AppraisalContext,
+) -> Verdict:
+    """Judge verified evidence."""
+    compared: list[str] = []
+    checks = (
+        _identity_check("endorsement", "the TPM is accepted", context.endorsement),
+        _identity_check("residency", "the keys live in that TPM", "proven at enrolment"),
+        _group("quote", "the quote is genuine and fresh", lambda: _quote_checks(evidence)),
+        _group("boot-log", "the boot log explains the PCRs", lambda: _boot_log(evidence, policy)),
+        _group(
+            "secure-boot",
+            "Secure Boot",
+            lambda: secure_boot_checks(_claimed_log(evidence, policy), policy.boot),
+        ),
+        _group(
+            "baseline",
+            "the boot is an approved one",
+            lambda: _baseline_checks(evidence, policy, tuple(baselines), compared),
+        ),
+        _group(
+            "runtime",
+            "the runtime log",
+            lambda: runtime_checks(evidence.runtime, policy.runtime),
+        ),
+    )
+    passed = all(check.state is not CheckState.FAILED for check in checks)
+    until_ms = context.issued_at_ms + policy.evidence.max_age_ms
+    return Verdict(
+        host_id=context.host_id,
+        cluster=context.cluster,
+        passed=passed,
+        checks=checks,
+        policy=policy.name,
+        policy_sha256=context.policy_sha256,
+        policy_epoch=context.policy_epoch,
+        baseline=compared[0] if compared else "",
+        decided_at_ms=context.now_ms,
+        attested_until_ms=until_ms if passed else context.now_ms,
+    )
+
+
+def _identity_check(check_id: str, title: str, found: str) -> Check:
+    """What enrolment proved; a host without it has no row and no evidence is looked at."""
+    return Check(id=check_id, title=title, state=CheckState.PASSED, found=found)
+
+
+def _group(check_id: str, title: str, make: Callable[[], tuple[Check, ...]]) -> Check:
+    """Sum up checks; an exception in one of them is a failure that says so (N04)."""
+    try:
+        children = make()
+    except Exception as error:  # noqa: BLE001 - fail closed: whatever crashes a check fails the host
+        return Check(
+            id=check_id,
+            title=title,
+            state=CheckState.FAILED,
+            detail=f"the check crashed: {type(error).__name__}",
+            remedy="This is a defect of the authority; report it with the evidence bundle.",
+        )
+    states = {child.state for child in children}
+    if not children or CheckState.FAILED in states:
+        state = CheckState.FAILED
+    elif CheckState.WARNING in states:
+        state = CheckState.WARNING
+    else:
+        state = CheckState.PASSED if CheckState.PASSED in states else CheckState.SKIPPED
+    return Check(id=check_id, title=title, state=state, children=children)
+
+
+def _quote_checks(evidence: VerifiedEvidence) -> tuple[Check, ...]:
+    clock = evidence.quote.clock_info
+    return (
+        Check(
+            id="quote.genuine",
+            title="signature, challenge, selection, digest and counters",
+            state=CheckState.PASSED,
+            found=f"resets {clock.reset_count}, restarts {clock.restart_count}",
+        ),
+        Check(
+            id="quote.clock-safe",
+            title="the TPM's clock was not set back by a power cut",
+            state=CheckState.PASSED if clock.safe else CheckState.WARNING,
+            found="safe" if clock.safe else "not safe",
+            detail="" if clock.safe else "the TPM lost power without a shutdown",
+        ),
+    )
+
+
+def _boot_log(evidence: VerifiedEvidence, policy: Policy) -> tuple[Check, ...]:
+    checks: list[Check] = []
+    for bank, replay in evidence.boot.items():
+        claimed = bank is policy.evidence.bank
+        checks.extend(boot_log_checks(bank, replay, claimed=claimed))
+    return tuple(checks)
+
+
+def _claimed_log(evidence: VerifiedEvidence, policy: Policy) -> VerifiedBootLog | None:
+    replay = evidence.boot.get(HashAlgorithm(policy.evidence.bank))
+    return None if replay is None else replay.log
+
+
+def _baseline_checks(
+    evidence: VerifiedEvidence,
+    policy: Policy,
+    baselines: tuple[Baseline, ...],
+    compared: list[str],
+) -> tuple[Check, ...]:
+    if policy.boot.baseline is Requirement.OFF:
+        return (Check(id="baseline.off", title="not asked for", state=CheckState.SKIPPED),)
+    log = _claimed_log(evidence, policy)
+    closest = None if log is None else closest_baseline(log, baselines)
+    if closest is None:
+        return (
+            Check(
+                id="baseline.exists",
+                title="a baseline to compare with",
+                state=state_of(policy.boot.baseline, good=False),
+                detail="no boot log" if log is None else "no baseline is approved in this cluster",
+                remedy="ta baseline capture HOST NAME, then ta baseline approve NAME",
+            ),
+        )
+    baseline, checks = closest
+    compared.append(baseline.name)
+    if policy.boot.baseline is Requirement.WARN:
+        return tuple(_soften(check) for check in checks)
+    return checks
+
+
+def _soften(check: Check) -> Check:
+    if check.state is not CheckState.FAILED:
+        return check
+    return Check(
+        id=check.id,
+        title=check.title,
+        state=CheckState.WARNING,
+        expected=check.expected,
+        found=check.found,
+        detail=check.detail,
+        remedy=check.remedy,
+        pcr=check.pcr,
+        event_index=check.event_index,
+    )

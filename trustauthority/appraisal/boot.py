@@ -1,0 +1,118 @@
+"""Checks of the boot: the log explains the PCRs, Secure Boot is enforced, nothing forged stands in it.
+
+What it trusts: VerifiedBootLogs, of which only proven events are reachable. Pitfalls.md rules 34-44.
+"""
+
+from trustauthority.appraisal.bootfacts import boot_facts
+from trustauthority.appraisal.states import state_of
+from trustauthority.model.bootfacts import BootFacts, BootFinding, Severity
+from trustauthority.model.digest import HashAlgorithm
+from trustauthority.model.policy import BootPolicy, Requirement
+from trustauthority.model.verdict import Check, CheckState
+from trustauthority.verification.pipeline import BankReplay
+from trustauthority.verification.replay import VerifiedBootLog
+
+_FIRMWARE_PCRS = range(8)
+
+
+def boot_log_checks(bank: HashAlgorithm, replay: BankReplay, *, claimed: bool) -> tuple[Check, ...]:
+    """Checks of one quoted bank: every active bank must replay (TPM Carte Blanche, rule 40)."""
+    check_id, title = f"boot-log.{bank}", f"the log reproduces the {bank} bank"
+    if replay.log is None:
+        return (
+            Check(
+                id=check_id,
+                title=title,
+                state=CheckState.FAILED,
+                detail=replay.problem,
+                remedy="Check that the agent may read the boot log, and that the boot loader passes it on.",
+            ),
+        )
+    log = replay.log
+    differences = tuple(
+        Check(
+            id=f"{check_id}.pcr-{each.pcr}",
+            title=f"PCR {each.pcr}",
+            state=CheckState.FAILED,
+            pcr=each.pcr,
+            expected="no event" if each.replayed is None else each.replayed.hex(),
+            found=each.quoted.hex(),
+            detail=str(each),
+            remedy="The log was changed, or something extended this PCR without logging it.",
+        )
+        for each in log.differences
+    )
+    state = CheckState.FAILED if differences or log.defects else CheckState.PASSED
+    shown = Check(
+        id=check_id,
+        title=title if claimed else f"{title}; no claim rests on it",
+        state=state,
+        found=f"{len(log.events)} events reproduce {len(log.verified_pcrs)} PCRs",
+        children=differences,
+    )
+    return (shown, _capped(bank, log)) if claimed else (shown,)
+
+
+def _capped(bank: HashAlgorithm, log: VerifiedBootLog) -> Check:
+    """A firmware PCR that nothing was extended into could be filled by anybody (rule 40)."""
+    empty = [pcr for pcr in _FIRMWARE_PCRS if pcr in log.verified_pcrs and not log.in_register(pcr)]
+    return Check(
+        id=f"boot-log.{bank}.measured",
+        title="firmware measured into each of PCRs 0-7",
+        state=CheckState.FAILED if empty else CheckState.PASSED,
+        found=f"no event in PCR {', '.join(map(str, empty))}" if empty else "all",
+        pcr=empty[0] if empty else -1,
+    )
+
+
+def secure_boot_checks(log: VerifiedBootLog | None, policy: BootPolicy) -> tuple[Check, ...]:
+    """Checks of Secure Boot and of what a genuine log can't contain."""
+    if log is None:
+        return (
+            Check(
+                id="secure-boot.log",
+                title="a verified boot log",
+                state=CheckState.FAILED,
+                pcr=7,
+                detail="without a boot log nothing is known of Secure Boot",
+            ),
+        )
+    facts = boot_facts(log)
+    return (
+        _enforced(facts, policy),
+        *(_finding(each, policy) for each in facts.findings),
+    )
+
+
+def _enforced(facts: BootFacts, policy: BootPolicy) -> Check:
+    secure = facts.secure_boot
+    said = {True: "on", False: "off", None: "unknown"}[secure.enabled]
+    return Check(
+        id="secure-boot.enforced",
+        title="Secure Boot is enforced",
+        state=state_of(policy.secure_boot, good=secure.enforced),
+        expected="on, and used to accept what was loaded",
+        found=said
+        if secure.enforced or secure.enabled is not True
+        else "on, but not proven in force",
+        detail="" if secure.enforced else f"Secure Boot is {said}",
+        remedy="" if secure.enforced else "Turn Secure Boot on in the firmware setup and reboot.",
+        pcr=7,
+    )
+
+
+def _finding(finding: BootFinding, policy: BootPolicy) -> Check:
+    if finding.severity is Severity.REFUSE:
+        state = CheckState.FAILED
+    elif finding.severity is Severity.WARNING:
+        state = CheckState.FAILED if policy.debug is Requirement.REQUIRED else CheckState.WARNING
+    else:
+        state = CheckState.PASSED
+    return Check(
+        id=f"secure-boot.{finding.id}",
+        title=finding.message,
+        state=state,
+        detail=finding.message,
+        pcr=finding.pcr,
+        event_index=finding.event,
+    )

@@ -1,0 +1,55 @@
+"""Runtime facts: the IMA log against PCR 10.
+
+What it trusts: a RuntimeReplay, whose entries a quote proves. Entries after the matched prefix are
+unverified and never appraised (rule 54). File digests are judged by runtime policies, which this
+version does not have: it says so by not making that check.
+"""
+
+from trustauthority.appraisal.states import state_of
+from trustauthority.model.policy import RuntimePolicy
+from trustauthority.model.verdict import Check
+from trustauthority.verification.pipeline import RuntimeReplay
+from trustauthority.verification.runtime import BootAggregate
+
+
+def runtime_checks(replay: RuntimeReplay, policy: RuntimePolicy) -> tuple[Check, ...]:
+    """Checks of the runtime log."""
+    progress = replay.progress
+    tied = progress.aggregate in (BootAggregate.PCRS_0_7, BootAggregate.PCRS_0_9)
+    return (
+        Check(
+            id="runtime.replay",
+            title="the IMA log reproduces PCR 10",
+            state=state_of(policy.ima, good=not replay.problem),
+            pcr=10,
+            found=replay.problem or f"{progress.count} entries",
+            detail=replay.problem,
+            remedy="Attest again; if it stays, the log was changed or PCR 10 extended outside of it."
+            if replay.problem
+            else "",
+        ),
+        Check(
+            id="runtime.entries",
+            title="each entry's digest fits its content",
+            state=state_of(policy.ima, good=progress.defects == 0),
+            pcr=10,
+            expected="0",
+            found=str(progress.defects),
+        ),
+        Check(
+            id="runtime.boot-aggregate",
+            title="the runtime log belongs to this boot",
+            state=state_of(policy.boot_aggregate, good=tied),
+            pcr=10,
+            expected="hash of PCRs 0-7 or 0-9",
+            found=str(progress.aggregate),
+        ),
+        Check(
+            id="runtime.violations",
+            title="no file was changed while it was measured",
+            state=state_of(policy.violations, good=progress.violations == 0),
+            pcr=10,
+            expected="0",
+            found=str(progress.violations),
+        ),
+    )

@@ -1,0 +1,446 @@
+"""Attestation: evidence in, a recorded verdict and a signed report out (design.md 6.2).
+
+What it guarantees: one transaction uses the challenge up, moves the TPM's position forward, writes
+verdict, seal, report and audit entry, or none of them. A rejected evidence changes nothing.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+
+from trustauthority.appraisal.appraise import AppraisalContext, appraise
+from trustauthority.appraisal.baseline import decode_baseline
+from trustauthority.codec.tpm import (
+    decode_public,
+    object_name,
+    primary_qualified_name,
+    qualified_name,
+)
+from trustauthority.errors import ChallengeAlreadyUsed, FailedPrecondition, TpmClockRolledBack
+from trustauthority.model.audit import AuditEvent
+from trustauthority.model.baseline import Baseline, BaselineState
+from trustauthority.model.evidence import Evidence
+from trustauthority.model.host import HostRecord
+from trustauthority.model.policy import Policy
+from trustauthority.model.report import REPORT_TYPE, ReportContext, VerdictSeal
+from trustauthority.model.tpm import HANDLE_ENDORSEMENT, ClockInfo, PcrSelection
+from trustauthority.model.verdict import Verdict
+from trustauthority.ports import Journal, Store, Transaction
+from trustauthority.report.issue import report_claims
+from trustauthority.report.seal import sign_seal
+from trustauthority.report.token import sign_token
+from trustauthority.services.policies import cluster_policy
+from trustauthority.services.secrets import AuthoritySecrets
+from trustauthority.verification import challenge as challenges
+from trustauthority.verification.pipeline import (
+    ExpectedEvidence,
+    RuntimeProgress,
+    VerifiedEvidence,
+    verify_evidence,
+)
+from trustauthority.verification.runtime import BootAggregate
+
+CHALLENGE_TTL_MS = 60_000
+AUDIENCE = "trustauthority"
+VERIFIER_BUILD = "0.1.0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownLogs:
+    """What need not be sent again."""
+
+    boot_log_sha256: bytes
+    reset_count: int
+    restart_count: int
+    ima_offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invitation:
+    """A challenge and what to quote."""
+
+    challenge: bytes
+    expires_in_ms: int
+    selections: tuple[PcrSelection, ...]
+    known_logs: KnownLogs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attested:
+    """The answer to evidence: FAILED is an answer too."""
+
+    verdict: Verdict
+    verdict_id: str
+    evidence_sha256: str
+    report: str
+    invitation: Invitation
+    attest_again_in_ms: int
+
+
+class AttestationService:
+    """Invitations and verdicts."""
+
+    def __init__(self, store: Store, keys: AuthoritySecrets, journal: Journal, node: str) -> None:
+        self._store = store
+        self._keys = keys
+        self._journal = journal
+        self._node = node
+
+    async def invite(self, host: HostRecord) -> Invitation:
+        """Issue a challenge of purpose attest."""
+        async with self._store.snapshot() as tx:
+            _, policy = await cluster_policy(tx, host.cluster_id)
+            return self._invitation(host, policy, issued_at_ms=tx.now_ms, ttl_ms=CHALLENGE_TTL_MS)
+
+    async def known_boot_log(self, host: HostRecord, sha256: bytes) -> bytes:
+        """The body of a boot log that was sent before.
+
+        Raises:
+            FailedPrecondition: it is not known; send it.
+        """
+        if not sha256:
+            return b""
+        body = None
+        if sha256 == host.boot_log_sha256:
+            async with self._store.snapshot() as tx:
+                body = await tx.archive.get_blob(sha256)
+        if body is None:
+            raise FailedPrecondition("this boot log is not known here; send its body")
+        return body
+
+    async def attest(self, host: HostRecord, evidence: Evidence) -> Attested:
+        """Verify, appraise and record.
+
+        Raises:
+            EvidenceRejected, MalformedEvidence: nothing was changed.
+        """
+        judged = await self._judge(host, evidence)
+        policy, verdict = judged.policy, judged.verdict
+        async with self._store.transaction() as tx:
+            used_until_ms = judged.challenge.issued_at_ms + self._ttl_ms(policy) + 60_000
+            if not await tx.enrolments.consume_challenge(
+                judged.challenge.challenge_id, expires_at_ms=used_until_ms
+            ):
+                raise ChallengeAlreadyUsed("a verdict was recorded for this challenge before")
+            recorded = await self._record(tx, judged, evidence)
+            invitation = self._invitation(
+                recorded.host, policy, issued_at_ms=tx.now_ms, ttl_ms=self._ttl_ms(policy)
+            )
+        self._journal.record(
+            "attestation", host=host.host_id, standing="passed" if verdict.passed else "failed"
+        )
+        return Attested(
+            verdict=verdict,
+            verdict_id=recorded.verdict_id,
+            evidence_sha256=recorded.evidence_sha256,
+            report=recorded.report,
+            invitation=invitation,
+            attest_again_in_ms=policy.evidence.attest_interval_ms,
+        )
+
+    async def _judge(self, host: HostRecord, evidence: Evidence) -> "_Judged":
+        """Verify and appraise on a snapshot: the expensive part, outside of the write lock.
+
+        Everything it read is a precondition of the write: the TPM's position, and the epochs that
+        the verdict carries and that a release compares.
+        """
+        async with self._store.snapshot() as tx:
+            current = await tx.hosts.get(host.host_id)
+            if current is None or current.ak_public != host.ak_public:
+                raise FailedPrecondition("the host was removed or enrolled anew")
+            cluster, policy = await cluster_policy(tx, current.cluster_id)
+            baselines = await _approved(tx, current.cluster_id)
+            global_epoch = (await tx.placement.authority()).global_epoch
+            now_ms = tx.now_ms
+        challenge = self._check_challenge(evidence, current, policy, now_ms)
+        verified = verify_evidence(evidence, _expected(evidence, current), policy)
+        context = AppraisalContext(
+            host_id=current.host_id,
+            cluster=current.cluster_id,
+            endorsement=f"{current.tpm} ({current.anchor})",
+            policy_sha256=cluster.policy_sha256,
+            policy_epoch=cluster.policy_epoch,
+            issued_at_ms=challenge.issued_at_ms,
+            now_ms=now_ms,
+        )
+        return _Judged(
+            host=current,
+            policy=policy,
+            challenge=challenge,
+            verified=verified,
+            verdict=appraise(verified, policy, baselines, context),
+            global_epoch=global_epoch,
+        )
+
+    def _ttl_ms(self, policy: Policy) -> int:
+        """A challenge that rides in a report lives for the attest interval, and some slack."""
+        return policy.evidence.attest_interval_ms + CHALLENGE_TTL_MS
+
+    def _check_challenge(
+        self, evidence: Evidence, host: HostRecord, policy: Policy, now_ms: int
+    ) -> challenges.Challenge:
+        return challenges.check(
+            evidence.challenge,
+            keys=self._keys.challenge_keys,
+            cluster=host.cluster_id,
+            purpose=challenges.Purpose.ATTEST,
+            host=host.host_id,
+            now_ms=now_ms,
+            ttl_ms=self._ttl_ms(policy),
+        )
+
+    def _invitation(
+        self, host: HostRecord, policy: Policy, *, issued_at_ms: int, ttl_ms: int
+    ) -> Invitation:
+        kid = max(self._keys.challenge_keys)
+        position = host.tpm_position or bytes(16)
+        return Invitation(
+            challenge=challenges.encode(
+                kid=kid,
+                key=self._keys.challenge_keys[kid],
+                cluster=host.cluster_id,
+                purpose=challenges.Purpose.ATTEST,
+                host=host.host_id,
+                issued_at_ms=issued_at_ms,
+                random=os.urandom(challenges.RANDOM_SIZE),
+            ),
+            expires_in_ms=ttl_ms,
+            selections=tuple(
+                PcrSelection(bank=bank, indices=policy.evidence.pcrs)
+                for bank in policy.evidence.quoted_banks
+            ),
+            known_logs=KnownLogs(
+                boot_log_sha256=host.boot_log_sha256,
+                reset_count=int.from_bytes(position[:4], "big"),
+                restart_count=int.from_bytes(position[4:8], "big"),
+                ima_offset=host.ima_offset,
+            ),
+        )
+
+    async def _record(self, tx: Transaction, judged: "_Judged", evidence: Evidence) -> "_Recorded":
+        host, verified, verdict = judged.host, judged.verified, judged.verdict
+        policy = judged.policy
+        boot_log_sha256 = await tx.archive.put_blob(evidence.boot_log)
+        evidence_sha256 = await _archive(tx, evidence, boot_log_sha256)
+        global_epoch = judged.global_epoch
+        document = verdict_document(verdict, evidence_sha256)
+        verdict_id = hashlib.sha256(document.encode()).hexdigest()
+        clock = verified.quote.clock_info
+        await tx.archive.put_verdict(
+            verdict_id,
+            {
+                "host_id": host.host_id,
+                "decided_at_ms": tx.now_ms,
+                "document": document,
+                "seal": self._seal(host, verified, verdict, verdict_id, global_epoch, policy),
+                "report": (
+                    report := self._report(
+                        host, verified, verdict, verdict_id, evidence, evidence_sha256
+                    )
+                ),
+                "evidence_sha256": evidence_sha256,
+            },
+        )
+        progress = verified.runtime.progress
+        values: dict[str, object] = {
+            "verdict_id": verdict_id,
+            "passed": verdict.passed,
+            "decided_at_ms": tx.now_ms,
+            "standing_since_ms": (
+                host.standing_since_ms if host.passed == verdict.passed else tx.now_ms
+            ),
+            "attested_at_ms": verdict.attested_until_ms - policy.evidence.max_age_ms
+            if verdict.passed
+            else 0,
+            "attested_until_ms": verdict.attested_until_ms if verdict.passed else 0,
+            "verdict_trust_epoch": host.trust_epoch,
+            "verdict_policy_epoch": verdict.policy_epoch,
+            "verdict_global_epoch": global_epoch,
+            "baseline": verdict.baseline,
+            "reason": verdict.reason,
+            "boot_log_sha256": boot_log_sha256,
+            "ima_state": encode_progress(progress),
+            "ima_offset": progress.offset,
+        }
+        position = clock.counter_bytes + clock.clock_bytes
+        if not await tx.hosts.record_verdict(host.host_id, position=position, values=values):
+            raise TpmClockRolledBack("newer evidence of this TPM was recorded before")
+        if verdict.passed and verdict.baseline:
+            await tx.baselines.matched(host.cluster_id, verdict.baseline)
+        await tx.audit.append(
+            AuditEvent(
+                actor=f"host:{host.host_id}",
+                operation="host.attest",
+                subject=host.host_id,
+                decision="passed" if verdict.passed else "failed",
+                reason=verdict.reason,
+                details={
+                    "name": host.name,
+                    "verdict": verdict_id,
+                    "evidence": evidence_sha256,
+                    "policy_epoch": verdict.policy_epoch,
+                    "trust_epoch": host.trust_epoch,
+                    "baseline": verdict.baseline,
+                },
+            )
+        )
+        moved = replace(
+            host,
+            tpm_position=position,
+            boot_log_sha256=boot_log_sha256,
+            ima_offset=progress.offset,
+        )
+        return _Recorded(
+            host=moved, verdict_id=verdict_id, evidence_sha256=evidence_sha256, report=report
+        )
+
+    def _seal(
+        self,
+        host: HostRecord,
+        verified: VerifiedEvidence,
+        verdict: Verdict,
+        verdict_id: str,
+        global_epoch: int,
+        policy: Policy,
+    ) -> str:
+        clock = verified.quote.clock_info
+        bank = policy.evidence.bank
+        seal = VerdictSeal(
+            verdict_id=verdict_id,
+            host_id=host.host_id,
+            cluster=host.cluster_id,
+            passed=verdict.passed,
+            policy_epoch=verdict.policy_epoch,
+            trust_epoch=host.trust_epoch,
+            global_epoch=global_epoch,
+            attested_until_ms=verdict.attested_until_ms,
+            quote_received_ms=verdict.decided_at_ms,
+            clock_ms=clock.clock,
+            counters=clock.counter_bytes,
+            storage_public=host.storage_public,
+            sealed_pcrs={
+                bank: {pcr: verified.quote.pcrs[bank][pcr] for pcr in policy.grants.sealed_pcrs}
+            },
+        )
+        if self._keys.report_key is None:
+            raise FailedPrecondition("this process does not hold the report key")
+        return sign_seal(seal, self._keys.report_key)
+
+    def _report(
+        self,
+        host: HostRecord,
+        verified: VerifiedEvidence,
+        verdict: Verdict,
+        verdict_id: str,
+        evidence: Evidence,
+        evidence_sha256: str,
+    ) -> str:
+        if self._keys.report_key is None:
+            raise FailedPrecondition("this process does not hold the report key")
+        clock = verified.quote.clock_info
+        context = ReportContext(
+            issuer=self._keys.origin,
+            audience=AUDIENCE,
+            node=self._node,
+            verdict_id=verdict_id,
+            challenge_sha256=hashlib.sha256(evidence.challenge).hexdigest(),
+            evidence_sha256=evidence_sha256,
+            ak_name=object_name(decode_public(host.ak_public)),
+            tls_spki_sha256=host.tls_spki_sha256,
+            reset_count=clock.reset_count,
+            restart_count=clock.restart_count,
+            verifier_build=VERIFIER_BUILD,
+        )
+        claims = report_claims(verdict, context)
+        return sign_token(claims, token_type=REPORT_TYPE, key=self._keys.report_key)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judged:
+    host: HostRecord
+    policy: Policy
+    challenge: challenges.Challenge
+    verified: VerifiedEvidence
+    verdict: Verdict
+    global_epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Recorded:
+    host: HostRecord
+    verdict_id: str
+    evidence_sha256: str
+    report: str
+
+
+def verdict_document(verdict: Verdict, evidence_sha256: str) -> str:
+    """Canonical JSON of a verdict; its hash is the verdict's id."""
+    return json.dumps(
+        asdict(verdict) | {"evidence_sha256": evidence_sha256},
+        sort_keys=True,
+        separators=(",", ":"),
+    )
+
+
+def encode_progress(progress: RuntimeProgress) -> bytes:
+    """The stored form of what is known of a host's runtime log."""
+    values = asdict(progress) | {"value": progress.value.hex()}
+    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+
+
+def decode_progress(stored: bytes) -> RuntimeProgress | None:
+    """Read back what ``encode_progress`` wrote; None for nothing."""
+    if not stored:
+        return None
+    values = json.loads(stored)
+    values["value"] = bytes.fromhex(values["value"])
+    values["aggregate"] = BootAggregate(values["aggregate"])
+    return RuntimeProgress(**values)
+
+
+def _expected(evidence: Evidence, host: HostRecord) -> ExpectedEvidence:
+    position = host.tpm_position
+    last = (
+        ClockInfo.from_bytes(clock=position[8:], counters=position[:8], safe=True)
+        if position
+        else None
+    )
+    return ExpectedEvidence(
+        ak_public=host.ak_public,
+        ak_qualified_name=qualified_name(
+            primary_qualified_name(HANDLE_ENDORSEMENT, object_name(decode_public(host.ek_public))),
+            object_name(decode_public(host.ak_public)),
+        ),
+        qualifying_data=challenges.qualifying_data(
+            evidence.challenge,
+            object_name(decode_public(host.tls_public)),
+            challenges.Purpose.ATTEST,
+        ),
+        last_clock=last,
+        progress=decode_progress(host.ima_state),
+    )
+
+
+async def _approved(tx: Transaction, cluster: str) -> list[Baseline]:
+    return [
+        decode_baseline(entry.document)
+        for entry in await tx.baselines.entries(cluster)
+        if entry.state is BaselineState.APPROVED
+    ]
+
+
+async def _archive(tx: Transaction, evidence: Evidence, boot_log_sha256: bytes) -> str:
+    """Keep the evidence so that it can be judged again: parts by hash, and a manifest over them."""
+    manifest = {
+        "version": 1,
+        "challenge": (await tx.archive.put_blob(evidence.challenge)).hex(),
+        "attest": (await tx.archive.put_blob(evidence.attest)).hex(),
+        "signature": (await tx.archive.put_blob(evidence.signature)).hex(),
+        "pcr_values": (await tx.archive.put_blob(evidence.pcr_values)).hex(),
+        "boot_log": boot_log_sha256.hex(),
+        "ima_offset": evidence.ima_offset,
+        "ima_log": (await tx.archive.put_blob(evidence.ima_log)).hex(),
+    }
+    encoded = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+    return (await tx.archive.put_blob(encoded)).hex()
