@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from support.swtpm import SoftwareTpm, TpmMaker
-from tpm2_pytss import types
+from tpm2_pytss import TCTILdr, types
 from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_SE, TPMA_OBJECT
+from tpm2_pytss.TCTI import PyTCTI
 from tpm2_pytss.utils import wrap as oracle_wrap
 
 from hostagent.grant import GrantRefused, GrantRequest, open_key_grant, read_key_grant
 from hostagent.tpm import (
     BankSelection,
+    EndorsementAlgorithm,
     HostTpm,
     SavedObject,
     StorageAlgorithm,
@@ -31,6 +33,7 @@ from trustauthority.keyrelease.wrap import GRANT_ENTROPY, build_key_grant
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.grant import MAX_VM_KEY, GrantBinding
 from trustauthority.model.placement import Purpose
+from trustauthority.verification.credential import CREDENTIAL_ENTROPY, make_credential
 
 pytestmark = [pytest.mark.swtpm, pytest.mark.xdist_group("swtpm-grant")]
 
@@ -382,6 +385,67 @@ class TestDoesNotOpen:
             area.objectAttributes |= TPMA_OBJECT.USERWITHAUTH
             with pytest.raises(TpmError, match="never has"):
                 tpm.import_and_unseal(storage, replace(sealed, public=area.marshal()))
+
+
+class Listener(PyTCTI):
+    """A probe on the bus between processor and TPM: it hears every command and answer."""
+
+    def __init__(self, tcti: str) -> None:
+        super().__init__(max_size=4096)
+        self._inner = TCTILdr.parse(tcti)
+        self.heard = b""
+
+    def do_transmit(self, command: bytes) -> None:
+        self.heard += command
+        self._inner.transmit(command)
+
+    def do_receive(self, timeout: int) -> bytes:
+        answer = self._inner.receive(timeout=timeout)
+        self.heard += answer
+        return answer
+
+    def do_finalize(self) -> None:
+        self._inner.close()
+
+
+class TestOnTheBus:
+    def test_the_one_time_key_is_not_heard(self, chip):
+        """Unseal answers over a salted, encrypted session: a probe on the bus learns nothing."""
+        entropy = os.urandom(GRANT_ENTROPY)
+        listener = Listener(chip.tcti)
+        with HostTpm(listener) as tpm:
+            storage = tpm.storage_parent()
+            assert open_grant(release(tpm, storage, entropy=entropy), tpm, storage) == VM_KEY
+        assert storage.public in listener.heard
+        assert entropy[:32] not in listener.heard
+        assert VM_KEY not in listener.heard
+
+    def test_without_encryption_it_would_be(self, chip, monkeypatch):
+        """The control: the probe hears the key when the session does not encrypt."""
+        entropy = os.urandom(GRANT_ENTROPY)
+        listener = Listener(chip.tcti)
+        with HostTpm(listener) as tpm:
+            storage = tpm.storage_parent()
+            monkeypatch.setattr(
+                tpm._device.esapi, "trsess_set_attributes", lambda session, attributes: None
+            )
+            assert open_grant(release(tpm, storage, entropy=entropy), tpm, storage) == VM_KEY
+        assert entropy[:32] in listener.heard
+
+    @pytest.mark.parametrize("algorithm", ["rsa2048", "p384"])
+    def test_the_activation_secret_is_not_heard(self, chip, algorithm):
+        """The enrolment secret crosses the bus encrypted, too."""
+        secret = os.urandom(32)
+        listener = Listener(chip.tcti)
+        with HostTpm(listener) as tpm:
+            ek = tpm.endorsement(EndorsementAlgorithm(algorithm))
+            ak = tpm.load_attestation_key(ek, tpm.create_attestation_key(ek))
+            made = make_credential(
+                decode_public(ek.key.public), ak.name, secret, os.urandom(CREDENTIAL_ENTROPY)
+            )
+            assert tpm.activate_credential(ek, ak, made.blob, made.encrypted_secret) == secret
+        assert made.blob in listener.heard
+        assert secret not in listener.heard
 
 
 class TestOracle:
