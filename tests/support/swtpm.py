@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from tpm2_pytss import ESAPI, ESYS_TR
+from tpm2_pytss import ESAPI, ESYS_TR, TCTILdr
 from tpm2_pytss.constants import TPM2_SU
 
 EK_RSA_CERTIFICATE = 0x01C00002  # TCG EK Credential Profile 2.5, section 2.2.1.4
@@ -152,17 +152,21 @@ class SoftwareTpm:
         """Process id of swtpm while powered."""
         return self._process.pid if self._process else None
 
-    def start(self, *, resume: bool = False) -> Self:
-        """Power on and do TPM2_Startup: CLEAR, or STATE when `resume` (wake from suspend)."""
+    def start(self, *, resume: bool = False, locality: int = 0) -> Self:
+        """Power on and do TPM2_Startup: CLEAR, or STATE when `resume` (wake from suspend).
+
+        A platform that measures before its BIOS runs starts the TPM from locality 3; PCR 0 then
+        begins with that number, and the event log says so (StartupLocality).
+        """
         if self._process is not None:
             raise SoftwareTpmFailed("this TPM is powered already")
-        startup = "startup-state" if resume else "startup-clear"
+        startup = "none" if locality else "state" if resume else "clear"
         guard = () if self._outlives_parent else (_program("setpriv"), "--pdeathsig", "KILL")
         command = [
             *(*guard, _program("swtpm"), "socket", "--tpm2", "--tpmstate", f"dir={self._state}"),
             *("--server", f"type=unixio,path={self._socket}"),
             *("--ctrl", f"type=unixio,path={self._socket}.ctrl"),
-            *("--flags", f"not-need-init,{startup}"),
+            *("--flags", f"not-need-init,startup-{startup}"),
             *("--log", f"file={self._log},level=1,truncate"),
         ]
         self._process = subprocess.Popen(
@@ -174,7 +178,11 @@ class SoftwareTpm:
         )
         if not self._outlives_parent:
             atexit.register(self.stop)
-        self._await_start()
+        self._await_sockets()
+        if locality:
+            self._startup(locality, TPM2_SU.STATE if resume else TPM2_SU.CLEAR)
+        # The sockets listen before TPM2_Startup is done; a power cut in between would not count.
+        self.identity()
         return self
 
     def stop(self) -> None:
@@ -280,7 +288,14 @@ class SoftwareTpm:
         with self.connect() as tpm:
             tpm.shutdown(kind)
 
-    def _await_start(self) -> None:
+    def _startup(self, locality: int, kind: int) -> None:
+        with TCTILdr("swtpm", self.tcti.removeprefix("swtpm:")) as transport:
+            transport.set_locality(locality)
+            with ESAPI(transport) as tpm:
+                tpm.startup(kind)
+            transport.set_locality(0)
+
+    def _await_sockets(self) -> None:
         deadline = time.monotonic() + _START_LIMIT
         while not (_accepts(self._socket) and _accepts(Path(f"{self._socket}.ctrl"))):
             ended = self._process is None or self._process.poll() is not None
@@ -289,8 +304,6 @@ class SoftwareTpm:
                 self.discard()
                 raise SoftwareTpmFailed(f"swtpm did not start:\n{shown}")
             time.sleep(0.005)
-        # The sockets listen before TPM2_Startup is done; a power cut in between would not count.
-        self.identity()
 
 
 def _accepts(path: Path) -> bool:

@@ -1,12 +1,14 @@
 """Captured boots replayed into software TPMs: the fixtures of everything that judges a host."""
 
+import shutil
+import struct
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from support.bootlogs import read_event_log, read_ima_log
+from support.bootlogs import EV_NO_ACTION, read_event_log, read_ima_log
 from support.boots import (
     BOOTS,
     BootNotReplayable,
@@ -171,6 +173,26 @@ def test_replay_wants_a_freshly_started_tpm(tpm):
     with pytest.raises(BootNotReplayable, match="reset the TPM first"):
         replay_boot(tpm.tcti, BOOTS / "changed-cmdline")
     assert boot.differing_pcrs(tpm.tcti) == {}
+
+
+def test_a_log_that_began_in_locality_3_fits_such_a_start_only(tpm, tmp_path):
+    """PCR 0 begins with the StartupLocality of the log, and with nothing else (rule 35)."""
+    for name in ("eventlog.bin", "ima.bin"):
+        shutil.copyfile(BOOTS / "good" / name, tmp_path / name)
+    raw = (tmp_path / "eventlog.bin").read_bytes()
+    header = 32 + struct.unpack_from("<I", raw, 28)[0]
+    digests = struct.pack("<IH20sH32s", 2, 0x0004, bytes(20), 0x000B, bytes(32))
+    told = b"StartupLocality\0\3"
+    event = struct.pack("<II", 0, EV_NO_ACTION) + digests + struct.pack("<I", len(told)) + told
+    (tmp_path / "eventlog.bin").write_bytes(raw[:header] + event + raw[header:])
+    with pytest.raises(BootNotReplayable, match="PCR 0"):
+        replay_boot(tpm.tcti, tmp_path)
+    tpm.stop()
+    tpm.start(locality=3)
+    boot = replay_boot(tpm.tcti, tmp_path)
+    assert boot.differing_pcrs(tpm.tcti) == {}
+    good = captured_pcrs(BOOTS / "good")
+    assert differing_pcrs(good, read_pcrs(tpm.tcti, boot.banks)) == {"sha1": [0], "sha256": [0]}
 
 
 def test_pcrs_are_empty_after_a_reset(tpm):
