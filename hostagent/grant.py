@@ -10,7 +10,7 @@ from docs/reference/keygrant.md alone: it shares no code with the authority that
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hashes, serialization
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from hostagent.tpm import SavedObject, SealedSecret, TpmError
+from hostagent.sealed import SealedSecret, TpmError
 
 _MAGIC = b"TAKG"
 _ALGORITHMS = (1, 0x000B, 1, 1)
@@ -77,10 +77,21 @@ class ReceivedGrant:
     associated_data: bytes = field(repr=False)
 
 
-class Unsealer(Protocol):
+class StorageParent(Protocol):
+    """The storage parent as the TPM's owner holds it."""
+
+    name: bytes
+    """TPM name."""
+
+
+ParentT = TypeVar("ParentT", bound=StorageParent)
+ParentT_contra = TypeVar("ParentT_contra", bound=StorageParent, contravariant=True)
+
+
+class Unsealer(Protocol[ParentT_contra]):
     """The part of ``HostTpm`` that opening needs."""
 
-    def import_and_unseal(self, storage: SavedObject, sealed: SealedSecret) -> bytearray:
+    def import_and_unseal(self, storage: ParentT_contra, sealed: SealedSecret) -> bytearray:
         """The sealed secret, which the caller wipes; TpmError when the TPM refuses."""
 
 
@@ -89,8 +100,8 @@ def open_key_grant(
     *,
     asked: GrantRequest,
     release_keys: Iterable[ec.EllipticCurvePublicKey],
-    tpm: Unsealer,
-    storage: SavedObject,
+    tpm: Unsealer[ParentT],
+    storage: ParentT,
 ) -> bytearray:
     """Open a grant; the caller wipes the VM key when the hypervisor has it.
 

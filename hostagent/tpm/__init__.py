@@ -1,6 +1,7 @@
 """The host's TPM: the only package that imports tpm2-pytss."""
 
-from hostagent.tpm.device import SavedObject, TpmError
+from hostagent.sealed import SealedSecret, TpmError
+from hostagent.tpm.device import SavedObject
 from hostagent.tpm.host import (
     Attested,
     BankSelection,
@@ -11,7 +12,6 @@ from hostagent.tpm.host import (
     TpmClock,
 )
 from hostagent.tpm.templates import EndorsementAlgorithm, StorageAlgorithm
-from hostagent.tpm.unseal import SealedSecret
 
 __all__ = [
     "Attested",

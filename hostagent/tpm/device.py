@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 from tpm2_pytss import ESAPI, constants, types
 from tpm2_pytss.TSS2_Exception import TSS2_Exception
 
+from hostagent.sealed import TpmError
+
 _NV_BLOCK = 512
 """Bytes per NV read: below the buffer limit of every TPM seen so far."""
 _NV_LIMIT = 8192
@@ -29,14 +31,6 @@ Handle: TypeAlias = Any
 NO_SESSION = constants.ESYS_TR.NONE
 PASSWORD = constants.ESYS_TR.PASSWORD
 AES_CFB_SESSION = "aes128cfb"
-
-
-class TpmError(Exception):
-    """The TPM refused or failed a command. ``code`` is the TSS2 response code, 0 for our own checks."""
-
-    def __init__(self, message: str, code: int = 0) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import Any, Self
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from tpm2_pytss import constants, types
 
+from hostagent.sealed import SealedSecret, TpmError
 from hostagent.tpm import templates
 from hostagent.tpm.device import (
     AES_CFB_SESSION,
@@ -24,12 +25,11 @@ from hostagent.tpm.device import (
     Handle,
     SavedObject,
     TpmDevice,
-    TpmError,
     reported,
     selection_list,
 )
 from hostagent.tpm.templates import EndorsementAlgorithm, StorageAlgorithm
-from hostagent.tpm.unseal import SealedSecret, import_and_unseal
+from hostagent.tpm.unseal import import_and_unseal
 
 _QUOTE_ATTEMPTS = 8
 """PCR 10 moves with each measured file; after so many tries the host measures too fast to quote."""

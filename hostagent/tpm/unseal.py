@@ -9,18 +9,17 @@ Source: TPM 2.0 Library part 3, 13.3 (Import), 12.7 (Unseal), 23.7 (PolicyPCR), 
 (PolicyCounterTimer); part 1, 19.6.8 (salted sessions) and 21 (parameter encryption).
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 from tpm2_pytss import constants, types
 
+from hostagent.sealed import SealedSecret, TpmError
 from hostagent.tpm.device import (
     AES_CFB_SESSION,
     NO_SESSION,
     Handle,
     SavedObject,
     TpmDevice,
-    TpmError,
     reported,
 )
 
@@ -32,24 +31,6 @@ _PCR_CHANGED = 0x128
 """TPM_RC_PCR_CHANGED: some PCR was extended since PolicyPCR."""
 _ATTEMPTS = 8
 _SEALED_ATTRIBUTES = constants.TPMA_OBJECT.NODA | constants.TPMA_OBJECT.ADMINWITHPOLICY
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SealedSecret:
-    """What TPM2_Import takes, and what the sealed object's policy asks for."""
-
-    public: bytes
-    """TPMT_PUBLIC of the sealed object."""
-    duplicate: bytes
-    """Contents of TPM2B_PRIVATE: outer wrapping under the storage parent."""
-    encrypted_seed: bytes
-    """Contents of TPM2B_ENCRYPTED_SECRET."""
-    pcr_selection: bytes
-    """TPML_PCR_SELECTION of the policy."""
-    counters: bytes
-    """resetCount ‖ restartCount, 8 bytes."""
-    clock_bound: bytes
-    """The TPM clock before which the secret opens, in milliseconds, 8 bytes."""
 
 
 def import_and_unseal(device: TpmDevice, storage: SavedObject, sealed: SealedSecret) -> bytearray:
