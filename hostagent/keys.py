@@ -5,7 +5,7 @@ are useless elsewhere, and a changed file only makes the TPM refuse. Guarantees 
 come back after each restart, that a cleared or exchanged TPM is noticed by name, and that the file
 is replaced whole or not at all (``hostagent.files``). Primary keys are not kept:
 the TPM derives them again.
-Source: design of the enrolment, docs/adr/0006.
+Source: docs/adr/0006-storage-parent-in-the-owner-hierarchy.md.
 """
 
 from dataclasses import asdict, dataclass

@@ -4,7 +4,7 @@ Stage: I/O of the host agent. Trusts the driver (TCTI) to deliver bytes; what mu
 it (secrets) goes through salted sessions in ``unseal``. Guarantees that each object and session
 opened through it is flushed, also on failure, that at most three objects are loaded at a time, and
 that calls from several threads are served one after the other. Knows no key's meaning.
-Source: TPM 2.0 Library part 1, 37 (resource limits), part 3, 31 (non-volatile storage).
+Source: TPM 2.0 Library part 1, context management; part 3, 28 (contexts), 31 (non-volatile storage).
 """
 
 import threading

@@ -6,7 +6,7 @@ the bound and with the granted PCR values gives the secret, because the TPM itse
 that the answer crosses the bus encrypted under a session salted to the storage parent; and that
 nothing stays loaded. A session that was satisfied before the bound unseals after it: none is kept.
 Source: TPM 2.0 Library part 3, 13.3 (Import), 12.7 (Unseal), 23.7 (PolicyPCR), 23.10
-(PolicyCounterTimer); part 1, 19.6.8 (salted sessions) and 21 (parameter encryption).
+(PolicyCounterTimer); part 1, 19.6 (sessions, salts) and 21 (parameter encryption).
 """
 
 from typing import Any
