@@ -40,3 +40,6 @@ format: setup  ## format the code
 lock: setup  ## pin every dependency by hash again
 	@.build/bootstrap/bin/uv pip compile -q --upgrade --generate-hashes --no-header --python-version 3.11 requirements/bootstrap.in -o requirements/bootstrap.txt
 	@.build/bootstrap/bin/uv pip compile -q --upgrade --generate-hashes --no-header --python-version 3.11 --all-extras --group dev pyproject.toml -o requirements/dev.txt
+
+capture-boot:  ## boot real guests in QEMU and capture their evidence (root, about 10 minutes)
+	@deploy/capture-boot/capture-boot.sh

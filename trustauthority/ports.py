@@ -18,6 +18,7 @@ from trustauthority.model.catalogue import (
     IdentityEntry,
     InventoryEntry,
 )
+from trustauthority.model.grant import ReleaseOrder
 from trustauthority.model.host import Admission, HostRecord, PendingEnrolment
 from trustauthority.model.identifiers import ClusterId, HostId, RequestId, VmId
 from trustauthority.model.placement import AuthorityRecord, Move, PlacementState, Request
@@ -349,7 +350,7 @@ class KeyRoom(Protocol):
     async def create_key(self, provider: str, kek_id: str, aad: bytes) -> bytes:
         """Make a VM key and return it wrapped. Raises KmsUnavailable."""
 
-    async def release(self, order: Mapping[str, object]) -> bytes:
+    async def release(self, order: ReleaseOrder) -> bytes:
         """Unwrap a VM key and return a signed KeyGrant v1. Raises KmsUnavailable."""
 
     async def health(self, provider: str) -> tuple[bool, str]:

@@ -5,8 +5,10 @@ under a key that one TPM gives out, in one boot, for a few minutes, with the rig
 Source: docs/reference/keygrant.md.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.identifiers import HostId, RequestId, VmId
 from trustauthority.model.placement import Purpose
 
@@ -33,6 +35,24 @@ class GrantBinding:
         for number in (self.grant_epoch, self.key_epoch, self.clock_bound):
             if not 0 <= number < 1 << 64:
                 raise ValueError("epochs and the clock bound are unsigned 64-bit values")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseOrder:
+    """What the key room needs to release one key. Nothing in it is secret."""
+
+    binding: GrantBinding
+    provider: str
+    kek_id: str
+    wrapped: bytes
+    """The VM key under the KEK."""
+    aad: bytes
+    """What the wrapping is bound to: VM, key epoch, provider."""
+    storage_public: bytes
+    """TPMT_PUBLIC of the host's storage parent."""
+    sealed_pcrs: Mapping[HashAlgorithm, Mapping[int, bytes]]
+    counters: bytes
+    """resetCount, restartCount: 8 bytes big-endian."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,9 +5,8 @@ verdict, seal, report and audit entry, or none of them. A rejected evidence chan
 """
 
 import hashlib
-import json
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from trustauthority.appraisal.appraise import AppraisalContext, appraise
 from trustauthority.appraisal.baseline import decode_baseline
@@ -32,14 +31,18 @@ from trustauthority.report.seal import sign_seal
 from trustauthority.report.token import sign_token
 from trustauthority.services.policies import cluster_policy
 from trustauthority.services.secrets import AuthoritySecrets
+from trustauthority.services.verdicts import (
+    archive_evidence,
+    decode_progress,
+    encode_progress,
+    verdict_document,
+)
 from trustauthority.verification import challenge as challenges
 from trustauthority.verification.pipeline import (
     ExpectedEvidence,
-    RuntimeProgress,
     VerifiedEvidence,
     verify_evidence,
 )
-from trustauthority.verification.runtime import BootAggregate
 
 CHALLENGE_TTL_MS = 60_000
 AUDIENCE = "trustauthority"
@@ -222,7 +225,7 @@ class AttestationService:
         host, verified, verdict = judged.host, judged.verified, judged.verdict
         policy = judged.policy
         boot_log_sha256 = await tx.archive.put_blob(evidence.boot_log)
-        evidence_sha256 = await _archive(tx, evidence, boot_log_sha256)
+        evidence_sha256 = await archive_evidence(tx, evidence, boot_log_sha256)
         global_epoch = judged.global_epoch
         document = verdict_document(verdict, evidence_sha256)
         verdict_id = hashlib.sha256(document.encode()).hexdigest()
@@ -374,31 +377,6 @@ class _Recorded:
     report: str
 
 
-def verdict_document(verdict: Verdict, evidence_sha256: str) -> str:
-    """Canonical JSON of a verdict; its hash is the verdict's id."""
-    return json.dumps(
-        asdict(verdict) | {"evidence_sha256": evidence_sha256},
-        sort_keys=True,
-        separators=(",", ":"),
-    )
-
-
-def encode_progress(progress: RuntimeProgress) -> bytes:
-    """The stored form of what is known of a host's runtime log."""
-    values = asdict(progress) | {"value": progress.value.hex()}
-    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
-
-
-def decode_progress(stored: bytes) -> RuntimeProgress | None:
-    """Read back what ``encode_progress`` wrote; None for nothing."""
-    if not stored:
-        return None
-    values = json.loads(stored)
-    values["value"] = bytes.fromhex(values["value"])
-    values["aggregate"] = BootAggregate(values["aggregate"])
-    return RuntimeProgress(**values)
-
-
 def _expected(evidence: Evidence, host: HostRecord) -> ExpectedEvidence:
     position = host.tpm_position
     last = (
@@ -428,19 +406,3 @@ async def _approved(tx: Transaction, cluster: str) -> list[Baseline]:
         for entry in await tx.baselines.entries(cluster)
         if entry.state is BaselineState.APPROVED
     ]
-
-
-async def _archive(tx: Transaction, evidence: Evidence, boot_log_sha256: bytes) -> str:
-    """Keep the evidence so that it can be judged again: parts by hash, and a manifest over them."""
-    manifest = {
-        "version": 1,
-        "challenge": (await tx.archive.put_blob(evidence.challenge)).hex(),
-        "attest": (await tx.archive.put_blob(evidence.attest)).hex(),
-        "signature": (await tx.archive.put_blob(evidence.signature)).hex(),
-        "pcr_values": (await tx.archive.put_blob(evidence.pcr_values)).hex(),
-        "boot_log": boot_log_sha256.hex(),
-        "ima_offset": evidence.ima_offset,
-        "ima_log": (await tx.archive.put_blob(evidence.ima_log)).hex(),
-    }
-    encoded = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
-    return (await tx.archive.put_blob(encoded)).hex()

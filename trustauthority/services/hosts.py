@@ -1,0 +1,228 @@
+"""Hosts and their life: list, explain, admit, re-bind, remove, revoke, reinstate.
+
+Whatever takes trust away needs one person and no further check; whatever gives it names the exact
+thing that was looked at by its hash, and a host that changed since is refused (I-E).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trustauthority.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound
+from trustauthority.model.audit import AuditEvent
+from trustauthority.model.host import Admission, HostRecord
+from trustauthority.model.verdict import Standing, standing_of
+from trustauthority.model.vm import VmEntry
+from trustauthority.ports import Store, Transaction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostView:
+    """A host with its standing now."""
+
+    host: HostRecord
+    standing: Standing
+    vms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revocation:
+    """What a revocation did, and what it could not recall."""
+
+    trust_epoch: int
+    running: tuple[VmEntry, ...]
+    """VMs that the host may still run until their leases end."""
+
+
+class HostService:
+    """Administration of hosts."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def page(self, *, cluster: str, after: str, limit: int) -> Sequence[HostView]:
+        """List hosts with their standing."""
+        async with self._store.snapshot() as tx:
+            hosts = await tx.hosts.page(cluster=cluster, after=after, limit=limit)
+            return [await view_of(tx, host) for host in hosts]
+
+    async def get(self, name: str) -> tuple[HostView, Mapping[str, Any] | None]:
+        """One host and its newest verdict (document, seal, report)."""
+        async with self._store.snapshot() as tx:
+            host = await find_host(tx, name)
+            verdict = None
+            if host.verdict_id is not None:
+                verdict = await tx.archive.get_verdict(host.verdict_id)
+            return await view_of(tx, host), verdict
+
+    async def evidence(self, name: str) -> bytes:
+        """The evidence bundle behind a host's newest verdict.
+
+        Raises:
+            NotFound: the host never sent evidence.
+        """
+        async with self._store.snapshot() as tx:
+            host = await find_host(tx, name)
+            stored = (
+                None if host.verdict_id is None else await tx.archive.get_verdict(host.verdict_id)
+            )
+            if stored is None:
+                raise NotFound(f"{name} never sent evidence", kind="evidence", name=name)
+            manifest = await tx.archive.get_blob(bytes.fromhex(str(stored["evidence_sha256"])))
+            parts = json.loads(manifest or b"{}")
+            blobs = {
+                part: (await tx.archive.get_blob(bytes.fromhex(value)) or b"").hex()
+                for part, value in parts.items()
+                if isinstance(value, str)
+            }
+        bundle = {
+            "version": 1,
+            "host": host.host_id,
+            "ak_public": host.ak_public.hex(),
+            "tls_public": host.tls_public.hex(),
+            "ek_public": host.ek_public.hex(),
+            "ek_certificate": host.ek_certificate.hex(),
+            "manifest": parts,
+            "parts": blobs,
+            "verdict": json.loads(str(stored["document"])),
+        }
+        return json.dumps(bundle, sort_keys=True).encode()
+
+    async def admit(self, name: str, *, approval_sha256: str, by: str, dry_run: bool) -> HostView:
+        """Make a waiting host one of ours, exactly as it was looked at."""
+        async with self._store.transaction() as tx:
+            host = await find_host(tx, name)
+            _require_approved(host, approval_sha256)
+            if host.admission is not Admission.WAITING:
+                raise FailedPrecondition(f"{name} is {host.admission}, not waiting for admission")
+            if dry_run:
+                return await view_of(tx, host)
+            if not await tx.hosts.set_admission(host.host_id, Admission.ADMITTED, name=host.name):
+                raise AlreadyExists(
+                    f"another host is called {host.name}; use ta host rebind to replace it",
+                    kind="host",
+                    name=host.name,
+                )
+            await _audit(tx, by, "host.admit", host, approval=approval_sha256)
+            return await view_of(tx, await find_host(tx, host.host_id))
+
+    async def rebind(
+        self, name: str, new_host: str, *, approval_sha256: str, by: str, dry_run: bool
+    ) -> HostView:
+        """Give an admitted host's name to a new TPM; the old one is removed."""
+        async with self._store.transaction() as tx:
+            old, new = await find_host(tx, name), await find_host(tx, new_host)
+            _require_approved(new, approval_sha256)
+            if old.host_id == new.host_id or old.reserved_name is None:
+                raise FailedPrecondition(f"{name} holds no name that {new_host} could take over")
+            if new.admission is not Admission.WAITING or new.cluster_id != old.cluster_id:
+                raise FailedPrecondition(f"{new_host} does not wait for admission in that cluster")
+            if dry_run:
+                return await view_of(tx, new)
+            await tx.hosts.set_admission(old.host_id, Admission.REMOVED, name=None)
+            await tx.hosts.set_admission(new.host_id, Admission.ADMITTED, name=old.reserved_name)
+            await _audit(tx, by, "host.rebind", new, replaced=old.host_id, name=old.reserved_name)
+            return await view_of(tx, await find_host(tx, new.host_id))
+
+    async def remove(self, name: str, *, by: str, dry_run: bool) -> None:
+        """Forget a host's name and trust; its row stays, so that its history does."""
+        async with self._store.transaction() as tx:
+            host = await find_host(tx, name)
+            if dry_run:
+                return
+            await tx.hosts.set_admission(host.host_id, Admission.REMOVED, name=None)
+            await _audit(tx, by, "host.remove", host)
+
+    async def revoke(self, name: str, *, why: str, by: str, dry_run: bool) -> Revocation:
+        """Take trust away: once this returns, nothing is released to the host (S7, N25)."""
+        async with self._store.transaction() as tx:
+            host = await find_host(tx, name)
+            running = tuple(await tx.vms.owned_by(host.host_id))
+            if dry_run:
+                return Revocation(trust_epoch=host.trust_epoch, running=running)
+            epoch = await tx.hosts.set_revoked(host.host_id, revoked=True)
+            await _audit(tx, by, "host.revoke", host, why=why, trust_epoch=epoch)
+            return Revocation(trust_epoch=epoch, running=running)
+
+    async def reinstate(self, name: str, *, why: str, by: str, dry_run: bool) -> HostView:
+        """Undo a revocation; the host must attest anew before it gets anything."""
+        async with self._store.transaction() as tx:
+            host = await find_host(tx, name)
+            if not host.revoked:
+                raise FailedPrecondition(f"{name} is not revoked")
+            if not dry_run:
+                epoch = await tx.hosts.set_revoked(host.host_id, revoked=False)
+                await _audit(tx, by, "host.reinstate", host, why=why, trust_epoch=epoch)
+            return await view_of(tx, await find_host(tx, host.host_id))
+
+    async def revoke_all(self, *, why: str, by: str, dry_run: bool) -> int:
+        """Stop everything: every verdict so far is void."""
+        async with self._store.transaction() as tx:
+            if dry_run:
+                return (await tx.placement.authority()).global_epoch
+            epoch = await tx.hosts.revoke_all(no_report_before_ms=tx.now_ms)
+            await tx.audit.append(
+                AuditEvent(
+                    actor=by,
+                    operation="host.revoke-all",
+                    subject="*",
+                    decision="done",
+                    details={"why": why, "global_epoch": epoch},
+                )
+            )
+            return epoch
+
+
+async def find_host(tx: Transaction, name: str) -> HostRecord:
+    """Find a host by id or reserved name.
+
+    Raises:
+        NotFound: there is none.
+    """
+    host = await tx.hosts.get(name)
+    if host is None:
+        raise NotFound(f"there is no host {name!r}; see ta host list", kind="host", name=name)
+    return host
+
+
+async def view_of(tx: Transaction, host: HostRecord) -> HostView:
+    """A host with its standing now: derived, never stored."""
+    clusters = {entry.cluster_id: entry for entry in await tx.catalogue.clusters()}
+    authority = await tx.placement.authority()
+    superseded = (
+        host.revoked
+        or host.verdict_trust_epoch != host.trust_epoch
+        or host.verdict_global_epoch != authority.global_epoch
+        or host.verdict_policy_epoch != clusters[host.cluster_id].policy_epoch
+    )
+    standing = standing_of(
+        passed=host.passed,
+        attested_until_ms=host.attested_until_ms,
+        superseded=superseded,
+        now_ms=tx.now_ms,
+    )
+    return HostView(host=host, standing=standing, vms=len(await tx.vms.owned_by(host.host_id)))
+
+
+def _require_approved(host: HostRecord, approval_sha256: str) -> None:
+    if host.approval_sha256 != approval_sha256:
+        raise Conflict(
+            "the host is not the one that was looked at; show it again and compare its approval hash",
+            kind="host",
+            name=host.name,
+        )
+
+
+async def _audit(
+    tx: Transaction, by: str, operation: str, host: HostRecord, **details: str | int
+) -> None:
+    await tx.audit.append(
+        AuditEvent(
+            actor=by,
+            operation=operation,
+            subject=host.host_id,
+            decision="done",
+            details={"name": host.name, **details},
+        )
+    )

@@ -1,0 +1,54 @@
+"""What is kept of a verdict and of the evidence that led to it, in canonical, hashed forms.
+
+Evidence can be judged again later from what stands here (rule 67).
+"""
+
+import json
+from dataclasses import asdict
+
+from trustauthority.model.evidence import Evidence
+from trustauthority.model.verdict import Verdict
+from trustauthority.ports import Transaction
+from trustauthority.verification.pipeline import RuntimeProgress
+from trustauthority.verification.runtime import BootAggregate
+
+
+def verdict_document(verdict: Verdict, evidence_sha256: str) -> str:
+    """Canonical JSON of a verdict; its hash is the verdict's id."""
+    return json.dumps(
+        asdict(verdict) | {"evidence_sha256": evidence_sha256},
+        sort_keys=True,
+        separators=(",", ":"),
+    )
+
+
+def encode_progress(progress: RuntimeProgress) -> bytes:
+    """The stored form of what is known of a host's runtime log."""
+    values = asdict(progress) | {"value": progress.value.hex()}
+    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+
+
+def decode_progress(stored: bytes) -> RuntimeProgress | None:
+    """Read back what ``encode_progress`` wrote; None for nothing."""
+    if not stored:
+        return None
+    values = json.loads(stored)
+    values["value"] = bytes.fromhex(values["value"])
+    values["aggregate"] = BootAggregate(values["aggregate"])
+    return RuntimeProgress(**values)
+
+
+async def archive_evidence(tx: Transaction, evidence: Evidence, boot_log_sha256: bytes) -> str:
+    """Keep the evidence so that it can be judged again: parts by hash, and a manifest over them."""
+    manifest = {
+        "version": 1,
+        "challenge": (await tx.archive.put_blob(evidence.challenge)).hex(),
+        "attest": (await tx.archive.put_blob(evidence.attest)).hex(),
+        "signature": (await tx.archive.put_blob(evidence.signature)).hex(),
+        "pcr_values": (await tx.archive.put_blob(evidence.pcr_values)).hex(),
+        "boot_log": boot_log_sha256.hex(),
+        "ima_offset": evidence.ima_offset,
+        "ima_log": (await tx.archive.put_blob(evidence.ima_log)).hex(),
+    }
+    encoded = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+    return (await tx.archive.put_blob(encoded)).hex()
