@@ -265,6 +265,8 @@ def _on_switched(view: LeaseView, reply: Reply, now_ms: int) -> Step:
 
 
 def _on_aborted(view: LeaseView, reply: Reply, now_ms: int) -> Step:
+    if reply.reason == FENCED and view.phase is Phase.SWITCHING:
+        return LeaseView(), (VmAction.DESTROY,)
     if not reply.accepted and view.phase is Phase.SWITCHING:
         return _and_send(
             replace(view, errand=_pending(Operation.SWITCH, reply.request_id, now_ms)),

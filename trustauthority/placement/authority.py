@@ -35,6 +35,7 @@ from trustauthority.placement.condition import Rule, Scene, Transition, apply, f
 from trustauthority.placement.transitions import (
     ABORT,
     ABORT_REPLAY,
+    ABORT_UNKNOWN,
     CONFIRM,
     FAIL,
     GIVE_BACK,
@@ -105,6 +106,8 @@ def transition_for(state: PlacementState, request: Request) -> Transition:
     The store makes this choice by the insert of the request id (or move id) failing, or the phase
     in its ``WHERE`` not matching, never by a read alone.
     """
+    if isinstance(request, AbortRequest) and state.move is None:
+        return ABORT_UNKNOWN
     table = _REPLAY if _is_recorded(state, request) else _FRESH
     return table[type(request)]
 

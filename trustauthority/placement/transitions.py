@@ -288,6 +288,28 @@ ABORT = Transition(
     ),
     audit="move.aborted",
 )
+ABORT_UNKNOWN = Transition(
+    name="abort-unknown",
+    rules=(rules.VM_OF_CLUSTER, rules.ASKER_OWNS),
+    writes=(
+        Write(
+            record="move",
+            kind=WriteKind.INSERT,
+            values=(
+                ("move_id", Asked("move_id")),
+                ("vm_id", Asked("vm_id")),
+                ("source", Asked("host_id")),
+                ("destination", Asked("host_id")),
+                ("grant_epoch", Field("vm", "grant_epoch")),
+                ("expires_ms", Now()),
+                ("phase", Literal(MovePhase.ABORTED)),
+            ),
+        ),
+    ),
+    audit="move.aborted",
+)
+"""The owner aborts what was never offered, as far as we know: the offer may still arrive, and must
+find its id used up. Without this row the owner could never read an outcome (found by the checker)."""
 ABORT_REPLAY = Transition(
     name="abort-replay",
     rules=(move_rules.MOVE_OF_VM, move_rules.PARTY_ASKS),
@@ -334,6 +356,7 @@ TRANSITIONS = (
     SWITCH,
     SWITCH_REPLAY,
     ABORT,
+    ABORT_UNKNOWN,
     ABORT_REPLAY,
     REVOKE,
     REVOKE_ALL,
