@@ -55,10 +55,10 @@ def _roca_prime(seed: str, bits: int) -> int:
     product = 2
     for prime in _SMALL_PRIMES[:70]:
         product *= prime
-    span = 1 << (bits - product.bit_length() - 1)
+    first, span = (3 << (bits - 2)) // product + 1, (1 << (bits - 2)) // product - 2
     for number in _stream(seed, 128):
-        candidate = (span + number % span) * product + pow(65537, number % 10_007, product)
-        if candidate.bit_length() == bits and _is_prime(candidate):
+        candidate = (first + number % span) * product + pow(65537, number % 10_007, product)
+        if _is_prime(candidate):
             return candidate
     raise AssertionError
 
