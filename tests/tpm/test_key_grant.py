@@ -268,10 +268,7 @@ class TestDoesNotOpen:
             storage = tpm.storage_parent()
             released, before = release(tpm, storage), tpm.read_clock()
         chip.clear()
-        for _ in range(before.reset_count + 2):
-            if chip.identity().reset_count == before.reset_count:
-                break
-            chip.reset()
+        _reset_until(chip, before.reset_count)
         with HostTpm(chip.tcti) as tpm:
             clock = tpm.read_clock()
             assert (clock.reset_count, clock.restart_count) == (before.reset_count, 0)
@@ -280,6 +277,20 @@ class TestDoesNotOpen:
             assert parent.name != storage.name
             assert refused(released, tpm, parent).reason == "storage-changed"
             _assert_tpm_refuses(released, tpm, parent)
+
+    def test_a_parent_of_the_endorsement_hierarchy_would_open_then(self, chip):
+        """N80, the control: its seed survives TPM2_Clear, and old blobs with it (docs/adr/0006)."""
+
+        def parent(tpm):
+            template = templates.storage_parent(StorageAlgorithm.P256)
+            return tpm._device.primary(template, ESYS_TR.ENDORSEMENT)
+
+        with HostTpm(chip.tcti) as tpm:
+            released, before = release(tpm, parent(tpm)), tpm.read_clock()
+        chip.clear()
+        _reset_until(chip, before.reset_count)
+        with HostTpm(chip.tcti) as tpm:
+            assert open_grant(released, tpm, parent(tpm)) == VM_KEY
 
     def test_from_t_on(self, chip):
         """N53, N81: the TPM's clock passed T; before it, the same bytes opened."""
@@ -475,6 +486,13 @@ class TestOracle:
                 encrypted_seed=bytes(seed),
             )
             assert tpm.import_and_unseal(storage, theirs) == secret
+
+
+def _reset_until(chip, reset_count):
+    for _ in range(reset_count + 2):
+        if chip.identity().reset_count == reset_count:
+            return
+        chip.reset()
 
 
 def _assert_closed_by(chip, event):

@@ -20,12 +20,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from trustauthority.codec.tpm_public import encode_public, object_name
 from trustauthority.codec.tpm_reader import encode_sized
-from trustauthority.errors import AlgorithmUnsupported, FailedPrecondition, InvalidRequest
+from trustauthority.errors import AlgorithmUnsupported, InvalidRequest
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.grant import MAX_VM_KEY, GrantBinding, KeyGrant
 from trustauthority.model.placement import Purpose
 from trustauthority.model.tpm import (
-    ClockInfo,
     KeyedHashParameters,
     ObjectAttributes,
     TpmAlgorithm,
@@ -44,9 +43,6 @@ _OBFUSCATION = 32
 _NONCE = 12
 GRANT_ENTROPY = _CIPHER_KEY + _OBFUSCATION + _NONCE + SHARING_ENTROPY
 """Bytes of fresh randomness that one grant takes: K, obfuscation value, nonce, seed."""
-
-MAX_CLOCK_QUOTE_AGE_MS = 60_000
-"""Age of the quote from whose clock T is counted: a TPM clock may drift by a third of it."""
 
 _CC_POLICY_PCR = 0x0000017F
 _CC_POLICY_COUNTER_TIMER = 0x0000016D
@@ -70,37 +66,6 @@ class SealedObject:
     """Contents of TPM2B_PRIVATE."""
     encrypted_seed: bytes
     """Contents of TPM2B_ENCRYPTED_SECRET."""
-
-
-def clock_bound(
-    *,
-    quoted: ClockInfo,
-    received_ms: int,
-    now_ms: int,
-    open_by_ms: int,
-    max_age_ms: int = MAX_CLOCK_QUOTE_AGE_MS,
-) -> int:
-    """T = clock of a recent quote + (open-by − receive time of that quote), in milliseconds.
-
-    Args:
-        quoted: the clock in that quote.
-        received_ms: when the authority received it, by the time of decisions.
-        now_ms: the time of this decision.
-        open_by_ms: min(end of the lease, release + two minutes).
-        max_age_ms: how old the quote may be.
-
-    Raises:
-        FailedPrecondition: the quote is too old or from the future, open-by has passed, or T
-            would not fit 64 bits. Never a wrapped or clamped value: that would widen the bound.
-    """
-    if not 0 <= now_ms - received_ms <= max_age_ms:
-        raise FailedPrecondition("the host's newest quote is too old to count its TPM clock from")
-    if open_by_ms <= now_ms:
-        raise FailedPrecondition("the grant would have to be opened before now")
-    bound = quoted.clock + (open_by_ms - received_ms)
-    if bound >= 1 << 64:
-        raise FailedPrecondition("the TPM clock is too close to its end for a bound")
-    return bound
 
 
 def encode_selection(pcrs: PcrValues) -> bytes:

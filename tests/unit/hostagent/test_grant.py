@@ -120,6 +120,15 @@ class TestRefusedGrants:
         assert refused.value.reason == reason
         assert tpm.opened == []
 
+    def test_a_pinned_key_on_another_curve_signs_nothing(self):
+        """One signature algorithm: a P-384 key, pinned by mistake, is refused and not tried."""
+        pinned = ec.derive_private_key(5, ec.SECP384R1()).public_key()
+        body = bytearray(bytes.fromhex(GOOD["wire"])[4:-64])
+        body[12:44] = build_vectors.key_id(pinned)
+        with pytest.raises(GrantRefused, match="P-256") as refused:
+            open_vector(build_vectors.sign(bytes(body)), release_keys=(pinned,))
+        assert refused.value.reason == "signature"
+
     def test_no_pinned_key_no_grant(self):
         """Without a pinned release key nothing opens: no trust on first use."""
         with pytest.raises(GrantRefused) as refused:

@@ -1,4 +1,4 @@
-"""keyrelease.wrap: policy digests, the clock bound, and what a KeyGrant contains."""
+"""keyrelease.wrap: policy digests and what a KeyGrant contains."""
 
 import hashlib
 import json
@@ -17,11 +17,10 @@ from vectors.keygrant import build_vectors
 
 from hostagent.tpm import SealedSecret
 from trustauthority.codec.tpm_public import decode_public, encode_public, object_name
-from trustauthority.errors import AlgorithmUnsupported, FailedPrecondition, InvalidRequest
+from trustauthority.errors import AlgorithmUnsupported, InvalidRequest
 from trustauthority.keyrelease.wrap import (
     GRANT_ENTROPY,
     build_key_grant,
-    clock_bound,
     encode_selection,
     policy_digest,
     seal,
@@ -29,7 +28,7 @@ from trustauthority.keyrelease.wrap import (
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.grant import MAX_VM_KEY, GrantBinding
 from trustauthority.model.placement import Purpose
-from trustauthority.model.tpm import ClockInfo, ObjectAttributes, TpmAlgorithm
+from trustauthority.model.tpm import ObjectAttributes, TpmAlgorithm
 from trustauthority.verification.protect import SHARING_ENTROPY
 
 STORAGE = ec.derive_private_key(77, ec.SECP256R1())
@@ -66,46 +65,6 @@ def grant(**changes):
         "release_key": RELEASE,
     }
     return build_key_grant(**(arguments | changes))
-
-
-class TestClockBound:
-    def bound(self, **changes):
-        arguments = {
-            "quoted": ClockInfo(clock=5000, reset_count=1, restart_count=0, safe=True),
-            "received_ms": 100_000,
-            "now_ms": 110_000,
-            "open_by_ms": 150_000,
-        }
-        return clock_bound(**(arguments | changes))
-
-    def clock(self, value):
-        return ClockInfo(clock=value, reset_count=1, restart_count=0, safe=True)
-
-    def test_it_counts_from_the_quote_that_was_received(self):
-        """T = quoted clock + (open-by − receive time of that quote): design 6.4."""
-        assert self.bound() == 55_000
-
-    @pytest.mark.parametrize("now_ms", [99_999, 160_001])
-    def test_an_old_quote_or_one_from_the_future_gives_no_bound(self, now_ms):
-        """The quote is at most 60 s old: its clock drifts, and rows may lie."""
-        with pytest.raises(FailedPrecondition, match="too old"):
-            self.bound(now_ms=now_ms, open_by_ms=200_000)
-
-    @pytest.mark.parametrize("open_by_ms", [0, 109_999, 110_000])
-    def test_an_open_by_that_passed_gives_no_bound(self, open_by_ms):
-        """N81: no grant that could only be opened in the past."""
-        with pytest.raises(FailedPrecondition, match="before now"):
-            self.bound(open_by_ms=open_by_ms)
-
-    def test_the_last_clock_value_is_reached_without_wrapping(self):
-        """N84: 2^64 - 1 is a bound, one more is a refusal and not zero."""
-        assert self.bound(quoted=self.clock(MAXIMUM - 50_000)) == MAXIMUM
-        with pytest.raises(FailedPrecondition, match="too close to its end"):
-            self.bound(quoted=self.clock(MAXIMUM - 49_999))
-
-    def test_clocks_above_the_signed_range_are_ordinary(self):
-        """N84: no comparison or addition as a signed 64-bit value."""
-        assert self.bound(quoted=self.clock(1 << 63)) == (1 << 63) + 50_000
 
 
 class TestPolicyDigest:

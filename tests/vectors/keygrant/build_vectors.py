@@ -142,7 +142,9 @@ def negatives() -> Iterator[dict[str, str]]:
     yield {"defect": "vm-changed-not-signed", "reason": "signature", "wire": unsigned.hex()}
     zero = good[:-64] + bytes(64)
     yield {"defect": "signature-zero", "reason": "signature", "wire": zero.hex()}
-    foreign = sign(body[:12] + _key_id(OTHER_SCALAR) + body[44:], OTHER_SCALAR)
+    foreign = sign(
+        body[:12] + key_id(release_key(OTHER_SCALAR).public_key()) + body[44:], OTHER_SCALAR
+    )
     yield {"defect": "signed-by-another-key", "reason": "signer-unknown", "wire": foreign.hex()}
     claimed = sign(body, OTHER_SCALAR)
     yield {
@@ -171,6 +173,9 @@ def negatives() -> Iterator[dict[str, str]]:
         "key-epoch-higher": ("changed", changed(bound - 27, (3).to_bytes(8, "big"))),
         "clock-bound-later": ("changed", changed(bound, b"\x7f")),
         "ciphertext-changed": ("changed", changed(len(body) - 1, bytes([body[-1] ^ 1]))),
+        "vm-id-not-ascii": ("malformed", changed(vm + 6, b"\xe9")),
+        "vm-key-empty": ("malformed", body[: -len(VM_KEY) - 18] + b"\x00\x10" + bytes(16)),
+        "vm-key-too-long": ("malformed", body[: -len(VM_KEY) - 18] + b"\x10\x11" + bytes(4113)),
         "bytes-left-over": ("malformed", body + b"\0"),
         "ends-within-a-field": ("malformed", body[:-1]),
     }
@@ -178,11 +183,10 @@ def negatives() -> Iterator[dict[str, str]]:
         yield {"defect": defect, "reason": reason, "wire": sign(wrong).hex()}
 
 
-def _key_id(scalar: int) -> bytes:
-    spki = (
-        release_key(scalar)
-        .public_key()
-        .public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+def key_id(key: ec.EllipticCurvePublicKey) -> bytes:
+    """SHA-256 of the SubjectPublicKeyInfo, as in the head."""
+    spki = key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     return hashlib.sha256(spki).digest()
 
