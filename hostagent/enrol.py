@@ -106,7 +106,7 @@ async def enrol(
             )
         ),
     )
-    return _identity(activated)
+    return _identity(activated, host.cluster)
 
 
 def accept_identity(before: Identity | None, new: Identity) -> Identity:
@@ -191,13 +191,14 @@ async def _proof(tpm: TpmPort, keys: HostKeys, pending: pb.EnrolResponse) -> byt
     return await _on_tpm(prove)
 
 
-def _identity(activated: pb.ActivateResponse) -> Identity:
+def _identity(activated: pb.ActivateResponse, cluster: str) -> Identity:
     expires = activated.certificate_expires_at
     if activated.certificate_chain:
         _check_chain(activated.certificate_chain)
     return Identity(
         host_id=activated.host_id,
         name=activated.name,
+        cluster=cluster,
         admission=_ADMISSIONS.get(activated.admission, Admission.UNKNOWN),
         certificate_chain=activated.certificate_chain,
         certificate_expires_at=expires.seconds + expires.nanos / 1e9,

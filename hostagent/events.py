@@ -103,8 +103,12 @@ class Pushed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SplitView:
-    """A signed checkpoint contradicts one that was seen before."""
+class Contradicted:
+    """The authority contradicts its audit log, seen on a call that the machine does not pace."""
+
+    lasting: bool
+    """Two signed checkpoints are proof; only an operator ends this. Otherwise an authority that
+    answers an attestation again, and so contains what was echoed to it, ends it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +121,9 @@ class Tick:
     """Time passed."""
 
 
-Event: TypeAlias = Started | Enrolled | Attested | Failed | Pushed | SplitView | AttestWanted | Tick
+Event: TypeAlias = (
+    Started | Enrolled | Attested | Failed | Pushed | Contradicted | AttestWanted | Tick
+)
 
 # --- actions -----------------------------------------------------------------------------------
 
@@ -150,16 +156,4 @@ class RenewNow:
     """Ask at once whether the leases go on: the authority said that they will not."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StopRenewing:
-    """Ask for no key and no renewal until ``ResumeRenewing``; leases run out by themselves."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResumeRenewing:
-    """Leases that are still running may be renewed again. Nothing that was paused resumes."""
-
-
-Action: TypeAlias = (
-    Enrol | Attest | OpenWatch | Reconnect | RenewNow | StopRenewing | ResumeRenewing
-)
+Action: TypeAlias = Enrol | Attest | OpenWatch | Reconnect | RenewNow

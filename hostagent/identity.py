@@ -5,10 +5,11 @@ that an identity is read whole or not at all. The private key is not here: it li
 """
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
@@ -25,6 +26,7 @@ class Identity:
 
     host_id: str
     name: str
+    cluster: str
     admission: Admission
     certificate_chain: bytes
     """PEM, leaf first; empty while the authority gives none."""
@@ -42,6 +44,12 @@ class Identity:
         if not self.certificate_chain:
             return None
         return int((self.certificate_expires_at - now_s) * 1000)
+
+    def renewed(self, chain: bytes) -> "Identity":
+        """The same identity with another certificate chain. Raises ValueError when it is none."""
+        leaf = x509.load_pem_x509_certificates(chain)[0]
+        expires = leaf.not_valid_after_utc.timestamp()
+        return replace(self, certificate_chain=chain, certificate_expires_at=expires)
 
     def release_key(self) -> ec.EllipticCurvePublicKey:
         """The pinned release key. Raises BrokenState when it is none on an elliptic curve."""
@@ -77,6 +85,7 @@ def store_identity(state_dir: Path, identity: Identity) -> None:
         "format": _FORMAT,
         "host_id": identity.host_id,
         "name": identity.name,
+        "cluster": identity.cluster,
         "admission": identity.admission.value,
         "certificate_chain": identity.certificate_chain.decode("ascii"),
         "certificate_expires_at": identity.certificate_expires_at,
@@ -92,6 +101,7 @@ def _decode(document: dict[str, Any]) -> Identity:
     return Identity(
         host_id=str(document["host_id"]),
         name=str(document["name"]),
+        cluster=str(document["cluster"]),
         admission=Admission(document["admission"]),
         certificate_chain=document["certificate_chain"].encode("ascii"),
         certificate_expires_at=float(document["certificate_expires_at"]),

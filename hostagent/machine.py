@@ -17,6 +17,7 @@ from hostagent.events import (
     Attested,
     AttestWanted,
     Call,
+    Contradicted,
     Enrol,
     Enrolled,
     Event,
@@ -26,10 +27,7 @@ from hostagent.events import (
     Pushed,
     Reconnect,
     RenewNow,
-    ResumeRenewing,
-    SplitView,
     Started,
-    StopRenewing,
     Tick,
     Wish,
 )
@@ -53,6 +51,11 @@ class Pace:
     admission_poll_ms: int = 600_000
     renew_margin_ms: int = 300_000
     """Before the end of the certificate, at most; a tenth of what is left when that is shorter."""
+
+    def delay_ms(self, failures: int, jitter: float, retry_after_ms: int | None) -> int:
+        """How long to wait after so many failures in a row (from 1): full jitter under a cap."""
+        ceiling = min(self.backoff_cap_ms, self.backoff_first_ms << min(failures - 1, 30))
+        return max(self.backoff_floor_ms, int(ceiling * jitter)) + (retry_after_ms or 0)
 
 
 @dataclass(slots=True)
@@ -125,9 +128,9 @@ class AgentMachine:
                 actions = self._failed(event, now_ms, jitter)
             case Pushed():
                 actions = self._pushed(event, now_ms)
-            case SplitView():
-                self._split_view = True
-                actions = self._doubt()
+            case Contradicted():
+                self._split_view = self._split_view or event.lasting
+                self.phase, actions = Phase.DOUBT, ()
             case AttestWanted():
                 self._attest.hasten(now_ms)
                 actions = ()
@@ -173,7 +176,9 @@ class AgentMachine:
             self._hold_certificate(left, now_ms)
             self._attest.hasten(now_ms)
             self._watch.hasten(now_ms)
-        return self._doubt() if event.split_view else ()
+        if event.split_view:
+            self.phase = Phase.DOUBT
+        return ()
 
     def _enrolled(self, event: Enrolled, now_ms: int) -> tuple[Action, ...]:
         self._enrol.succeed(None)
@@ -182,7 +187,7 @@ class AgentMachine:
         if event.admission is Admission.REMOVED:
             self._certified, self._enrol.due_ms = False, poll
             self.phase = Phase.REMOVED
-            return (StopRenewing(),)
+            return ()
         left = event.certificate_left_ms
         if left is None or left <= 0:
             self._certified, self._enrol.due_ms = False, poll
@@ -211,9 +216,8 @@ class AgentMachine:
             actions = (Reconnect(),)
         if self._split_view:
             return actions
-        was_passed = self.phase is Phase.PASSED
         self.phase = Phase.PASSED if event.passed else Phase.FAILED
-        return (*actions, ResumeRenewing()) if event.passed and not was_passed else actions
+        return actions
 
     def _pushed(self, event: Pushed, now_ms: int) -> tuple[Action, ...]:
         self._watch.failures = 0
@@ -226,10 +230,6 @@ class AgentMachine:
             case Wish.REVOKED:
                 self._attest.hasten(now_ms)
                 return (RenewNow(),)
-
-    def _doubt(self) -> tuple[Action, ...]:
-        self.phase = Phase.DOUBT
-        return (StopRenewing(),)
 
     # --- failures ----------------------------------------------------------------------------
 
@@ -245,7 +245,9 @@ class AgentMachine:
             self.phase = Phase.NEEDS_ENROL
         kind = event.failure.kind
         if kind is FailureKind.ROLLED_BACK:
-            return self._doubt()
+            self._split_view = self._split_view or event.failure.reason == "SPLIT_VIEW"
+            self.phase = Phase.DOUBT
+            return ()
         if event.call is Call.ATTEST:
             self._fresh = True
             silent = kind is FailureKind.NO_ANSWER and failed.failures % _ENROL_AFTER_SILENCE == 0
@@ -261,7 +263,4 @@ class AgentMachine:
     def _delay_ms(self, timer: _Timer, event: Failed, jitter: float) -> int:
         if event.failure.kind is FailureKind.STALE and timer.failures == 1:
             return 0
-        pace = self.pace
-        ceiling = min(pace.backoff_cap_ms, pace.backoff_first_ms << min(timer.failures - 1, 30))
-        drawn = max(pace.backoff_floor_ms, int(ceiling * jitter))
-        return drawn + (event.failure.retry_after_ms or 0)
+        return self.pace.delay_ms(timer.failures, jitter, event.failure.retry_after_ms)

@@ -23,6 +23,7 @@ Address = Annotated[
 ]
 Milliseconds = Annotated[int, Field(ge=1, le=86_400_000)]
 
+DEFAULT_CONFIG = Path("/etc/trustauthority/hostagent.toml")
 BOOT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
 IMA_LOG = Path("/sys/kernel/security/ima/binary_runtime_measurements")
 

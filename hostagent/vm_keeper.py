@@ -134,6 +134,20 @@ class VmKeeper:
         self._carry_out(vm_id, actions if stored else without_storage(actions))
         self._changed.set()
 
+    def receive_first(self, vm_id: str, event: Event, request_id: str) -> None:
+        """Feed an event that sends ``request_id``, timed by the first send of that id ever (N85)."""
+        first = self._record(vm_id).first_send_ms(request_id, self._clock_ms())
+        self.receive(vm_id, event, at_ms=first)
+
+    async def ask_again(self, vm_id: str, asked: Send) -> bytes:
+        """The grant of a request that was answered before; leases don't change. Raises CallFailed."""
+        return (await self._call(vm_id, asked)).key_grant
+
+    def note_key_file(self, vm_id: str, path: Path) -> None:
+        """Remember where a key is about to be handed out. Raises OSError when that can't be stored."""
+        self._record(vm_id).key_file = str(path)
+        self._store.save(self.records)
+
     def tick(self) -> None:
         """Do what is due. Call at ``next_due_ms`` at the latest."""
         for vm_id in list(self.records):
@@ -215,12 +229,12 @@ class VmKeeper:
             self._save()
 
     def _wipe(self, record: VmRecord) -> bool:
-        if record.key_file:
-            try:
+        try:
+            if record.key_file:
                 overwrite_and_remove(Path(record.key_file))
-            except OSError:
-                return False
-            record.key_file = ""
+        except OSError:
+            return False
+        record.key_file = ""
         return True
 
     def _may_run(self, vm_id: str) -> bool:
@@ -239,8 +253,10 @@ class VmKeeper:
             except CallFailed as error:
                 self._on_failure(error.failure)
                 self._log(vm_id, f"{asked.operation.value}-unanswered", reason=error.failure.reason)
-                await asyncio.sleep(self._delay_s(attempt, error.failure))
                 attempt += 1
+                jitter = random.random()  # noqa: S311 - spreads load
+                wait_ms = self._pace.delay_ms(attempt, jitter, error.failure.retry_after_ms)
+                await asyncio.sleep(wait_ms / 1000)
                 continue
             self._take_answer(vm_id, answered)
             return
@@ -270,11 +286,6 @@ class VmKeeper:
             p is not None and p.request_id == asked.request_id and p.operation is asked.operation
             for p in (view.errand, view.renewal)
         )
-
-    def _delay_s(self, attempt: int, failure: Failure) -> float:
-        ceiling = min(self._pace.backoff_cap_ms, self._pace.backoff_first_ms << min(attempt, 30))
-        drawn = max(self._pace.backoff_floor_ms, int(ceiling * random.random()))  # noqa: S311 - spreads load
-        return (drawn + (failure.retry_after_ms or 0)) / 1000
 
     def _record(self, vm_id: str) -> VmRecord:
         return self.records.setdefault(vm_id, VmRecord())
