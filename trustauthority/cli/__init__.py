@@ -1,1 +1,1 @@
-"""The ta command: one file per noun, one renderer, exit codes with a meaning."""
+"""``ta``: the command line for people and scripts. An ordinary client of the authority."""

@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Generic, Self, TypeAlias, TypeVar
 
 import grpc
 from cryptography import x509
@@ -19,8 +19,9 @@ from cryptography import x509
 from trustauthority import errors
 from trustauthority.client.checkpoints import METADATA_KEY, CheckpointKeeper
 from trustauthority.client.contexts import Context
-from trustauthority.client.errors import UNIMPLEMENTED, ClientError, client_error
+from trustauthority.client.errors import ClientError, client_error
 from trustauthority.client.files import read_private, read_public
+from trustauthority.client.reasons import UNIMPLEMENTED
 from trustauthority.client.retry import retrying
 
 REQUEST_ID_KEY = "ta-request-id"
@@ -31,8 +32,9 @@ _KEY_ROLE_SERVICES = frozenset({"KeyProviderServiceStub", "VmServiceStub"})
 Stub = TypeVar("Stub")
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
-Unary = Callable[[Stub], grpc.UnaryUnaryMultiCallable[Request, Reply]]
-Streaming = Callable[[Stub], grpc.UnaryStreamMultiCallable[Request, Reply]]
+# Strings: grpc's classes are generic in its stubs only.
+Unary: TypeAlias = "Callable[[Stub], grpc.UnaryUnaryMultiCallable[Request, Reply]]"
+Streaming: TypeAlias = "Callable[[Stub], grpc.UnaryStreamMultiCallable[Request, Reply]]"
 
 
 def _ignore(_text: str) -> None:
@@ -52,7 +54,7 @@ class Authority:
     ) -> None:
         self.context = context
         self.keeper = keeper
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._warn = warn
         self._told: set[str] = set()
         self._credentials = _credentials(context)
@@ -70,109 +72,25 @@ class Authority:
         for channel in self._channels.values():
             channel.close()
 
-    def read(
-        self,
-        service: Callable[[grpc.Channel], Stub],
-        method: Unary[Stub, Request, Reply],
-        request: Request,
-    ) -> Reply:
-        """Ask something that changes nothing, again if there is no answer. Raises ClientError."""
-        deadline = time.monotonic() + self._timeout_s
-        return retrying(
-            lambda: self._call(service, method, request, deadline), timeout_s=self._timeout_s
-        )
+    def on(self, service: Callable[[grpc.Channel], Stub]) -> "Service[Stub]":
+        """One service of this authority, given its stub class."""
+        return Service(self, service)
 
-    def write(
-        self,
-        service: Callable[[grpc.Channel], Stub],
-        method: Unary[Stub, Request, Reply],
-        request: Request,
-    ) -> Reply:
-        """Change something, once. Raises ClientError; without an answer the outcome is unknown."""
-        return self._call(service, method, request, time.monotonic() + self._timeout_s)
-
-    def stream(
-        self,
-        service: Callable[[grpc.Channel], Stub],
-        method: Streaming[Stub, Request, Reply],
-        request: Request,
-        *,
-        endless: bool = False,
-    ) -> Iterator[Reply]:
-        """Read a stream of answers, within the timeout unless it is endless. Raises ClientError."""
-        request_id = secrets.token_hex(16)
-        call = method(service(self._channel(self._addresses(service)[0])))(
-            request,
-            timeout=None if endless else self._timeout_s,
-            metadata=self._metadata(request_id),
-        )
-        try:
-            yield from call
-            self._observe(call)
-        except grpc.RpcError as error:
-            self._observe(error)
-            raise client_error(error, request_id=request_id) from error
-        finally:
-            call.cancel()
-
-    def _call(
-        self,
-        service: Callable[[grpc.Channel], Stub],
-        method: Unary[Stub, Request, Reply],
-        request: Request,
-        deadline: float,
-    ) -> Reply:
-        first, *others = self._addresses(service)
-        try:
-            return self._call_at(first, service, method, request, deadline)
-        except ClientError as error:
-            # Nothing ran at an address that does not know the call, so asking elsewhere is safe.
-            if error.reason != UNIMPLEMENTED or not others:
-                raise
-            return self._call_at(others[0], service, method, request, deadline)
-
-    def _call_at(
-        self,
-        address: str,
-        service: Callable[[grpc.Channel], Stub],
-        method: Unary[Stub, Request, Reply],
-        request: Request,
-        deadline: float,
-    ) -> Reply:
-        request_id = secrets.token_hex(16)
-        try:
-            reply, call = method(service(self._channel(address))).with_call(
-                request,
-                timeout=max(0.001, deadline - time.monotonic()),
-                metadata=self._metadata(request_id),
-            )
-        except grpc.RpcError as error:
-            self._observe(error)
-            failure = client_error(error, request_id=request_id)
-            failure.metadata.setdefault("address", address)
-            raise failure from error
-        self._observe(call)
-        return reply
-
-    def _addresses(self, service: object) -> list[str]:
-        addresses = [self.context.server, self.context.key_server]
-        if getattr(service, "__name__", "") in _KEY_ROLE_SERVICES:
-            addresses.reverse()
-        return [address for address in dict.fromkeys(addresses) if address]
-
-    def _channel(self, address: str) -> grpc.Channel:
+    def channel(self, address: str) -> grpc.Channel:
+        """The channel to an address, opened when it is first needed."""
         if address not in self._channels:
             self._channels[address] = grpc.secure_channel(
                 address, self._credentials, options=_OPTIONS
             )
         return self._channels[address]
 
-    def _metadata(self, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
+    def metadata(self, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
+        """What rides on a request: its id, and the highest checkpoint seen."""
         kept = self.keeper.kept()
         echo = ((METADATA_KEY, kept.encode()),) if kept else ()
         return ((REQUEST_ID_KEY, request_id), *echo)
 
-    def _observe(self, call: object) -> None:
+    def observe(self, call: object) -> None:
         """Look at the checkpoint that rides on an answer, errors too."""
         if not isinstance(call, grpc.Call):
             return
@@ -185,6 +103,80 @@ class Authority:
         if problem and problem not in self._told:
             self._told.add(problem)
             self._warn(problem)
+
+
+class Service(Generic[Stub]):
+    """Calls of one service."""
+
+    def __init__(self, authority: Authority, stub: Callable[[grpc.Channel], Stub]) -> None:
+        self._authority = authority
+        self._stub = stub
+
+    def read(self, method: "Unary[Stub, Request, Reply]", request: Request) -> Reply:
+        """Ask something that changes nothing, again if there is no answer. Raises ClientError."""
+        timeout_s = self._authority.timeout_s
+        deadline = time.monotonic() + timeout_s
+        return retrying(lambda: self._call(method, request, deadline), timeout_s=timeout_s)
+
+    def write(self, method: "Unary[Stub, Request, Reply]", request: Request) -> Reply:
+        """Change something, once. Raises ClientError; without an answer the outcome is unknown."""
+        return self._call(method, request, time.monotonic() + self._authority.timeout_s)
+
+    def stream(
+        self, method: "Streaming[Stub, Request, Reply]", request: Request, *, endless: bool = False
+    ) -> Iterator[Reply]:
+        """Read a stream of answers, within the timeout unless it is endless. Raises ClientError."""
+        request_id = secrets.token_hex(16)
+        call = method(self._stub(self._authority.channel(self._addresses()[0])))(
+            request,
+            timeout=None if endless else self._authority.timeout_s,
+            metadata=self._authority.metadata(request_id),
+        )
+        try:
+            yield from call
+            self._authority.observe(call)
+        except grpc.RpcError as error:
+            self._authority.observe(error)
+            raise client_error(error, request_id=request_id) from error
+        finally:
+            call.cancel()
+
+    def _call(
+        self, method: "Unary[Stub, Request, Reply]", request: Request, deadline: float
+    ) -> Reply:
+        first, *others = self._addresses()
+        try:
+            return self._call_at(first, method, request, deadline)
+        except ClientError as error:
+            # Nothing ran at an address that does not know the call, so asking elsewhere is safe.
+            if error.reason != UNIMPLEMENTED or not others:
+                raise
+            return self._call_at(others[0], method, request, deadline)
+
+    def _call_at(
+        self, address: str, method: "Unary[Stub, Request, Reply]", request: Request, deadline: float
+    ) -> Reply:
+        request_id = secrets.token_hex(16)
+        try:
+            reply, call = method(self._stub(self._authority.channel(address))).with_call(
+                request,
+                timeout=max(0.001, deadline - time.monotonic()),
+                metadata=self._authority.metadata(request_id),
+            )
+        except grpc.RpcError as error:
+            self._authority.observe(error)
+            failure = client_error(error, request_id=request_id)
+            failure.metadata.setdefault("address", address)
+            raise failure from error
+        self._authority.observe(call)
+        return reply
+
+    def _addresses(self) -> list[str]:
+        context = self._authority.context
+        addresses = [context.server, context.key_server]
+        if getattr(self._stub, "__name__", "") in _KEY_ROLE_SERVICES:
+            addresses.reverse()
+        return [address for address in dict.fromkeys(addresses) if address]
 
 
 _OPTIONS = (

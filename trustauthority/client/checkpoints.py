@@ -57,8 +57,12 @@ class CheckpointKeeper:
                 )
             if checkpoint.size == before.size:
                 return _FORKED if checkpoint.root != before.root else ""
-        write_private(self.path, note.encode())
+        self.keep(note)
         return ""
+
+    def keep(self, note: str) -> None:
+        """Keep a note whatever was kept before."""
+        write_private(self.path, note.encode())
 
     def _open(self, note: str) -> tlog.Checkpoint:
         if self.audit_key is None:

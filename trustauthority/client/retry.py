@@ -11,7 +11,8 @@ from typing import TypeVar
 import stamina
 
 from trustauthority import errors
-from trustauthority.client.errors import UNAVAILABLE, ClientError
+from trustauthority.client.errors import ClientError
+from trustauthority.client.reasons import UNAVAILABLE
 
 ATTEMPTS = 3
 """Enough for a node that restarts behind a load balancer; a person is waiting."""

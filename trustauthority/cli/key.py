@@ -1,0 +1,136 @@
+# ruff: noqa: D417 - options is documented by its class
+"""``ta key``: records of VM keys and who received each. Never the keys."""
+
+from typing import TYPE_CHECKING
+
+from cyclopts import App
+
+from trustauthority.cli.examples import examples
+from trustauthority.cli.exit import ExitCode
+from trustauthority.cli.options import DEFAULTS, DryRun, Options
+from trustauthority.cli.paging import all_pages
+from trustauthority.cli.plain import plain, word
+from trustauthority.cli.render import STRONG, Column, Field, Marked
+from trustauthority.cli.session import session
+from trustauthority.cli.text import absolute, ago, count, moment
+
+if TYPE_CHECKING:
+    from trustauthority.v1.keyprovider_pb2 import VmKey
+
+app = App(name="key", help="VM keys: their records, and who received each. Never the keys.")
+
+
+@app.command(
+    help_epilogue=examples("ta key create payroll", "ta key create payroll --provider kmip-1")
+)
+def create(
+    vm: str, /, *, provider: str = "", dry_run: DryRun = False, options: Options = DEFAULTS
+) -> ExitCode:
+    """Make the key of a protected VM, wrapped by a key provider.
+
+    Args:
+        vm: Id of the VM.
+        provider: Key provider; the default one unless given.
+        dry_run: Only show what would be sent.
+    """
+    from trustauthority.v1 import keyprovider_pb2 as keys
+    from trustauthority.v1.keyprovider_pb2_grpc import KeyProviderServiceStub
+
+    with session(options) as ta:
+        request = keys.CreateKeyRequest(vm_id=vm, provider=provider)
+        if dry_run:
+            ta.would_send(request)
+            return ExitCode.YES
+        key = ta.authority.on(KeyProviderServiceStub).write(lambda s: s.CreateKey, request).key
+        fields = [
+            *_fields(key),
+            Field("next", f"ta placement intent --vm {key.vm_id} --host HOST"),
+        ]
+        title = Marked(text=f"VM {key.vm_id} has a key", style=STRONG)
+        ta.screen.record(title, fields, name=key.vm_id, data=key)
+    return ExitCode.YES
+
+
+@app.command(name="list", help_epilogue=examples("ta key list", "ta key list -o wide"))
+def list_keys(*, options: Options = DEFAULTS) -> ExitCode:
+    """List VM keys and their states."""
+    from trustauthority.v1 import keyprovider_pb2 as keys
+    from trustauthority.v1.keyprovider_pb2_grpc import KeyProviderServiceStub
+
+    with session(options) as ta:
+        service = ta.authority.on(KeyProviderServiceStub)
+        rows: list[VmKey] = list(
+            all_pages(
+                lambda token: service.read(
+                    lambda s: s.ListKeys, keys.ListKeysRequest(page_size=500, page_token=token)
+                ),
+                lambda page: page.keys,
+            )
+        )
+        ta.screen.listing(
+            rows,
+            _COLUMNS,
+            header=ta.scope(count(len(rows), "VM key")),
+            empty="No VM has a key. Make one: ta key create VM",
+            name=lambda key: key.vm_id,
+        )
+    return ExitCode.YES
+
+
+@app.command(help_epilogue=examples("ta key show payroll", "ta key show payroll -o json"))
+def show(vm: str, /, *, options: Options = DEFAULTS) -> ExitCode:
+    """Show a VM's key record and which hosts received the key, newest first.
+
+    Args:
+        vm: Id of the VM.
+    """
+    from trustauthority.v1 import keyprovider_pb2 as keys
+    from trustauthority.v1.keyprovider_pb2_grpc import KeyProviderServiceStub
+
+    with session(options) as ta:
+        request = keys.GetKeyRequest(vm_id=vm)
+        reply = ta.authority.on(KeyProviderServiceStub).read(lambda s: s.GetKey, request)
+        if ta.screen.for_machines:
+            ta.screen.machine(plain(reply), names=[reply.key.vm_id])
+            return ExitCode.YES
+        ta.screen.line(Marked(text=reply.key.vm_id, style=STRONG))
+        ta.screen.fields(_fields(reply.key))
+        if not reply.releases:
+            ta.screen.line("No host ever received this key.")
+            return ExitCode.YES
+        ta.screen.line(f"{count(len(reply.releases), 'release')}, newest first")
+        ta.screen.table(
+            ["HOST", "EPOCH", "AGO", "AT", "HOST ID"],
+            [
+                [
+                    release.host_name,
+                    str(release.grant_epoch),
+                    ago(moment(release.released_at), ta.now),
+                    absolute(moment(release.released_at)),
+                    release.host_id,
+                ]
+                for release in reply.releases
+            ],
+        )
+    return ExitCode.YES
+
+
+def _fields(key: "VmKey") -> list[Field]:
+    return [
+        Field("state", word(key, "state")),
+        Field("key epoch", str(key.key_epoch)),
+        Field("provider", key.provider),
+        Field("KEK", key.kek_id),
+        Field("created", f"{absolute(moment(key.created_at))} by {key.created_by}"),
+    ]
+
+
+_COLUMNS: "list[Column[VmKey]]" = [
+    Column("VM", lambda key: key.vm_id),
+    Column("STATE", lambda key: word(key, "state")),
+    Column("KEY EPOCH", lambda key: str(key.key_epoch)),
+    Column("PROVIDER", lambda key: key.provider),
+    Column("CREATED", lambda key: absolute(moment(key.created_at))),
+    Column("KEK", lambda key: key.kek_id, wide=True),
+    Column("BY", lambda key: key.created_by, wide=True),
+]
