@@ -204,6 +204,12 @@ class HostNotAttested(ReleaseRefused):
     reason = "HOST_NOT_ATTESTED"
 
 
+class QuoteTooOld(ReleaseRefused):
+    """The newest quote does not tell the TPM's clock well enough to bound a key: attest, then repeat."""
+
+    reason = "QUOTE_TOO_OLD"
+
+
 class HostNotAdmitted(ReleaseRefused):
     """A genuine TPM, but not shown to be one of our hosts: it may be attested, never hold a key."""
 

@@ -10,7 +10,13 @@ Source: design 6.4 (2)-(3); NIST SP 800-57 part 1 rev. 5, section 7; promises N5
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trustauthority.errors import FailedPrecondition, Fenced, HostNotAttested, KeyNotPermitted
+from trustauthority.errors import (
+    FailedPrecondition,
+    Fenced,
+    HostNotAttested,
+    KeyNotPermitted,
+    QuoteTooOld,
+)
 from trustauthority.model.placement import Grant, KeyState
 
 CLOCK_MAX = 2**64 - 1
@@ -96,7 +102,8 @@ def release(
     Raises:
         KeyNotPermitted: the key is not active or is not the one authorised.
         Fenced: the host was reset, or the lease ended.
-        HostNotAttested: the newest quote is too old, or from the future.
+        QuoteTooOld: the newest quote is too old, or from the future.
+        HostNotAttested: the TPM's clock is at its end.
     """
     # (1) the key itself
     if not may_release(key_state) or grant.key_epoch != key_epoch:
@@ -106,7 +113,7 @@ def release(
         raise Fenced("the host was reset since it asked")
     # (3) a quote young enough to tell the TPM's clock
     if not 0 <= now_ms - quote.received_ms <= quote_age_limit_ms:
-        raise HostNotAttested("the host's newest quote is too old; attest again")
+        raise QuoteTooOld("the host's newest quote is too old; attest and repeat")
     # (4) a blob that opens now and not after the lease
     open_by = min(grant.lease_until_ms, now_ms + open_by_limit_ms)
     if open_by <= now_ms:

@@ -1,0 +1,385 @@
+"""VM keys: made, and released in two transactions with the KMS between them (design.md 6.4).
+
+What it guarantees: no key leaves before a durable audit record of the release exists (S9); the KMS is
+never asked inside a transaction; a refusal is recorded with its reason; a retry of a request id gets
+the same grant. The plaintext of a key never comes into this process: ``ports.KeyRoom``.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from joserfc.jwk import KeySet
+
+from trustauthority.codec.tpm import decode_public, object_name
+from trustauthority.errors import (
+    AlreadyExists,
+    Conflict,
+    HostNotAttested,
+    KmsUnavailable,
+    NotFound,
+    QuoteTooOld,
+    ReleaseRefused,
+    TrustAuthorityError,
+)
+from trustauthority.keyrelease.decide import QuoteTime, release
+from trustauthority.model.audit import AuditEvent
+from trustauthority.model.grant import GrantBinding, ReleaseOrder
+from trustauthority.model.host import HostRecord
+from trustauthority.model.identifiers import HostId, RequestId, VmId
+from trustauthority.model.placement import (
+    ConfirmRequest,
+    FailRequest,
+    GiveBackRequest,
+    GrantRequest,
+    KeyState,
+    LeaseTerms,
+    PlacementState,
+    PrepareRequest,
+    RenewRequest,
+)
+from trustauthority.model.report import VerdictSeal
+from trustauthority.model.vm import VmKeyEntry
+from trustauthority.placement.authority import refusal, retry_after_ms
+from trustauthority.ports import Journal, KeyRoom, Store, Transaction
+from trustauthority.report.seal import open_seal
+from trustauthority.services.decisions import audit_decision, audit_refusal
+from trustauthority.services.policies import cluster_policy
+
+DEFAULT_PROVIDER = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleasedKey:
+    """What the host gets."""
+
+    request_id: str
+    grant_epoch: int
+    terms: LeaseTerms
+    key_grant: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Authorised:
+    order: ReleaseOrder
+    grant_epoch: int
+    terms: LeaseTerms
+
+
+class KeyService:
+    """Creation and release of VM keys."""
+
+    def __init__(self, store: Store, room: KeyRoom, verdict_keys: KeySet, journal: Journal) -> None:
+        self._store = store
+        self._room = room
+        self._verdict_keys = verdict_keys
+        self._journal = journal
+
+    # --- administration ------------------------------------------------------------------------
+
+    async def create(self, vm: str, *, provider: str, by: str) -> VmKeyEntry:
+        """Make the first key of a protected VM, wrapped by the provider's KEK."""
+        provider = provider or DEFAULT_PROVIDER
+        async with self._store.snapshot() as tx:
+            entry = await tx.vms.get(vm)
+            if entry is None:
+                raise NotFound(f"there is no VM {vm!r}; see ta vm protect", kind="vm", name=vm)
+            if entry.key_epoch > 0:
+                raise AlreadyExists(f"VM {vm!r} has a key", kind="key", name=vm)
+            kek_id = await tx.keys.kek(provider)
+        if kek_id is None:
+            kek_id = await self._kek(provider, by=by)
+        aad = wrapping_aad(entry.vm_id, 1, provider)
+        wrapped = await self._room.create_key(provider, kek_id, aad)
+        async with self._store.transaction() as tx:
+            key = VmKeyEntry(
+                vm_id=entry.vm_id,
+                key_epoch=1,
+                state=KeyState.ACTIVE,
+                provider=provider,
+                kek_id=kek_id,
+                wrapped=wrapped,
+                created_at_ms=tx.now_ms,
+                created_by=by,
+            )
+            if not await tx.keys.put(key):
+                raise AlreadyExists(f"VM {vm!r} has a key", kind="key", name=vm)
+            await tx.audit.append(
+                AuditEvent(
+                    actor=by,
+                    operation="key.create",
+                    subject=vm,
+                    decision="done",
+                    details={"provider": provider, "kek": kek_id, "key_epoch": 1},
+                )
+            )
+        return key
+
+    async def page(self, *, after: str, limit: int) -> Sequence[VmKeyEntry]:
+        """List VM keys."""
+        async with self._store.snapshot() as tx:
+            return await tx.keys.page(after=after, limit=limit)
+
+    async def get(self, vm: str) -> tuple[VmKeyEntry, Sequence[Mapping[str, object]]]:
+        """One key and its releases, newest first, from the audit log."""
+        async with self._store.snapshot() as tx:
+            key = await tx.keys.newest(VmId(vm))
+            if key is None:
+                raise NotFound(f"VM {vm!r} has no key", kind="key", name=vm)
+            entries = await tx.audit.about(operation="key.release", subject=vm, limit=100)
+        return key, [json.loads(entry.content) for entry in entries]
+
+    async def health(self) -> tuple[bool, str]:
+        """Whether the KMS of the default provider answers."""
+        return await self._room.health(DEFAULT_PROVIDER)
+
+    async def _kek(self, provider: str, *, by: str) -> str:
+        kek_id = await self._room.create_kek(provider)
+        async with self._store.transaction() as tx:
+            if not await tx.keys.put_kek(provider, kek_id):
+                return await tx.keys.kek(provider) or kek_id  # another call was first
+            await tx.audit.append(
+                AuditEvent(
+                    actor=by,
+                    operation="provider.create",
+                    subject=provider,
+                    decision="done",
+                    details={"kek": kek_id},
+                )
+            )
+        return kek_id
+
+    # --- release -------------------------------------------------------------------------------
+
+    async def request(
+        self, host: HostRecord, *, vm: str, request_id: str, move_id: str = ""
+    ) -> ReleasedKey:
+        """Release a VM's key to a host: to run it, or as the prepared destination of a move.
+
+        Raises:
+            ReleaseRefused: a predicate of the decision failed; the reason says which.
+            KmsUnavailable: nothing left, nothing is lost; repeat with the same request id.
+        """
+        authorised = await self._authorise(host, VmId(vm), RequestId(request_id), move_id)
+        try:
+            grant = await self._room.release(authorised.order)
+        except KmsUnavailable as error:
+            await self._record_failure(host, VmId(vm), RequestId(request_id), error)
+            raise
+        await self._confirm(host, authorised, grant)
+        self._journal.record("key_release", decision="released", host=host.host_id, vm=vm)
+        return ReleasedKey(
+            request_id=request_id,
+            grant_epoch=authorised.grant_epoch,
+            terms=authorised.terms,
+            key_grant=grant,
+        )
+
+    async def renew(
+        self, host: HostRecord, *, vm: str, grant_epoch: int, request_id: str
+    ) -> LeaseTerms:
+        """Let the owner go on."""
+        request = RenewRequest(
+            request_id=RequestId(request_id),
+            vm_id=VmId(vm),
+            host_id=host.host_id,
+            grant_epoch=grant_epoch,
+        )
+        state = await self._decide(host, vm, "lease.renew", request)
+        return terms_of(state)
+
+    async def give_back(
+        self, host: HostRecord, *, vm: str, grant_epoch: int, request_id: str
+    ) -> None:
+        """The owner says that its QEMU is dead and the key wiped."""
+        request = GiveBackRequest(
+            request_id=RequestId(request_id),
+            vm_id=VmId(vm),
+            host_id=host.host_id,
+            grant_epoch=grant_epoch,
+        )
+        await self._decide(host, vm, "key.give-back", request)
+
+    async def _decide(
+        self, host: HostRecord, vm: str, operation: str, request: RenewRequest | GiveBackRequest
+    ) -> PlacementState:
+        async with self._store.transaction() as tx:
+            state, failed = await tx.placement.decide(request)
+            await tx.audit.append(
+                audit_decision(host, vm, operation, failed, {"epoch": request.grant_epoch})
+            )
+            now_ms = tx.now_ms
+        if failed:
+            raise refusal(failed, retry_after_ms=retry_after_ms(state, now_ms))
+        return state
+
+    async def _authorise(
+        self, host: HostRecord, vm: VmId, request_id: RequestId, move_id: str
+    ) -> _Authorised:
+        """Transaction 1: the grant, the lease and the audit row *authorised*."""
+        authorised: _Authorised | None = None
+        async with self._store.transaction() as tx:
+            current = await tx.hosts.get(host.host_id)
+            if current is None:
+                raise HostNotAttested("the host was removed")
+            try:
+                seal = await self._seal(tx, current)
+                await _require_recent(tx, current, seal)
+            except ReleaseRefused as error:
+                refused: TrustAuthorityError = error
+                await tx.audit.append(audit_refusal(host, vm, "key.request", error))
+            else:
+                request = _grant_request(host.host_id, vm, request_id, move_id)
+                state, failed = await tx.placement.decide(request)
+                await tx.audit.append(
+                    audit_decision(host, vm, "key.request", failed, {"request": request_id})
+                )
+                refused = refusal(failed, retry_after_ms=retry_after_ms(state, tx.now_ms))
+                if not failed:
+                    authorised = await _order(tx, current, state, seal)
+        # a refusal is recorded too, so it is raised only after its transaction was committed
+        if authorised is None:
+            self._journal.record("key_release", decision="refused", reason=refused.reason)
+            raise refused
+        return authorised
+
+    async def _seal(self, tx: Transaction, host: HostRecord) -> VerdictSeal:
+        """The signed verdict that the host's row names: a status column alone releases nothing."""
+        stored = None if host.verdict_id is None else await tx.archive.get_verdict(host.verdict_id)
+        if stored is None or host.verdict_id is None:
+            raise HostNotAttested("the host has not attested")
+        if not host.passed:
+            raise HostNotAttested(f"the host's newest verdict is FAILED: {host.reason}")
+        seal = open_seal(
+            str(stored["seal"]),
+            keys=self._verdict_keys,
+            host=host.host_id,
+            verdict_id=host.verdict_id,
+        )
+        signed = (seal.policy_epoch, seal.trust_epoch, seal.global_epoch, seal.attested_until_ms)
+        row = (
+            host.verdict_policy_epoch,
+            host.verdict_trust_epoch,
+            host.verdict_global_epoch,
+            host.attested_until_ms,
+        )
+        if signed != row or seal.counters != host.boot:
+            raise HostNotAttested("the host's row does not say what its signed verdict says")
+        return seal
+
+    async def _confirm(self, host: HostRecord, authorised: _Authorised, grant: bytes) -> None:
+        """Transaction 2: epochs still current, audit row *released* with the response hash."""
+        binding = authorised.order.binding
+        response_hash = hashlib.sha256(grant).digest()
+        request = ConfirmRequest(
+            request_id=binding.request_id,
+            vm_id=binding.vm_id,
+            host_id=host.host_id,
+            response_hash=response_hash,
+        )
+        async with self._store.transaction() as tx:
+            _, failed = await tx.placement.decide(request)
+            details = {
+                "request": binding.request_id,
+                "grant_epoch": binding.grant_epoch,
+                "key_epoch": binding.key_epoch,
+                "purpose": str(binding.purpose),
+                "response_sha256": response_hash.hex(),
+            }
+            await tx.audit.append(
+                audit_decision(host, binding.vm_id, "key.release", failed, details)
+            )
+        if failed:
+            raise refusal(failed)
+
+    async def _record_failure(
+        self, host: HostRecord, vm: VmId, request_id: RequestId, error: KmsUnavailable
+    ) -> None:
+        async with self._store.transaction() as tx:
+            await tx.placement.decide(
+                FailRequest(request_id=request_id, vm_id=vm, host_id=host.host_id)
+            )
+            await tx.audit.append(audit_refusal(host, vm, "key.release", error))
+        self._journal.record("key_release", decision="failed", reason=error.reason)
+
+
+async def _require_recent(tx: Transaction, host: HostRecord, seal: VerdictSeal) -> None:
+    _, policy = await cluster_policy(tx, host.cluster_id)
+    age_ms = tx.now_ms - seal.quote_received_ms
+    if not 0 <= age_ms <= policy.grants.max_quote_age_ms:
+        raise QuoteTooOld(
+            f"the host's newest quote is {age_ms} ms old; attest and repeat",
+            ageMs=age_ms,
+            limitMs=policy.grants.max_quote_age_ms,
+        )
+
+
+def _grant_request(
+    host: HostId, vm: VmId, request_id: RequestId, move_id: str
+) -> GrantRequest | PrepareRequest:
+    if move_id:
+        return PrepareRequest(
+            request_id=request_id, move_id=RequestId(move_id), vm_id=vm, host_id=host
+        )
+    return GrantRequest(request_id=request_id, vm_id=vm, host_id=host)
+
+
+async def _order(
+    tx: Transaction, host: HostRecord, state: PlacementState, seal: VerdictSeal
+) -> _Authorised:
+    """What the key room is told: every value from the signed verdict or the decided rows."""
+    if state.grant is None or state.vm is None:
+        raise Conflict("the grant is not there; repeat with the same request id")
+    key = await tx.keys.newest(state.vm.vm_id)
+    if key is None:
+        raise NotFound("the VM has no key", kind="key", name=state.vm.vm_id)
+    _, policy = await cluster_policy(tx, host.cluster_id)
+    plan = release(
+        state.grant,
+        key_state=key.state,
+        key_epoch=key.key_epoch,
+        quote=QuoteTime(
+            boot=seal.counters, clock_ms=seal.clock_ms, received_ms=seal.quote_received_ms
+        ),
+        now_ms=tx.now_ms,
+        open_by_limit_ms=policy.grants.open_by_ms,
+        quote_age_limit_ms=policy.grants.max_quote_age_ms,
+    )
+    binding = GrantBinding(
+        vm_id=state.vm.vm_id,
+        host_id=host.host_id,
+        storage_name=object_name(decode_public(seal.storage_public)),
+        grant_epoch=state.grant.grant_epoch,
+        key_epoch=key.key_epoch,
+        request_id=state.grant.request_id,
+        purpose=state.grant.purpose,
+        clock_bound=plan.clock_limit_ms,
+    )
+    order = ReleaseOrder(
+        binding=binding,
+        provider=key.provider,
+        kek_id=key.kek_id,
+        wrapped=key.wrapped,
+        aad=wrapping_aad(key.vm_id, key.key_epoch, key.provider),
+        storage_public=seal.storage_public,
+        sealed_pcrs=seal.sealed_pcrs,
+        counters=seal.counters,
+    )
+    return _Authorised(order=order, grant_epoch=state.grant.grant_epoch, terms=terms_of(state))
+
+
+def wrapping_aad(vm: VmId, key_epoch: int, provider: str) -> bytes:
+    """What a wrapped key is bound to: it unwraps for no other VM, epoch or provider."""
+    return json.dumps(
+        {"format": "ta-vm-key-v1", "keyEpoch": key_epoch, "provider": provider, "vm": vm},
+        sort_keys=True,
+        separators=(",", ":"),
+    ).encode()
+
+
+def terms_of(state: PlacementState) -> LeaseTerms:
+    """The lease terms of a decided VM."""
+    if state.vm is None:
+        raise Conflict("the VM is gone; repeat")
+    return state.vm.terms
