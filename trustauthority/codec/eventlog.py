@@ -96,14 +96,13 @@ def _legacy_record(data: bytes, offset: int, index: int) -> tuple[BootEvent, int
     if len(data) - offset < _SHA1_RECORD.size:
         raise _malformed(f"event {index} is cut off in its header", offset)
     pcr, event_type, digest, length = _SHA1_RECORD.unpack_from(data, offset)
+    if pcr > HIGHEST_PCR and (pcr != NO_REGISTER or event_type != _NO_ACTION):
+        raise _malformed(f"event {index} names register {pcr}", offset)
     start = offset + _SHA1_RECORD.size
     end = start + length
     if end > len(data):
-        raise _malformed(
-            f"event {index} says {length} bytes of data, {len(data) - start} are left", start - 4
-        )
-    if pcr > HIGHEST_PCR and (pcr != NO_REGISTER or event_type != _NO_ACTION):
-        raise _malformed(f"event {index} names register {pcr}", offset)
+        left = len(data) - start
+        raise _malformed(f"event {index} says {length} bytes of data, {left} are left", start - 4)
     return BootEvent(index, offset, pcr, event_type, (digest,), data[start:end]), end
 
 
