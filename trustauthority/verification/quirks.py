@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from trustauthority.model.digest import HashAlgorithm
-from trustauthority.verification.replay import Replay, hash_constructor
+from trustauthority.verification.banks import hash_constructor
 
 
 class Quirk(StrEnum):
@@ -53,19 +53,25 @@ MISSING_EVENTS: Mapping[Quirk, MissingEvents] = {
 
 
 def explain_with_quirk(
-    replayed: Replay, quoted: Mapping[int, bytes], allowed: frozenset[Quirk]
+    replayed: Mapping[int, bytes],
+    quoted: Mapping[int, bytes],
+    bank: HashAlgorithm,
+    allowed: frozenset[Quirk],
 ) -> Mapping[int, Quirk]:
     """Which registers an allowed quirk explains exactly: register → the quirk.
 
-    Only a register with events that differs from its quoted value is looked at.
+    Args:
+        replayed: values of the registers that have events, each complete.
+        quoted: values that a verified quote covers.
+        bank: of both.
+        allowed: the quirks that policy names.
     """
     explained: dict[int, Quirk] = {}
     for quirk, missing in MISSING_EVENTS.items():
-        value = replayed.values.get(missing.pcr)
-        if quirk not in allowed or missing.pcr in explained or value is None:
+        value = replayed.get(missing.pcr)
+        if quirk not in allowed or value is None:
             continue
-        target = quoted.get(missing.pcr)
-        if value != target and _extend_all(value, missing.data, replayed.bank) == target:
+        if _extend_all(value, missing.data, bank) == quoted.get(missing.pcr):
             explained[missing.pcr] = quirk
     return explained
 

@@ -10,10 +10,9 @@ TCG PC Client Platform TPM Profile 1.07, table 5 (PCR attributes). Pitfalls 34-3
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -27,17 +26,12 @@ from trustauthority.model.bootlog import (
     RegisterKind,
 )
 from trustauthority.model.digest import HashAlgorithm
+from trustauthority.verification.banks import hash_constructor
+from trustauthority.verification.quirks import Quirk, explain_with_quirk
 
 STARTUP_LOCALITY = b"StartupLocality\0"
 _LOCALITIES = frozenset({0, 3, 4})
 _DYNAMIC_PCRS = range(17, 23)
-_HASH_NAMES = {
-    HashAlgorithm.SHA1: "sha1",
-    HashAlgorithm.SHA256: "sha256",
-    HashAlgorithm.SHA384: "sha384",
-    HashAlgorithm.SHA512: "sha512",
-    HashAlgorithm.SM3_256: "sm3",
-}
 _NO_ACTION = int(EventType.NO_ACTION)
 _HCRTM = int(EventType.EFI_HCRTM_EVENT)
 
@@ -114,28 +108,6 @@ class PcrDifference:
         if not self.events:
             return f"PCR {self.pcr}: quoted {self.quoted.hex()}, the log has no event for it"
         return f"PCR {self.pcr}: quoted {self.quoted.hex()}, the log gives {self.replayed.hex()}"
-
-
-def hash_constructor(bank: HashAlgorithm) -> Callable[[bytes], Any]:
-    """The hash function of a bank.
-
-    Raises:
-        AlgorithmUnsupported: when this build of OpenSSL lacks it (SM3).
-    """
-    found = _CONSTRUCTORS.get(bank)
-    if found is None:
-        raise AlgorithmUnsupported(f"{bank} is not in this OpenSSL", algorithm=bank)
-    return found
-
-
-def _constructor(name: str) -> Callable[[bytes], Any] | None:
-    direct: Callable[[bytes], Any] | None = getattr(hashlib, name, None)
-    if direct is not None:
-        return direct
-    return partial(hashlib.new, name) if name in hashlib.algorithms_available else None
-
-
-_CONSTRUCTORS = {bank: _constructor(name) for bank, name in _HASH_NAMES.items()}
 
 
 def replay(log: BootLog, bank: HashAlgorithm) -> Replay:
@@ -293,6 +265,8 @@ class VerifiedBootLog:
     events: tuple[BootEvent, ...]
     """Events of the verified registers. EV_NO_ACTION is never among them."""
     values: Mapping[int, bytes]
+    quirks: Mapping[int, Quirk] = field(default_factory=lambda: MappingProxyType({}))
+    """Registers that only a quirk explains which policy allows: what the log lacks is known."""
 
     @property
     def passed(self) -> bool:
@@ -318,6 +292,7 @@ def verify_boot_log(
     bank: HashAlgorithm,
     pcrs: Iterable[int],
     registers: RegisterKind = RegisterKind.PCR,
+    quirks: frozenset[Quirk] = frozenset(),
 ) -> VerifiedBootLog:
     """Keep what the quoted values of one bank prove.
 
@@ -327,6 +302,7 @@ def verify_boot_log(
         bank: the one bank chosen up front by policy; others are never tried (pitfalls 39).
         pcrs: the registers that must be explained.
         registers: what ``quoted`` counts; a CCEL never explains PCRs (pitfalls 46).
+        quirks: known deviations that policy allows by name (pitfalls 43).
 
     Raises:
         LogRejected: the log counts other registers than the quote.
@@ -337,6 +313,13 @@ def verify_boot_log(
     replayed = replay(log, bank) if log.events else _empty_replay(bank, registers)
     asked = frozenset(pcrs)
     differences = compare(replayed, quoted, asked)
+    differing = frozenset(difference.pcr for difference in differences)
+    explained = {
+        pcr: quirk
+        for pcr, quirk in explain_with_quirk(replayed.values, quoted, bank, quirks).items()
+        if pcr in differing
+    }
+    differences = tuple(found for found in differences if found.pcr not in explained)
     verified = asked - {difference.pcr for difference in differences}
     position = log.position(bank)
     return VerifiedBootLog(
@@ -351,6 +334,7 @@ def verify_boot_log(
             event for event in log.events if event.pcr in verified and event.type != _NO_ACTION
         ),
         values=MappingProxyType({pcr: quoted[pcr] for pcr in verified}),
+        quirks=MappingProxyType(explained),
     )
 
 

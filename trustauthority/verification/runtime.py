@@ -22,7 +22,7 @@ from trustauthority.model.ima import (
     ImaEntry,
     ImaReplayState,
 )
-from trustauthority.verification.replay import hash_constructor
+from trustauthority.verification.banks import hash_constructor
 
 MAX_FINDINGS = 100
 _SHA1_SIZE = HashAlgorithm.SHA1.size
