@@ -18,6 +18,7 @@ from hostagent.lease_model import (
     HOST_REVOKED,
     RENEW_FRACTION,
     AbortMove,
+    Action,
     ArmWatchdog,
     Claim,
     Event,
@@ -67,28 +68,28 @@ def restarted(view: LeaseView, now_ms: int) -> Step:
     no VM where the view has one goes on with ``Stopped``.
     """
     kept = replace(view, renewal=None)
+    armed = ArmWatchdog(at_ms=view.destroy_at_ms)
     match view.phase:
         case Phase.IDLE | Phase.REQUESTING | Phase.PREPARING:
             return LeaseView(), (VmAction.DESTROY,)
         case Phase.GIVING_BACK:
-            return _preceded_by(VmAction.DESTROY, _and_send(kept))
-        case Phase.SWITCHING:
-            return _preceded_by(VmAction.PAUSE, _and_send(kept))
-        case Phase.PAUSED:
-            return kept, (VmAction.PAUSE,)
+            return _preceded_by((VmAction.DESTROY,), _and_send(kept))
+        case Phase.SWITCHING | Phase.PAUSED:
+            return _preceded_by((armed, VmAction.PAUSE), _and_send(kept))
         case Phase.RUNNING:
             running = replace(kept, errand=None)
-            expired = now_ms >= view.run_until_ms
-            return _on_time(running, now_ms) if expired else (running, (VmAction.RESUME,))
+            if now_ms >= view.run_until_ms:
+                return _preceded_by((armed,), _on_time(running, now_ms))
+            return running, (armed, VmAction.RESUME)
         case Phase.PREPARED:
-            return kept, ()
+            return kept, (armed,)
         case _:
             assert_never(view.phase)
 
 
-def _preceded_by(action: VmAction, done: Step) -> Step:
+def _preceded_by(first: tuple[Action, ...], done: Step) -> Step:
     view, actions = done
-    return view, (action, *actions)
+    return view, (*first, *actions)
 
 
 # --- starting and preparing ------------------------------------------------------------------

@@ -1,0 +1,64 @@
+"""One scenario searched for safety, then every world of it continued for liveness."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from support.modelcheck.explore import Model, Scenario, search_model, trace_to
+from support.modelcheck.liveness import Stuck, settle
+from support.modelcheck.parties import Variant
+
+
+@dataclass(kw_only=True)
+class Proof:
+    """What was shown, and within which extent."""
+
+    scenario: str
+    states: int
+    steps: int
+    settled: int
+    complete: bool
+    broken: str = ""
+    decisions: Counter = field(default_factory=Counter)
+    """Accepted decisions by transition name: what the search really exercised."""
+
+
+def prove(scenario: Scenario, *, limit: int = 10**7, variant: Variant | None = None) -> Proof:
+    """Search all worlds for S1-S9, then settle each for L1-L3."""
+    decisions: Counter = Counter()
+    base = variant or Variant()
+
+    def counting(state, request, now_ms):
+        after, outcome = base.decide(state, request, now_ms)
+        decisions[f"{type(outcome).__name__} {outcome.transition.name}"] += 1
+        return after, outcome
+
+    counted = Variant(
+        name=base.name,
+        decide=counting,
+        step=base.step,
+        reads_then_releases=base.reads_then_releases,
+        check_rights=base.check_rights,
+    )
+    model = Model(scenario, counted)
+    result = search_model(model, limit=limit)
+    proof = Proof(
+        scenario=scenario.name,
+        states=result.states,
+        steps=result.steps,
+        settled=0,
+        complete=result.complete,
+        broken=result.told() if result.violation else "",
+        decisions=Counter(decisions),
+    )
+    if result.violation:
+        return proof
+    known: set = set()
+    for world in result.parents:
+        try:
+            settle(model, world, known)
+        except Stuck as stuck:
+            trace = "\n".join(f"  {label}" for label in trace_to(result.parents, world))
+            proof.broken = f"{scenario.name}: L1-L3: {stuck}, after\n{trace}"
+            return proof
+        proof.settled += 1
+    return proof

@@ -1,0 +1,135 @@
+"""Bounds of the searches: what may happen in each, and how often; short and large forms."""
+
+from dataclasses import replace
+
+from support.modelcheck import parties
+from support.modelcheck.explore import Model, Scenario
+from support.modelcheck.parties import Variant
+from support.modelcheck.world import CLUSTER, VM, Rows
+from trustauthority.model.placement import AuthorityRecord, ClusterRecord, Intent, VmRecord
+from trustauthority.placement.clock import ClockGuard
+
+LEASE, SKEW = 3, 2
+"""Ticks. A host destroys one tick after its lease; the fence leaves one more for its slow clock."""
+
+
+def rows(hosts: int, *, skew: int = SKEW, any_host: bool = True, intents: tuple = ()) -> Rows:
+    """A protected VM that nobody owns, and attested hosts."""
+    return Rows(
+        authority=AuthorityRecord(),
+        cluster=ClusterRecord(cluster_id=CLUSTER, offer_ms=3, prepare_for_ms=4),
+        hosts=tuple(parties.standing(index) for index in range(hosts)),
+        vm=VmRecord(
+            vm_id=VM,
+            cluster_id=CLUSTER,
+            lease_ms=LEASE,
+            skew_ms=skew,
+            any_host_of_cluster=any_host,
+            last_owner="h0",
+        ),
+        guard=ClockGuard(boot_id="b"),
+        intents=intents,
+    )
+
+
+def running(hosts: int, *, skew: int = SKEW) -> dict:
+    """The same with the VM running on h0, brought there by the product itself at tick 1."""
+    model = Model(
+        Scenario(
+            name="prefix", hosts=hosts, horizon=1, rows=rows(hosts, skew=skew), budget={"start0": 1}
+        ),
+        Variant(check_rights=False),
+    )
+    world = model.initial()
+    for words in ("starts", "request", "transaction 2", "answer"):
+        world = next(after for label, after in model.successors(world) if words in label)
+    return {
+        "rows": model.pool[world.rows],
+        "machines": tuple(model.pool[number] for number in world.machines),
+    }
+
+
+def idle(hosts: int, *, skew: int = SKEW, any_host: bool = True, intents: tuple = ()) -> dict:
+    """Nobody runs it."""
+    return {"rows": rows(hosts, skew=skew, any_host=any_host, intents=intents)}
+
+
+def intent_for(host: str, expires: int) -> Intent:
+    """A wish of a scheduler."""
+    return Intent(intent_id="i1", vm_id=VM, destination=host, expires_ms=expires)
+
+
+def _scenario(name: str, horizon: int, base: dict, hosts: int = 2, **budget: int) -> Scenario:
+    return Scenario(name=name, hosts=hosts, horizon=horizon, budget=budget, **base)
+
+
+def short() -> tuple[Scenario, ...]:
+    """Bounds that the suite affords; every search is complete within them."""
+    free, owned = idle(2), running(2)
+    wish = idle(2, any_host=False, intents=(intent_for("h1", 4),))
+    moving = {"offer": 1, "prepare": 1, "hand_over": 1, "claim": 1}
+    return (
+        _scenario("two want it, one clock lags", 6, free, start0=1, start1=1, lag=1),
+        _scenario("two want it, a duplicate", 6, free, start0=1, start1=1, duplicate=1),
+        _scenario("two want it, a retry", 6, free, start0=1, start1=1, resend=1),
+        _scenario("renewal and slow clock", 9, owned, start1=1, renew=1, lag=1),
+        _scenario("agent dies, clock lags", 7, owned, start1=1, lag=1, crash=1, renew=1),
+        _scenario("shutdown and crash", 3, owned, start1=1, stop=1, duplicate=1, crash=1),
+        _scenario(
+            "release: revocation, policy, KMS",
+            3,
+            free,
+            start0=1,
+            start1=1,
+            revoke=1,
+            policy=1,
+            attest=1,
+            kms_fails=1,
+        ),
+        _scenario(
+            "release: retry and revoke all",
+            2,
+            free,
+            start0=2,
+            revoke_all=1,
+            attest=1,
+            resend=1,
+            kms_fails=1,
+            give_up=1,
+        ),
+        _scenario("one intent, used once", 4, wish, start0=1, start1=2, stop=1, duplicate=1),
+        _scenario("move and abort", 3, owned, **moving, abort=1),
+        _scenario("move, a duplicate", 2, owned, **moving, duplicate=1),
+        _scenario("move, a retry", 2, owned, **moving, resend=1),
+        _scenario("move, a party dies", 3, owned, **moving, crash=1),
+        _scenario("move, a host is revoked", 3, owned, **moving, revoke=1),
+        _scenario("move, a host reboots", 3, owned, **moving, reboot=1, attest=1),
+        _scenario(
+            "two moves with late messages",
+            1,
+            owned,
+            offer=2,
+            prepare=2,
+            hand_over=1,
+            claim=1,
+            abort=1,
+            duplicate=1,
+        ),
+        _scenario("move against takeover", 6, owned, **moving, start0=1),
+        _scenario("the authority's clock steps", 8, owned, start1=1, step=1, renew=1, step_back=1),
+        _scenario("reboots", 6, owned, start1=1, start0=1, reboot=1, attest=1),
+    )
+
+
+def large() -> tuple[Scenario, ...]:
+    """The same with one more of every fault, and a third host: about an hour and 20 GiB."""
+    grown = []
+    for scenario in short():
+        budget = dict(scenario.budget)
+        for kind in ("duplicate", "crash"):
+            budget[kind] = budget.get(kind, 0) + 1
+        grown.append(replace(scenario, budget=budget))
+    moving = {"offer": 1, "prepare": 1, "hand_over": 1, "claim": 1}
+    grown.append(_scenario("three hosts, one moves", 7, running(3), 3, **moving, start2=1))
+    grown.append(_scenario("three want it", 7, idle(3), 3, start0=1, start1=1, start2=1))
+    return tuple(grown)
