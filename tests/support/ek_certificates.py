@@ -61,7 +61,8 @@ def oid(dotted: str) -> bytes:
 
 def integer(value: int) -> bytes:
     """INTEGER."""
-    return tlv(0x02, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+    magnitude = value if value >= 0 else ~value
+    return tlv(0x02, value.to_bytes(magnitude.bit_length() // 8 + 1, "big", signed=True))
 
 
 def sequence(*parts: bytes) -> bytes:

@@ -69,6 +69,8 @@ def pem_blocks(data: bytes, *, part: str) -> Iterator[tuple[int, bytes, bytes]]:
 
 def _stored(data: bytes, part: str) -> bytes:
     """Cut the certificate out of a TCG_PCCLIENT_STORED_CERT."""
+    if len(data) < _STORED_HEADER:
+        raise MalformedEvidence("the vendor header is cut", part=part, offset=len(data))
     if data[5:_STORED_HEADER] != _FULL_CERTIFICATE:
         raise MalformedEvidence("vendor header without a full certificate", part=part, offset=5)
     der = _cut(data, _STORED_HEADER, part)

@@ -90,6 +90,8 @@ def _rsa_key(key: bytes) -> rsa.RSAPublicKey:
         raise AlgorithmUnsupported(
             f"RSA of {modulus.bit_length()} bits is not accepted", algorithm="RSA"
         )
+    if modulus <= 0 or exponent <= 0:
+        raise MalformedEvidence("these numbers make no RSA key", part=part, offset=0)
     try:
         return rsa.RSAPublicNumbers(exponent, modulus).public_key()
     except ValueError as error:

@@ -66,7 +66,7 @@ def decode_name(element: DerElement) -> Name:
         raw=element.raw,
         text=",".join(_labelled(oid, text) for one in reversed(relative) for oid, text in one),
         organization=next(
-            (text for one in relative for oid, text in one if oid == ORGANIZATION), None
+            (_shown(text) for one in relative for oid, text in one if oid == ORGANIZATION), None
         ),
         canonical=tuple(
             tuple(sorted((oid, " ".join(text.split()).casefold()) for oid, text in one))
@@ -115,7 +115,7 @@ def _collect(relative: list[tuple[str, DerElement]], found: dict[str, str]) -> N
     for identifier, value in relative:
         if identifier not in _TPM_ATTRIBUTES:
             continue
-        text = _text(value)
+        text = _shown(_text(value))
         if found.setdefault(identifier, text) != text:
             raise value.malformed(f"attribute {identifier} has two values")
 
@@ -123,7 +123,7 @@ def _collect(relative: list[tuple[str, DerElement]], found: dict[str, str]) -> N
 def _labelled(identifier: str, text: str) -> str:
     """One attribute for people."""
     escaped = "".join(f"\\{one}" if one in _RESERVED else one for one in text)
-    return f"{_ATTRIBUTE_NAMES.get(identifier, identifier)}={escaped}"
+    return f"{_ATTRIBUTE_NAMES.get(identifier, identifier)}={_shown(escaped)}"
 
 
 def _relative_names(name: DerElement) -> Iterator[list[tuple[str, DerElement]]]:
@@ -143,9 +143,13 @@ def _relative_names(name: DerElement) -> Iterator[list[tuple[str, DerElement]]]:
 
 
 def _text(value: DerElement) -> str:
-    """The text of a string value; what is not printable is escaped, never dropped."""
+    """The text of a string value; bytes that are none in its encoding are escaped, never dropped."""
     encoding = _ENCODINGS.get(value.tag)
     if encoding is None:
         return "#" + value.raw.hex()
-    text = value.content.decode(encoding, errors="backslashreplace")
+    return value.content.decode(encoding, errors="backslashreplace")
+
+
+def _shown(text: str) -> str:
+    """The text with what is not printable escaped."""
     return "".join(one if one.isprintable() else f"\\u{ord(one):04x}" for one in text)
