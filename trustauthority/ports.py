@@ -329,6 +329,9 @@ class Journal(Protocol):
     def record(self, event: str, **facts: str | float | bool) -> None:
         """Tell one event. Facts never hold secrets."""
 
+    def crash(self, error_id: str, where: str, error: BaseException) -> None:
+        """Tell an unexpected exception: its trace goes to the log, its id to the caller."""
+
 
 class Signer(Protocol):
     """A signing key whose private part stays behind the port."""

@@ -280,7 +280,7 @@ class KeyService:
         )
         async with self._store.transaction() as tx:
             _, failed = await tx.placement.decide(request)
-            details = {
+            details: dict[str, str | int] = {
                 "request": binding.request_id,
                 "grant_epoch": binding.grant_epoch,
                 "key_epoch": binding.key_epoch,
