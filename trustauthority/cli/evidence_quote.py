@@ -8,6 +8,7 @@ listed as skipped, never as passed. Exit status: 0 genuine, 1 refused, 2 malform
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -16,6 +17,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from trustauthority.cli.quote_files import read_attestation_key, read_file, read_nonce, read_pcrs
+from trustauthority.cli.quote_logs import LogJudgement, judge_boot, judge_runtime
 from trustauthority.codec.tpm import decode_attest, decode_signature, object_name
 from trustauthority.errors import (
     InvalidRequest,
@@ -60,6 +62,8 @@ class QuoteFiles:
     attestation_key: bytes
     pcrs: bytes | None
     nonce: str | None
+    eventlog: bytes | None
+    ima: bytes | None
     bank: HashAlgorithm | None
     allow_sha1: bool
 
@@ -76,6 +80,7 @@ class QuoteJudgement:
     attestation_key: TpmPublic | None = None
     pcrs: PcrValues | None = None
     bank: HashAlgorithm | None = None
+    logs: dict[str, LogJudgement] = field(default_factory=dict)
     error: TrustAuthorityError | None = None
 
     @property
@@ -141,6 +146,8 @@ def _judge(judgement: QuoteJudgement, files: QuoteFiles) -> None:
     )
     # (5) The PCR values.
     _judge_pcrs(judgement, files, quote, signature)
+    # (6) The logs from which the PCR values follow.
+    _judge_logs(judgement, files)
     if not quote.clock_info.safe:
         judgement.findings.append(_CLOCK_NOT_SAFE)
 
@@ -170,6 +177,26 @@ def _judge_pcrs(
     )
     judgement.run("pcrDigest", lambda: check_pcr_digest(quote, values, signature.hash))
     judgement.pcrs = claimed
+
+
+def _judge_logs(judgement: QuoteJudgement, files: QuoteFiles) -> None:
+    judges = (("eventlog", files.eventlog, judge_boot), ("ima", files.ima, judge_runtime))
+    for name, data, judge in judges:
+        if data is not None:
+            found = judgement.run(name, partial(_judge_log, judgement, name, data, judge))
+            judgement.logs[name] = found
+            judgement.findings += found.findings
+
+
+def _judge_log(
+    judgement: QuoteJudgement,
+    name: str,
+    data: bytes,
+    judge: Callable[[bytes, PcrValues, HashAlgorithm], LogJudgement],
+) -> LogJudgement:
+    if judgement.pcrs is None or judgement.bank is None:
+        raise InvalidRequest(f"--{name} needs --pcrs: a log explains PCR values", field=name)
+    return judge(data, judgement.pcrs, judgement.bank)
 
 
 def _compare_claimed(quote: QuoteAttest, claimed: PcrValues) -> None:
@@ -206,13 +233,17 @@ def describe(judgement: QuoteJudgement) -> dict[str, Any]:
     }
     if isinstance(error, MalformedEvidence):
         document |= {"part": error.part, "offset": error.offset}
-    return document | {
-        "checks": judgement.checks,
-        "findings": judgement.findings,
-        "quote": _describe_quote(judgement.quote, judgement.signature),
-        "attestationKey": _describe_key(judgement.attestation_key),
-        "bank": judgement.bank,
-    }
+    return (
+        document
+        | {
+            "checks": judgement.checks,
+            "findings": judgement.findings,
+            "quote": _describe_quote(judgement.quote, judgement.signature),
+            "attestationKey": _describe_key(judgement.attestation_key),
+            "bank": judgement.bank,
+        }
+        | {name: dict(found.document) for name, found in judgement.logs.items()}
+    )
 
 
 def _describe_quote(
@@ -262,6 +293,8 @@ def quote(
     ak: Path,
     pcrs: Path | None = None,
     nonce: str | None = None,
+    eventlog: Path | None = None,
+    ima: Path | None = None,
     bank: HashAlgorithm | None = None,
     allow: tuple[Literal["sha1"], ...] = (),
     output: Annotated[Literal["table", "json"], Parameter(name=["--output", "-o"])] = "table",
@@ -276,6 +309,8 @@ def quote(
         ak: Attestation key: TPM2B_PUBLIC, TPMT_PUBLIC, or a PEM public key.
         pcrs: JSON file, bank to index to hex, with exactly the quoted PCRs.
         nonce: Hex of the qualifying data that was asked for.
+        eventlog: Measured-boot log that must explain the PCR values; needs --pcrs.
+        ima: Runtime log of which a prefix must explain PCR 10; needs --pcrs.
         bank: PCR bank that claims may rest on; default is the strongest one quoted.
         allow: What is refused by default: sha1 accepts SHA-1 signatures and a SHA-1 bank alone.
         output: Format of the answer.
@@ -287,6 +322,8 @@ def quote(
             attestation_key=read_file(ak, "ak"),
             pcrs=None if pcrs is None else read_file(pcrs, "pcrs"),
             nonce=nonce,
+            eventlog=None if eventlog is None else read_file(eventlog, "eventlog"),
+            ima=None if ima is None else read_file(ima, "ima"),
             bank=bank,
             allow_sha1="sha1" in allow,
         )

@@ -11,6 +11,7 @@ import struct
 from functools import lru_cache
 
 from trustauthority.codec.tpm_reader import TpmReader
+from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.tpm import (
     ATTEST_MAGIC,
     Attest,
@@ -34,6 +35,7 @@ _MAX_DATA = 66
 _MAX_DIGEST = 64
 _MAX_SELECTIONS = 16
 """HASH_COUNT of any known TPM is below this."""
+_HEADER = struct.Struct(">IH")
 _CLOCK = struct.Struct(">QIIBQ")
 """TPMS_CLOCK_INFO followed by firmwareVersion."""
 
@@ -41,8 +43,7 @@ _CLOCK = struct.Struct(">QIIBQ")
 def decode_attest(data: bytes) -> Attest:
     """Decode a TPMS_ATTEST that fills ``data``."""
     reader = TpmReader(data, _PART)
-    magic = reader.integer(4, "magic")
-    kind = reader.integer(2, "type")
+    magic, kind = _HEADER.unpack(reader.take(_HEADER.size, "magic and type"))
     if magic == ATTEST_MAGIC and kind == TYPE_QUOTE:
         return _read_quote(reader, data)
     if magic == ATTEST_MAGIC and kind == TYPE_CERTIFY:
@@ -108,19 +109,19 @@ def _read_selections(reader: TpmReader) -> tuple[PcrSelection, ...]:
 
 def _read_selection(reader: TpmReader) -> PcrSelection:
     bank = reader.hash_algorithm("PCR bank")
-    start = reader.offset
-    size = reader.integer(1, "sizeofSelect")
+    size = reader.take(1, "sizeofSelect")[0]
     if not 1 <= size <= 4:
-        reader.fail(f"sizeofSelect is {size}, not 1 to 4", at=start)
-    return PcrSelection(bank=bank, indices=_indices(reader.take(size, "pcrSelect")))
+        reader.fail(f"sizeofSelect is {size}, not 1 to 4", at=reader.offset - 1)
+    return _selection(bank, reader.take(size, "pcrSelect"))
 
 
 @lru_cache(maxsize=256)
-def _indices(bitmap: bytes) -> tuple[int, ...]:
-    """PCR numbers of a bitmap: bit n of byte m is PCR 8m + n."""
-    return tuple(
+def _selection(bank: HashAlgorithm, bitmap: bytes) -> PcrSelection:
+    """PCRs of a bitmap: bit n of byte m is PCR 8m + n. Remembered: a fleet asks for few."""
+    indices = tuple(
         8 * position + bit
         for position, byte in enumerate(bitmap)
         for bit in range(8)
         if byte >> bit & 1
     )
+    return PcrSelection(bank=bank, indices=indices)

@@ -14,6 +14,8 @@ from trustauthority.model.tpm import TpmAlgorithm
 MAX_SIZED = 4096
 """Bytes of the longest TPM2B read here: room for post-quantum keys, far below a memory risk."""
 
+_ALGORITHMS = {int(algorithm): algorithm for algorithm in TpmAlgorithm}
+
 
 class TpmReader:
     """Reads one structure from front to back; ``part`` names it in errors."""
@@ -34,12 +36,12 @@ class TpmReader:
 
     def take(self, size: int, what: str) -> bytes:
         """The next ``size`` bytes."""
-        end = self.offset + size
+        start = self.offset
+        end = start + size
         if end > self._end:
-            self.fail(f"{what} needs {size} bytes, {self._end - self.offset} are left")
-        taken = self._data[self.offset : end]
+            self.fail(f"{what} needs {size} bytes, {self._end - start} are left")
         self.offset = end
-        return taken
+        return self._data[start:end]
 
     def integer(self, size: int, what: str) -> int:
         """An unsigned big-endian integer of ``size`` bytes."""
@@ -48,26 +50,24 @@ class TpmReader:
     def sized(self, what: str, limit: int = MAX_SIZED) -> bytes:
         """A TPM2B: 16-bit length, then that many bytes, at most ``limit``."""
         start = self.offset
-        size = self.integer(2, f"length of {what}")
+        size = int.from_bytes(self.take(2, what), "big")
         if size > limit:
             self.fail(f"{what} has {size} bytes, at most {limit} are allowed", at=start)
         return self.take(size, what)
 
     def algorithm(self, what: str, allowed: frozenset[TpmAlgorithm]) -> TpmAlgorithm:
         """A TPM_ALG_ID out of ``allowed``."""
-        start = self.offset
-        number = self.integer(2, what)
+        number = int.from_bytes(self.take(2, what), "big")
         if number not in allowed:
-            self.fail(f"{what} 0x{number:04x} is not one of this place", at=start)
-        return TpmAlgorithm(number)
+            self.fail(f"{what} 0x{number:04x} is not one of this place", at=self.offset - 2)
+        return _ALGORITHMS[number]
 
     def hash_algorithm(self, what: str) -> HashAlgorithm:
         """The TPM_ALG_ID of a hash we know."""
-        start = self.offset
-        number = self.integer(2, what)
+        number = int.from_bytes(self.take(2, what), "big")
         algorithm = HashAlgorithm.from_tpm_id(number)
         if algorithm is None:
-            self.fail(f"{what} 0x{number:04x} is not a known hash", at=start)
+            self.fail(f"{what} 0x{number:04x} is not a known hash", at=self.offset - 2)
         return algorithm
 
     def finish(self) -> None:
