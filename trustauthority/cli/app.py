@@ -105,9 +105,7 @@ def run(tokens: Sequence[str], world: World | None = None) -> ExitCode:
         world.err.write("interrupted\n")
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output went away: nothing left to say, and nobody to say it to.
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
-        return ExitCode.YES
+        return ExitCode.YES  # the reader of our output had enough: nobody is left to tell
     except Exception as error:  # noqa: BLE001 - the last line of defence: a bug is said, not dumped
         return _bug(error, arguments, world)
     finally:

@@ -66,6 +66,7 @@ CODES: dict[str, ExitCode] = {
     errors.FailedPrecondition.reason: ExitCode.NO,
     errors.ReleaseRefused.reason: ExitCode.NO,
     errors.HostNotAttested.reason: ExitCode.NO,
+    errors.QuoteTooOld.reason: ExitCode.NO_ANSWER,
     errors.HostNotAdmitted.reason: ExitCode.NO,
     errors.HostRevoked.reason: ExitCode.NO,
     errors.KeyNotPermitted.reason: ExitCode.NO,

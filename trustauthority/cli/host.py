@@ -104,7 +104,8 @@ def explain(
 
 @app.command(
     help_epilogue=examples(
-        "ta host evidence esx-a03 --out esx-a03.bundle", "ta evidence check esx-a03.bundle"
+        "ta host evidence esx-a03 --out esx-a03.bundle",
+        "ta host evidence esx-a03 --out esx-a03.bundle --force",
     )
 )
 def evidence(
@@ -137,7 +138,7 @@ def evidence(
             if len(bundle) > MAX_BUNDLE_SIZE:
                 raise InvalidRequest("the bundle is larger than 256 MiB", field="chunk")
         write_private(out, bytes(bundle), replace=force)
-        ta.screen.say(f"wrote {count(len(bundle), 'byte')} to {out}: ta evidence check {out}")
+        ta.screen.say(f"wrote {count(len(bundle), 'byte')} to {out}: see ta evidence --help")
         if ta.screen.for_machines:
             ta.screen.machine({"file": str(out), "bytes": len(bundle)}, names=[str(out)])
     return ExitCode.YES
