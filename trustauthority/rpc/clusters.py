@@ -1,0 +1,207 @@
+"""ClusterService: anchors, inventory, policies, baselines."""
+
+from typing import Any
+
+from trustauthority.appraisal.baseline import decode_baseline, summary_lines
+from trustauthority.errors import InvalidRequest
+from trustauthority.model.catalogue import BaselineEntry, ClusterEntry
+from trustauthority.ports import Store
+from trustauthority.rpc import convert
+from trustauthority.rpc.interceptor import current_caller
+from trustauthority.services.baselines import BaselineService
+from trustauthority.services.catalogue import CatalogueService
+from trustauthority.services.policies import parse_policy
+from trustauthority.v1 import admin_pb2 as pb
+from trustauthority.v1 import admin_pb2_grpc
+
+MAX_HOSTS_COUNTED = 100_000
+
+
+class ClusterRpc(admin_pb2_grpc.ClusterServiceServicer):
+    """Clusters: who may join, and what good means."""
+
+    def __init__(
+        self, catalogue: CatalogueService, baselines: BaselineService, store: Store
+    ) -> None:
+        self._catalogue = catalogue
+        self._baselines = baselines
+        self._store = store
+
+    async def CreateCluster(
+        self, request: pb.CreateClusterRequest, context: Any
+    ) -> pb.CreateClusterResponse:
+        """Make a cluster."""
+        entry = await self._catalogue.create_cluster(request.name, by=current_caller().name)
+        return pb.CreateClusterResponse(cluster=await self._cluster(entry))
+
+    async def ListClusters(
+        self, request: pb.ListClustersRequest, context: Any
+    ) -> pb.ListClustersResponse:
+        """List clusters."""
+        entries = await self._catalogue.clusters()
+        return pb.ListClustersResponse(clusters=[await self._cluster(each) for each in entries])
+
+    async def AddAnchor(self, request: pb.AddAnchorRequest, context: Any) -> pb.AddAnchorResponse:
+        """Accept a CA, or one EK."""
+        if len(request.certificate) > 64 * 1024:
+            raise InvalidRequest("the certificate has more than 64 KiB", field="certificate")
+        entry = await self._catalogue.add_anchor(
+            cluster=convert.name(request.cluster, "cluster"),
+            kind=convert.chosen(convert.ANCHOR_KINDS, request.kind, "kind"),
+            certificate=request.certificate,
+            ek_sha256=request.ek_sha256,
+            ek_type=request.ek_type,
+            by=current_caller().name,
+            dry_run=request.dry_run,
+        )
+        return pb.AddAnchorResponse(anchor=convert.anchor(entry))
+
+    async def ListAnchors(
+        self, request: pb.ListAnchorsRequest, context: Any
+    ) -> pb.ListAnchorsResponse:
+        """List anchors."""
+        entries = await self._catalogue.anchors(convert.optional_name(request.cluster, "cluster"))
+        return pb.ListAnchorsResponse(anchors=[convert.anchor(each) for each in entries])
+
+    async def RemoveAnchor(
+        self, request: pb.RemoveAnchorRequest, context: Any
+    ) -> pb.RemoveAnchorResponse:
+        """Stop accepting an anchor."""
+        await self._catalogue.remove_anchor(
+            convert.name(request.cluster, "cluster"),
+            convert.text(request.anchor_id, "anchor_id"),
+            by=current_caller().name,
+        )
+        return pb.RemoveAnchorResponse()
+
+    async def AddInventory(
+        self, request: pb.AddInventoryRequest, context: Any
+    ) -> pb.AddInventoryResponse:
+        """Register machines."""
+        added = await self._catalogue.add_inventory(
+            [
+                (convert.name(each.cluster, "cluster"), each.ek_sha256, each.name)
+                for each in request.entries
+            ],
+            by=current_caller().name,
+            dry_run=request.dry_run,
+        )
+        return pb.AddInventoryResponse(added=added)
+
+    async def ListInventory(
+        self, request: pb.ListInventoryRequest, context: Any
+    ) -> pb.ListInventoryResponse:
+        """List machines."""
+        cluster = convert.optional_name(request.cluster, "cluster")
+        entries = await self._catalogue.inventory(cluster)
+        return pb.ListInventoryResponse(entries=[convert.inventory_entry(each) for each in entries])
+
+    async def RemoveInventory(
+        self, request: pb.RemoveInventoryRequest, context: Any
+    ) -> pb.RemoveInventoryResponse:
+        """Strike a machine off."""
+        await self._catalogue.remove_inventory(
+            convert.name(request.cluster, "cluster"),
+            convert.text(request.ek_sha256, "ek_sha256"),
+            by=current_caller().name,
+        )
+        return pb.RemoveInventoryResponse()
+
+    async def ApplyPolicy(
+        self, request: pb.ApplyPolicyRequest, context: Any
+    ) -> pb.ApplyPolicyResponse:
+        """Put a policy in force."""
+        epoch, sha256 = await self._catalogue.apply_policy(
+            convert.name(request.cluster, "cluster"),
+            request.document,
+            by=current_caller().name,
+            dry_run=request.dry_run,
+        )
+        return pb.ApplyPolicyResponse(policy_epoch=epoch, policy_sha256=sha256)
+
+    async def GetPolicy(self, request: pb.GetPolicyRequest, context: Any) -> pb.GetPolicyResponse:
+        """The policy in force."""
+        entry = await self._catalogue.policy(convert.name(request.cluster, "cluster"))
+        return pb.GetPolicyResponse(
+            document=entry.policy_document,
+            policy_epoch=entry.policy_epoch,
+            policy_sha256=entry.policy_sha256,
+            applied_at=convert.timestamp(entry.applied_at_ms),
+            applied_by=entry.applied_by,
+        )
+
+    async def CaptureBaseline(
+        self, request: pb.CaptureBaselineRequest, context: Any
+    ) -> pb.CaptureBaselineResponse:
+        """Propose a baseline."""
+        entry = await self._baselines.capture(
+            convert.name(request.cluster, "cluster"),
+            request.name,
+            convert.name(request.host, "host"),
+            by=current_caller().name,
+        )
+        return pb.CaptureBaselineResponse(baseline=_baseline(entry))
+
+    async def ApproveBaseline(
+        self, request: pb.ApproveBaselineRequest, context: Any
+    ) -> pb.ApproveBaselineResponse:
+        """Put a baseline in force."""
+        if len(request.sha256) != 64:
+            raise InvalidRequest(
+                "sha256 of the baseline that was looked at: see ta baseline list", field="sha256"
+            )
+        entry, epoch = await self._baselines.approve(
+            convert.name(request.cluster, "cluster"),
+            convert.name(request.name, "name"),
+            sha256=request.sha256,
+            by=current_caller().name,
+            dry_run=request.dry_run,
+        )
+        return pb.ApproveBaselineResponse(baseline=_baseline(entry), policy_epoch=epoch)
+
+    async def RetireBaseline(
+        self, request: pb.RetireBaselineRequest, context: Any
+    ) -> pb.RetireBaselineResponse:
+        """Take a baseline out of force."""
+        entry, epoch = await self._baselines.retire(
+            convert.name(request.cluster, "cluster"),
+            convert.name(request.name, "name"),
+            by=current_caller().name,
+            dry_run=request.dry_run,
+        )
+        return pb.RetireBaselineResponse(baseline=_baseline(entry), policy_epoch=epoch)
+
+    async def ListBaselines(
+        self, request: pb.ListBaselinesRequest, context: Any
+    ) -> pb.ListBaselinesResponse:
+        """List baselines."""
+        entries = await self._baselines.entries(convert.optional_name(request.cluster, "cluster"))
+        return pb.ListBaselinesResponse(baselines=[_baseline(each) for each in entries])
+
+    async def DiffBaseline(
+        self, request: pb.DiffBaselineRequest, context: Any
+    ) -> pb.DiffBaselineResponse:
+        """Compare a host with a baseline."""
+        matches, checks = await self._baselines.diff(
+            convert.name(request.cluster, "cluster"),
+            convert.name(request.name, "name"),
+            convert.name(request.host, "host"),
+        )
+        return pb.DiffBaselineResponse(
+            matches=matches, checks=[convert.check(each) for each in checks]
+        )
+
+    async def _cluster(self, entry: ClusterEntry) -> pb.Cluster:
+        policy = parse_policy(entry.policy_document)
+        async with self._store.snapshot() as tx:
+            hosts = await tx.hosts.page(cluster=entry.cluster_id, after="", limit=MAX_HOSTS_COUNTED)
+        return convert.cluster(
+            entry,
+            policy_name=policy.name,
+            hosts=len(hosts),
+            by_inventory=policy.endorsement.admit_by_inventory,
+        )
+
+
+def _baseline(entry: BaselineEntry) -> pb.Baseline:
+    return convert.baseline(entry, summary_lines(decode_baseline(entry.document)))
