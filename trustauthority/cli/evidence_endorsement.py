@@ -150,14 +150,14 @@ def _describe_key(certificate: Certificate) -> dict[str, Any]:
 
 
 def _describe_tpm(certificate: Certificate) -> dict[str, Any] | None:
-    name = certificate.subject_alternative_name
-    if name is None or name.tpm.manufacturer is None:
+    tpm = certificate.tpm
+    if tpm.manufacturer is None:
         return None
     return {
-        "manufacturer": name.tpm.manufacturer,
-        "manufacturerName": name.tpm.manufacturer_name,
-        "model": name.tpm.model,
-        "version": name.tpm.version,
+        "manufacturer": tpm.manufacturer,
+        "manufacturerName": tpm.manufacturer_name,
+        "model": tpm.model,
+        "version": tpm.version,
     }
 
 

