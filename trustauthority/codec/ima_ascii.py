@@ -79,20 +79,14 @@ def _hex(text: bytes) -> bytes | None:
 
 
 def _content(template: str, rest: bytes, digest: bytes) -> bytes | None:
-    """The template data; of several readings of a name the one that the digest proves, else the first."""
+    """The template data: of several readings of a line the one that the digest proves, else the plain one."""
     try:
         names = ("d", "n") if template == OLD_TEMPLATE else template_fields(template)
     except AlgorithmUnsupported:
         return rest
-    first: bytes | None = None
-    for reading in _readings(names, rest):
-        content = _rebuild(names, reading)
-        if content is None:
-            continue
-        if _proves(digest, content):
-            return content
-        first = content if first is None else first
-    return first
+    contents = [_rebuild(names, reading) for reading in _readings(names, rest)]
+    proven = (content for content in contents if content is not None and _proves(digest, content))
+    return next(proven, contents[0] if contents else None)
 
 
 def _proves(digest: bytes, content: bytes) -> bool:

@@ -1,0 +1,215 @@
+"""Facts of a boot, from verified events only (rules 37, 38, 41, 42, 44)."""
+
+import hashlib
+import struct
+
+import pytest
+from support.logbuilder import (
+    ACTION_EFI,
+    APPLICATION,
+    AUTHORITY,
+    DATABASE,
+    GLOBAL,
+    IPL,
+    LogBuilder,
+    digest,
+    good_log,
+    guid,
+    signature_list,
+    variable,
+)
+
+from trustauthority.appraisal.bootfacts import boot_facts
+from trustauthority.codec.eventlog import decode_boot_log
+from trustauthority.model.bootfacts import Severity
+from trustauthority.model.digest import HashAlgorithm
+from trustauthority.verification.quirks import Quirk
+from trustauthority.verification.replay import verify_boot_log
+
+BANK = HashAlgorithm.SHA256
+DB_ENTRY = guid(GLOBAL) + bytes(32)
+
+
+def facts(builder: LogBuilder, *, without: tuple[int, ...] = (), **options):
+    """Facts of a log whose registers a quote proves, but those of ``without``."""
+    values = builder.registers["sha256"]
+    quoted = {pcr: bytes(32) if pcr in without else value for pcr, value in values.items()}
+    log = decode_boot_log(builder.bytes)
+    return boot_facts(verify_boot_log(log, quoted, bank=BANK, pcrs=quoted), **options)
+
+
+def ids(found) -> list[str]:
+    """Ids of the findings."""
+    return [finding.id for finding in found.findings]
+
+
+def test_facts_of_a_good_boot():
+    """What an operator wants to know, each proven by a digest."""
+    found = facts(good_log())
+    boot = found.secure_boot
+    assert (boot.enabled, boot.enforced, boot.setup_mode) == (True, True, False)
+    assert (boot.audit_mode, boot.deployed_mode) == (None, None)
+    lists = signature_list([b"\x01" * 32, b"\x02" * 32])
+    assert boot.databases["dbx"].entries == 2
+    assert boot.databases["dbx"].sha256 == hashlib.sha256(lists).hexdigest()
+    (used,) = boot.authorities
+    assert (used.variable, used.guid, used.before_separator) == ("db", DATABASE, False)
+    assert used.sha256 == hashlib.sha256(DB_ENTRY).hexdigest()
+    assert [image.digest for image in found.images] == [digest("sha256", b"boot loader").hex()]
+    assert found.command_lines == ("console=ttyS0",)
+    assert [file.name for file in found.files] == ["/initrd"]
+    assert (found.option_roms, found.uefi_debug, found.dma_protection_disabled) == (0, False, False)
+    assert not found.findings
+    assert not found.refused
+
+
+def test_an_unverified_register_says_nothing_about_secure_boot():
+    """PCR 7 does not replay: nothing is claimed, whatever its events say (rule 38)."""
+    found = facts(good_log(), without=(7,))
+    assert (found.secure_boot.enabled, found.secure_boot.enforced) == (None, False)
+    assert not found.secure_boot.databases
+    assert "secure-boot-unverified" in ids(found)
+
+
+@pytest.mark.parametrize("pcr", [4, 8, 9])
+def test_an_unverified_register_yields_no_facts(pcr):
+    """Images, command lines and files come from verified registers only (rule 38)."""
+    found = facts(good_log(), without=(pcr,))
+    assert bool(found.images) is (pcr != 4)
+    assert bool(found.command_lines) is (pcr != 8)
+    assert bool(found.files) is (pcr != 9)
+
+
+def test_weaknesses_that_firmware_admits():
+    """Debug mode and missing DMA protection are measured into PCR 7 (rule 42)."""
+    builder = LogBuilder().event(7, ACTION_EFI, b"UEFI Debug Mode").policy()
+    builder.event(7, ACTION_EFI, b"DMA Protection Disabled\0").separators((7,))
+    found = facts(builder)
+    assert (found.uefi_debug, found.dma_protection_disabled) == (True, True)
+    assert {"uefi-debug-mode", "dma-protection-disabled"} <= set(ids(found))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "attribute", "expected"),
+    [
+        ("SetupMode", b"\x01", "setup_mode", True),
+        ("SetupMode", b"\x00", "setup_mode", False),
+        ("AuditMode", b"\x01", "audit_mode", True),
+        ("DeployedMode", b"\x01", "deployed_mode", True),
+        ("DeployedMode", b"\x01\x00", "deployed_mode", None),
+    ],
+)
+def test_modes_where_firmware_measures_them(name, value, attribute, expected):
+    """Setup, audit and deployed mode are reported as claims (rule 42)."""
+    builder = LogBuilder().variable(name, value).policy().separators((7,))
+    builder.event(7, AUTHORITY, variable("db", DB_ENTRY, DATABASE))
+    found = facts(builder).secure_boot
+    assert getattr(found, attribute) is expected
+    assert found.enforced is not (name in {"SetupMode", "AuditMode"} and value == b"\x01")
+
+
+def test_a_driver_authority_comes_before_the_separator():
+    """Option ROMs are accepted before the separator; they are no proof for the boot loader (rule 41)."""
+    builder = LogBuilder().policy()
+    builder.event(7, AUTHORITY, variable("db", DB_ENTRY, DATABASE)).separators((7,))
+    found = facts(builder)
+    assert found.secure_boot.authorities[0].before_separator
+    assert not found.secure_boot.enforced
+    assert "authority-missing" in ids(found)
+
+
+def test_authorities_that_prove_nothing():
+    """An authority whose digest is not that of its data is named and does not count (rule 38)."""
+    builder = LogBuilder().policy().separators((7,))
+    builder.event(7, AUTHORITY, variable("db", DB_ENTRY, DATABASE), hashed=b"other")
+    builder.event(7, AUTHORITY, b"too short")
+    found = facts(builder)
+    assert not found.secure_boot.authorities
+    assert not found.secure_boot.enforced
+    assert {"authority-unproven", "authority-malformed"} <= set(ids(found))
+
+
+def test_the_shim_quirk_makes_an_old_authority_count():
+    """Old shim logs a byte too much: counted only where policy names the quirk (rule 43)."""
+    builder = LogBuilder().policy().separators((7,))
+    data = variable("db", DB_ENTRY, DATABASE)
+    builder.event(7, AUTHORITY, data + b"\0", hashed=data)
+    assert not facts(builder).secure_boot.enforced
+    assert facts(builder, quirks=[Quirk.SHIM_TRAILING_BYTES]).secure_boot.enforced
+
+
+def test_a_database_that_does_not_parse_is_still_named_by_its_digest():
+    """A baseline compares digests; a count is only for people."""
+    builder = LogBuilder().variable("SecureBoot", b"\x01").variable("PK", b"garbage")
+    found = facts(builder.separators((7,))).secure_boot.databases["PK"]
+    assert (found.entries, found.size) == (-1, 7)
+    assert found.sha256 == hashlib.sha256(b"garbage").hexdigest()
+
+
+def test_sbat_level_of_shim():
+    """The revocation level that shim applied (rule 42)."""
+    builder = good_log().event(7, AUTHORITY, variable("SbatLevel", b"sbat,1,2025\n"))
+    assert facts(builder).sbat_level == "sbat,1,2025\n"
+
+
+def test_an_unexpected_type_is_named_and_taints_only_claims():
+    """No digest covers the type: in PCR 7 it refuses, elsewhere it is a warning (rule 37)."""
+    builder = good_log().event(2, 0x8401, b"\x01")
+    found = facts(builder)
+    assert list(found.unrecognised) == [2]
+    assert found.secure_boot.enforced
+    assert not found.refused
+    tainted = facts(good_log().event(7, IPL, b"x"))
+    assert tainted.refused
+    assert not tainted.secure_boot.enforced
+
+
+@pytest.mark.parametrize("hidden", [0x2, 0xD, 0x80000002, 0x12345678])
+def test_renaming_an_event_of_pcr_7_hides_nothing(hidden):
+    """The EV_UNUSED trick: an attacker renames what she does not want to be read (rule 37)."""
+    builder = (
+        LogBuilder().event(7, hidden, variable("SecureBoot", b"\x00")).policy().separators((7,))
+    )
+    builder.event(7, AUTHORITY, variable("db", DB_ENTRY, DATABASE))
+    found = facts(builder)
+    assert not found.secure_boot.enforced
+    assert found.refused
+
+
+def test_an_application_before_the_boot_option():
+    """Firmware that announces boot options does so first; exceptions are a named quirk (rule 44)."""
+    builder = LogBuilder().event(4, APPLICATION, bytes(32), hashed=b"vendor tool")
+    builder.event(4, APPLICATION, bytes(32), hashed=b"another")
+    builder.event(4, ACTION_EFI, b"Calling EFI Application from Boot Option")
+    builder.event(4, APPLICATION, bytes(32), hashed=b"boot loader")
+    found = [item for item in facts(builder).findings if item.pcr == 4]
+    assert [(item.id, item.event) for item in found if "separator" not in item.id] == [
+        ("application-before-calling-event", 1)
+    ]
+    allowed = facts(builder, quirks=[Quirk.APPLICATION_BEFORE_CALLING_EVENT])
+    assert "application-before-calling-event" not in ids(allowed)
+    silent = LogBuilder().event(4, APPLICATION, bytes(32), hashed=b"boot loader")
+    assert "application-before-calling-event" not in ids(facts(silent))
+
+
+def test_images_and_files_by_register():
+    """Option ROMs are those of PCR 2; sections of a unified kernel image those of PCR 11."""
+    path = struct.pack("<QQQQ", 1, 2, 3, 4) + b"\x7f\xff\x04\x00"
+    builder = LogBuilder().event(2, 0x80000004, path, hashed=b"rom")
+    builder.event(4, APPLICATION, struct.pack("<QQQQ", 1, 2, 3, 99), hashed=b"loader")
+    builder.event(11, IPL, ".linux\0".encode("utf-16-le"), hashed=b".linux\0")
+    builder.event(11, IPL, ".linux\0".encode("utf-16-le"), hashed=b"the kernel")
+    builder.event(9, 0x6, struct.pack("<II", 0x8F3B22ED, 13) + b"Linux initrd\0", hashed=b"initrd")
+    found = facts(builder)
+    assert found.option_roms == 1
+    assert [image.pcr for image in found.images] == [2, 4]
+    assert [(file.pcr, file.name) for file in found.files] == [(11, ".linux"), (9, "Linux initrd")]
+
+
+def test_an_empty_log_has_no_facts():
+    """No log is no claim."""
+    checked = verify_boot_log(decode_boot_log(b""), {}, bank=BANK, pcrs=())
+    found = boot_facts(checked)
+    assert (found.secure_boot.enabled, found.secure_boot.enforced) == (None, False)
+    assert ids(found) == ["secure-boot-unverified"]
+    assert found.findings[0].severity is Severity.WARNING

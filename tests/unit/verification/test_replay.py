@@ -1,0 +1,210 @@
+"""Replay of boot logs against quoted values (rules 34-36, 39, 43, 46; N13)."""
+
+import pytest
+from support.logbuilder import IPL, LogBuilder, digest, good_log
+
+from trustauthority.codec.eventlog import decode_boot_log
+from trustauthority.errors import AlgorithmUnsupported, LogRejected
+from trustauthority.model.bootlog import RegisterKind
+from trustauthority.model.digest import HashAlgorithm
+from trustauthority.verification.banks import _CONSTRUCTORS, hash_constructor
+from trustauthority.verification.quirks import Quirk
+from trustauthority.verification.replay import replay, verify_boot_log
+
+BANK = HashAlgorithm.SHA256
+PCRS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 14)
+
+
+def quoted_of(builder: LogBuilder, bank: str = "sha256") -> dict[int, bytes]:
+    """All 24 registers as a TPM would show them after this boot."""
+    size = len(digest(bank, b""))
+    start = {pcr: (b"\xff" if 17 <= pcr <= 22 else b"\0") * size for pcr in range(24)}
+    return start | builder.registers[bank]
+
+
+def verify(builder: LogBuilder, quoted: dict[int, bytes], **options):
+    """Verify the builder's log in SHA-256."""
+    log = decode_boot_log(builder.bytes)
+    return verify_boot_log(log, quoted, bank=BANK, pcrs=PCRS, **options)
+
+
+def test_a_good_log_explains_each_register_and_yields_its_events():
+    """Registers without events must still be at reset, and then need none (rule 34)."""
+    builder = good_log()
+    checked = verify(builder, quoted_of(builder))
+    assert checked.passed
+    assert checked.verified_pcrs == frozenset(PCRS)
+    assert [event.number for event in checked.in_register(9)] == [len(builder.offsets) - 1]
+    assert checked.digest(checked.in_register(9)[0]) == digest("sha256", b"content of the initrd")
+
+
+def test_a_register_without_events_is_a_failure_not_a_pass():
+    """Strip all events of PCR 4: the quoted value is then unexplained (rule 34)."""
+    builder = good_log()
+    log = decode_boot_log(builder.bytes)
+    stripped = type(log)(
+        format=log.format,
+        banks=log.banks,
+        events=tuple(event for event in log.events if event.pcr != 4),
+    )
+    checked = verify_boot_log(stripped, quoted_of(builder), bank=BANK, pcrs=PCRS)
+    assert [found.pcr for found in checked.differences] == [4]
+    assert "the log has no event for it" in str(checked.differences[0])
+    assert 4 not in checked.verified_pcrs
+    assert not checked.in_register(4)
+
+
+def test_an_empty_log_explains_only_registers_at_reset():
+    """An empty log never passes for a boot that measured something (rule 34)."""
+    builder = good_log()
+    log = decode_boot_log(b"")
+    checked = verify_boot_log(log, quoted_of(builder), bank=BANK, pcrs=PCRS)
+    assert {found.pcr for found in checked.differences} == set(PCRS) - {14}
+    assert not checked.events
+
+
+def test_a_differing_register_keeps_its_events_out_of_reach():
+    """Events of a register that does not replay can't become facts (rule 38)."""
+    builder = good_log()
+    quoted = quoted_of(builder) | {7: bytes(32)}
+    checked = verify(builder, quoted)
+    assert [found.pcr for found in checked.differences] == [7]
+    assert "the log gives" in str(checked.differences[0])
+    assert all(event.pcr != 7 for event in checked.events)
+    assert not checked.passed
+
+
+def test_a_register_that_was_not_quoted_is_different():
+    """What policy asks for and the quote does not cover is not verified (rule 4)."""
+    builder = good_log()
+    quoted = quoted_of(builder)
+    del quoted[5]
+    assert [found.pcr for found in verify(builder, quoted).differences] == [5]
+
+
+def test_an_event_without_the_digest_makes_its_register_unverifiable():
+    """The bank is chosen up front; another bank that replays does not help (rule 39)."""
+    builder = good_log()
+    builder.event(9, IPL, b"late", banks=("sha1",))
+    checked = verify(builder, quoted_of(builder))
+    assert [found.pcr for found in checked.differences] == [9]
+    assert "no digest in this bank" in str(checked.differences[0])
+    replayed = replay(decode_boot_log(builder.bytes), BANK)
+    assert not replayed.complete
+    assert replayed.value(9) is None
+
+
+def test_dynamic_registers_begin_at_ones_unless_the_log_extends_them():
+    """PCR 17-22 are all ones until a dynamic launch resets them to zero (rule 35)."""
+    builder = good_log().event(17, 0x402, b"SINIT")
+    replayed = replay(decode_boot_log(builder.bytes), BANK)
+    assert replayed.value(17) == digest("sha256", bytes(32) + digest("sha256", b"SINIT"))
+    assert replayed.value(18) == b"\xff" * 32
+    assert replayed.value(16) == bytes(32)
+
+
+def test_initial_value_of_pcr_0_without_an_event():
+    """The locality shows in PCR 0 even when nothing was measured into it (rule 35)."""
+    builder = LogBuilder().event(0, 0x3, b"StartupLocality\0\x03").event(4, IPL, b"x")
+    replayed = replay(decode_boot_log(builder.bytes), BANK)
+    assert replayed.value(0) == bytes(31) + b"\x03"
+
+
+def test_a_ccel_never_explains_pcrs():
+    """Registers of a confidential VM are not those of a TPM (rule 46)."""
+    builder = LogBuilder(banks=("sha384",), header_pcr=1).event(1, 0x4, bytes(4))
+    log = decode_boot_log(builder.bytes)
+    with pytest.raises(LogRejected):
+        verify_boot_log(log, builder.registers["sha384"], bank=HashAlgorithm.SHA384, pcrs=[1])
+    checked = verify_boot_log(
+        log,
+        builder.registers["sha384"],
+        bank=HashAlgorithm.SHA384,
+        pcrs=[1],
+        registers=RegisterKind.RTMR,
+    )
+    assert checked.passed
+
+
+def test_a_bank_that_is_missing_or_not_computable_is_refused(monkeypatch):
+    """No other bank takes its place (rules 6, 39)."""
+    log = decode_boot_log(good_log().bytes)
+    with pytest.raises(AlgorithmUnsupported):
+        replay(log, HashAlgorithm.SHA384)
+    monkeypatch.setitem(_CONSTRUCTORS, HashAlgorithm.SM3_256, None)
+    with pytest.raises(AlgorithmUnsupported):
+        hash_constructor(HashAlgorithm.SM3_256)
+
+
+def test_a_digest_can_only_be_asked_of_a_verified_event():
+    """An event without a digest is a programming error that refuses, never an empty digest."""
+    builder = good_log()
+    checked = verify(builder, quoted_of(builder))
+    bare = checked.events[0]._replace(digests=(None, None))
+    with pytest.raises(LogRejected):
+        checked.digest(bare)
+
+
+def test_several_logs_of_a_boot_can_be_taken_apart():
+    """After a resume the quote's counters say which log counts (rule 47)."""
+    builder = good_log().header().event(8, IPL, b"resumed")
+    log = decode_boot_log(builder.bytes)
+    first, second = log.boots()
+    assert [event.number for event in second.events] == [len(log.events) - 2, len(log.events) - 1]
+    assert len(first.events) + len(second.events) == len(log.events)
+    assert replay(second, BANK).value(8) == digest(
+        "sha256", bytes(32) + digest("sha256", b"resumed")
+    )
+    single = decode_boot_log(good_log().bytes)
+    assert single.boots() == (single,)
+
+
+def test_events_of_a_log_by_register():
+    """EV_NO_ACTION is not an event of its register (rule 36)."""
+    log = decode_boot_log(good_log().bytes)
+    assert [event.type_name for event in log.in_register(0)] == [
+        "EV_S_CRTM_VERSION",
+        "EV_SEPARATOR",
+    ]
+    assert log.digest(log.events[1], HashAlgorithm.SHA384) is None
+
+
+MISSING = {
+    Quirk.EXIT_BOOT_SERVICES_MISSING: ("Invocation", "Returned with Success"),
+    Quirk.EXIT_BOOT_SERVICES_INVOCATION_ONLY: ("Invocation",),
+    Quirk.EXIT_BOOT_SERVICES_FAILED_ONCE: (
+        "Invocation",
+        "Returned with Failure",
+        "Invocation",
+        "Returned with Success",
+    ),
+}
+
+
+@pytest.mark.parametrize("quirk", list(MISSING), ids=str)
+def test_missing_exit_boot_services_events_are_known_by_name_only(quirk):
+    """A quirk that policy names explains exactly its case; no other does, and none by default (rule 43)."""
+    logged, measured = good_log(), good_log()
+    for outcome in MISSING[quirk]:
+        measured.event(5, 0x80000007, f"Exit Boot Services {outcome}".encode())
+    quoted = quoted_of(measured)
+    assert [found.pcr for found in verify(logged, quoted).differences] == [5]
+    others = frozenset(MISSING) - {quirk}
+    assert [found.pcr for found in verify(logged, quoted, quirks=others).differences] == [5]
+    explained = verify(logged, quoted, quirks=frozenset({quirk}))
+    assert explained.passed
+    assert explained.quirks == {5: quirk}
+
+
+def test_a_quirk_excuses_no_other_change():
+    """With every quirk allowed, a changed register stays changed (rule 43)."""
+    builder = good_log()
+    quoted = quoted_of(builder)
+    assert verify(builder, quoted, quirks=frozenset(Quirk)).quirks == {}
+    for pcr in (4, 5):
+        changed = quoted | {pcr: digest("sha256", b"other")}
+        checked = verify(builder, changed, quirks=frozenset(Quirk))
+        assert [found.pcr for found in checked.differences] == [pcr]
+    log = decode_boot_log(LogBuilder().event(4, IPL, b"x").bytes)
+    checked = verify_boot_log(log, quoted, bank=BANK, pcrs=[5], quirks=frozenset(Quirk))
+    assert [found.pcr for found in checked.differences] == [5]
