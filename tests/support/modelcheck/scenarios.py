@@ -70,8 +70,8 @@ def short() -> tuple[Scenario, ...]:
     moving = {"offer": 1, "prepare": 1, "hand_over": 1, "claim": 1}
     return (
         _scenario("two want it, one clock lags", 6, free, start0=1, start1=1, lag=1),
-        _scenario("two want it, a duplicate", 6, free, start0=1, start1=1, duplicate=1),
-        _scenario("two want it, a retry", 6, free, start0=1, start1=1, resend=1),
+        _scenario("two want it, a duplicate", 5, free, start0=1, start1=1, duplicate=1),
+        _scenario("two want it, a retry", 5, free, start0=1, start1=1, resend=1),
         _scenario("renewal and slow clock", 9, owned, start1=1, renew=1, lag=1),
         _scenario("agent dies, clock lags", 7, owned, start1=1, lag=1, crash=1, renew=1),
         _scenario("shutdown and crash", 3, owned, start1=1, stop=1, duplicate=1, crash=1),

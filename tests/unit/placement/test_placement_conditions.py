@@ -1,0 +1,173 @@
+"""Conditions as data: what the store compiles to SQL is what the core evaluates."""
+
+import sqlite3
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.placement_rows import NOW, ask, state
+
+from trustauthority.errors import TrustAuthorityError
+from trustauthority.model import placement as nouns
+from trustauthority.placement import move_rules, rules
+from trustauthority.placement.condition import (
+    Absent,
+    AllOf,
+    AnyOf,
+    Asked,
+    Compare,
+    Comparison,
+    Condition,
+    Field,
+    Largest,
+    Literal,
+    Scene,
+    Sum,
+    Term,
+    WriteKind,
+    fields_of,
+    holds,
+)
+from trustauthority.placement.transitions import TRANSITIONS
+
+RECORDS = {
+    "authority": nouns.AuthorityRecord,
+    "cluster": nouns.ClusterRecord,
+    "host": nouns.HostStanding,
+    "vm": nouns.VmRecord,
+    "intent": nouns.Intent,
+    "grant": nouns.Grant,
+    "move": nouns.Move,
+}
+ASKABLE = {"request_id", "vm_id", "host_id", "grant_epoch", "move_id", "destination"} | {
+    "response_hash"
+}
+
+
+def terms(thing: Term | Condition) -> Iterator[Term]:
+    """Every term inside."""
+    match thing:
+        case Compare(left, _, right) | Largest(left, right):
+            yield from terms(left)
+            yield from terms(right)
+        case Absent(term):
+            yield from terms(term)
+        case AllOf(inner) | AnyOf(inner) | Sum(inner):
+            for each in inner:
+                yield from terms(each)
+        case _:
+            yield thing
+
+
+def all_terms() -> Iterator[Term]:
+    for transition in TRANSITIONS:
+        for rule in transition.rules:
+            yield from terms(rule.condition)
+        for write in transition.writes:
+            for _, term in write.values:
+                yield from terms(term)
+            if write.when is not None:
+                yield from terms(write.when)
+
+
+class TestTables:
+    def test_every_term_names_a_column(self) -> None:
+        """A misspelt column would be absent, and a rule on it would never hold."""
+        for term in all_terms():
+            if isinstance(term, Field):
+                assert term.name in fields_of(RECORDS[term.record]), term
+            if isinstance(term, Asked):
+                assert term.name in ASKABLE, term
+
+    def test_every_write_names_columns(self) -> None:
+        """Inserts are complete, updates exist."""
+        for transition in TRANSITIONS:
+            for write in transition.writes:
+                columns = fields_of(RECORDS[write.record])
+                names = {name for name, _ in write.values}
+                assert names <= columns
+                assert write.kind is WriteKind.UPDATE or "phase" in names
+
+    def test_every_rule_has_a_stable_name_and_error(self) -> None:
+        """Names are unique; each maps to one reason of the error table."""
+        found = [
+            each
+            for module in (rules, move_rules)
+            for each in vars(module).values()
+            if isinstance(each, rules.Rule)
+        ]
+        by_name = {rule.name: rule for rule in found}
+        assert len(by_name) == len({id(rule) for rule in found})
+        assert all(issubclass(rule.error, TrustAuthorityError) for rule in found)
+
+    def test_whoever_gains_anything_has_standing(self) -> None:
+        """Whatever gives a key, a lease or the right to run asks for the whole standing (S1)."""
+        for name in ("grant", "grant-replay", "confirm", "renew", "prepare", "switch"):
+            transition = next(each for each in TRANSITIONS if each.name == name)
+            assert set(rules.STANDING) <= set(transition.rules), name
+
+    def test_audit_actions(self) -> None:
+        """Every decision has an audit action (I-D)."""
+        assert all(transition.audit for transition in TRANSITIONS)
+
+
+def sql(thing: Term | Condition) -> str:
+    """A literal SQL rendering, to compare meanings with SQLite's."""
+    match thing:
+        case Literal(value):
+            return "NULL" if value is None else repr(int(value))
+        case Sum(inner):
+            return "(" + " + ".join(map(sql, inner)) + ")"
+        case Largest(left, right):
+            return f"MAX({sql(left)}, {sql(right)})"
+        case Compare(left, comparison, right):
+            return f"({sql(left)} {comparison} {sql(right)})"
+        case Absent(term):
+            return f"({sql(term)} IS NULL)"
+        case AllOf(inner):
+            return "(" + " AND ".join(map(sql, inner)) + ")"
+        case AnyOf(inner):
+            return "(" + " OR ".join(map(sql, inner)) + ")"
+    raise AssertionError(thing)
+
+
+literals = st.builds(Literal, st.none() | st.integers(-3, 3))
+numbers = st.recursive(
+    literals,
+    lambda inner: (
+        st.builds(Largest, inner, inner)
+        | st.builds(Sum, st.lists(inner, min_size=1, max_size=3).map(tuple))
+    ),
+    max_leaves=4,
+)
+comparisons = st.builds(Compare, numbers, st.sampled_from(Comparison), numbers) | st.builds(
+    Absent, numbers
+)
+conditions = st.recursive(
+    comparisons,
+    lambda inner: (
+        st.builds(AllOf, st.lists(inner, min_size=1, max_size=3).map(tuple))
+        | st.builds(AnyOf, st.lists(inner, min_size=1, max_size=3).map(tuple))
+    ),
+    max_leaves=6,
+)
+
+
+class TestMeaning:
+    @given(conditions)
+    def test_same_as_sql(self, condition) -> None:
+        """Absence means to the core what NULL means to WHERE, for any condition."""
+        with sqlite3.connect(":memory:") as database:
+            found = database.execute(f"SELECT 1 WHERE {sql(condition)}").fetchone()
+        database.close()
+        scene = Scene(state=state(), request=ask(), now_ms=NOW)
+        assert holds(condition, scene) == (found is not None)
+
+    @pytest.mark.parametrize("record", ["host", "vm", "intent", "grant", "move"])
+    def test_absent_rows_satisfy_nothing(self, record) -> None:
+        """A comparison with a row that is not there never holds (fail closed)."""
+        scene = Scene(state=state(**{record: None}), request=ask(), now_ms=NOW)
+        for name in sorted(fields_of(RECORDS[record])):
+            for comparison in Comparison:
+                assert not holds(Compare(Field(record, name), comparison, Literal(1)), scene)
