@@ -7,9 +7,11 @@ and that every failure is a ``CallFailed``. Does not retry and does not decide.
 ``grpc.experimental`` is used here and nowhere else. Source: design sections 6.1 and 7.
 """
 
+import asyncio
 import hashlib
 import secrets
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -64,6 +66,8 @@ class EnrolmentLink:
             return await call
         except grpc.aio.AioRpcError as error:
             raise CallFailed(failure_of(error)) from error
+        except asyncio.CancelledError as cancelled:
+            raise _closed_under_us(cancelled) from cancelled
 
     def metadata(self, request_id: str | None = None) -> Metadata:
         """What a call carries beside its message."""
@@ -111,8 +115,20 @@ class AuthorityLink:
         except grpc.aio.AioRpcError as error:
             self.observe(error.initial_metadata(), error.trailing_metadata())
             raise CallFailed(failure_of(error)) from error
+        except asyncio.CancelledError as cancelled:
+            raise _closed_under_us(cancelled) from cancelled
         self.observe(await call.initial_metadata(), await call.trailing_metadata())
         return reply
+
+    async def pushed(self, stream: grpc.aio.UnaryStreamCall[Any, _Reply]) -> AsyncIterator[_Reply]:
+        """What a server stream says until it ends. Raises CallFailed."""
+        try:
+            async for said in stream:
+                yield said
+        except grpc.aio.AioRpcError as error:
+            raise CallFailed(failure_of(error)) from error
+        except asyncio.CancelledError as cancelled:
+            raise _closed_under_us(cancelled) from cancelled
 
     def observe(self, *metadata: Iterable[tuple[str, str | bytes]] | None) -> None:
         """Look at the checkpoint of an answer. Raises CallFailed on a split view."""
@@ -168,11 +184,24 @@ def _mutual(ca_pem: bytes, chain: bytes, sign: DigestSigner) -> grpc.ChannelCred
             raise ValueError(f"the TLS identity does not sign with {algorithm}")
         return sign(hashlib.sha256(data).digest())
 
-    credentials: grpc.ChannelCredentials = (
-        grpc.experimental.ssl_channel_credentials_with_custom_signer(
-            private_key_sign_fn=sign_in_tpm,
-            root_certificates=ca_pem,
-            certificate_chain=chain,
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", grpc.experimental.ExperimentalApiWarning)
+        credentials: grpc.ChannelCredentials = (
+            grpc.experimental.ssl_channel_credentials_with_custom_signer(
+                private_key_sign_fn=sign_in_tpm,
+                root_certificates=ca_pem,
+                certificate_chain=chain,
+            )
         )
-    )
     return credentials
+
+
+def _closed_under_us(cancelled: asyncio.CancelledError) -> CallFailed:
+    """A call ends as cancelled when its channel is closed; that is no wish to end the caller.
+
+    Raises CancelledError when it is one.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise cancelled
+    return CallFailed(Failure(kind=FailureKind.NO_ANSWER, reason="CONNECTION_CLOSED", exit_code=5))

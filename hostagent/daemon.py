@@ -7,11 +7,11 @@ instead of the end of all leases, and that stopping leaves leases on disk for th
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import grpc
 import structlog
 
 from hostagent.channel import AuthorityLink
@@ -38,7 +38,7 @@ from hostagent.events import (
     Tick,
     Wish,
 )
-from hostagent.failure import CallFailed, Failure, FailureKind, failure_of, local_failure
+from hostagent.failure import CallFailed, Failure, FailureKind, local_failure
 from hostagent.host import Host
 from hostagent.lease_model import Send
 from hostagent.lease_store import LeaseStore
@@ -80,6 +80,7 @@ class Agent:
     _link: AuthorityLink | None = None
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _bug: BaseException | None = None
 
     def __post_init__(self) -> None:
         intervals = self.host.settings.intervals
@@ -119,6 +120,8 @@ class Agent:
                 self.feed(Tick())
                 self.notifier.tell("WATCHDOG=1", f"STATUS={one_line(self.machine, self.keeper)}")
                 await self._wait()
+            if self._bug is not None:
+                raise self._bug
         finally:
             self.notifier.tell("STOPPING=1")
             await self.close()
@@ -143,20 +146,20 @@ class Agent:
     def _begin(self, action: Action) -> None:
         match action:
             case Enrol():
-                self._spawn(Call.ENROL, self._enrol())
+                self._spawn(Call.ENROL, self._enrol)
             case Attest(fresh=fresh):
-                self._spawn(Call.ATTEST, self.attest_once(fresh=fresh))
+                self._spawn(Call.ATTEST, partial(self.attest_once, fresh=fresh))
             case OpenWatch():
-                self._spawn(Call.WATCH, self._watch())
+                self._spawn(Call.WATCH, self._watch)
             case Reconnect():
                 self._connect()
             case RenewNow():
                 self.keeper.renew_now()
 
-    def _spawn(self, call: Call, work: Coroutine[Any, Any, Event]) -> None:
+    def _spawn(self, call: Call, work: Callable[[], Awaitable[Event]]) -> None:
         async def guarded() -> None:
             try:
-                event = await work
+                event = await work()
             except CallFailed as error:
                 event = Failed(call=call, failure=error.failure)
                 _log.warning(
@@ -174,7 +177,14 @@ class Agent:
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A task that raises has a bug in what follows every call: end, and let systemd restart."""
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._bug = task.exception()
+            self.halt()
 
     async def _wait(self) -> None:
         dues = [d for d in (self.machine.next_due_ms(), self.keeper.next_due_ms()) if d is not None]
@@ -262,13 +272,10 @@ class Agent:
     async def _watch(self) -> Event:
         link = self._linked()
         stream = link.attestation.WatchHost(pb.WatchHostRequest(), metadata=link.metadata())
-        try:
-            async for pushed in stream:
-                wish = _WISHES.get(pushed.wish, Wish.HELLO)
-                _log.info("watch", action="pushed", wish=wish.value, detail=pushed.detail)
-                self.feed(Pushed(wish=wish))
-        except grpc.aio.AioRpcError as error:
-            raise CallFailed(failure_of(error)) from error
+        async for pushed in link.pushed(stream):
+            wish = _WISHES.get(pushed.wish, Wish.HELLO)
+            _log.info("watch", action="pushed", wish=wish.value, detail=pushed.detail)
+            self.feed(Pushed(wish=wish))
         ended = Failure(kind=FailureKind.NO_ANSWER, reason="STREAM_ENDED")
         return Failed(call=Call.WATCH, failure=ended)
 

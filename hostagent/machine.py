@@ -65,12 +65,13 @@ class _Timer:
     due_ms: int | None = None
     busy: bool = False
     failures: int = 0
+    started_ms: int = 0
 
     def is_ready(self, now_ms: int) -> bool:
         return not self.busy and self.due_ms is not None and self.due_ms <= now_ms
 
-    def start(self) -> None:
-        self.busy, self.due_ms = True, None
+    def start(self, now_ms: int) -> None:
+        self.busy, self.due_ms, self.started_ms = True, None, now_ms
 
     def succeed(self, due_ms: int | None) -> None:
         self.busy, self.failures, self.due_ms = False, 0, due_ms
@@ -145,16 +146,16 @@ class AgentMachine:
     def _ready(self, now_ms: int) -> tuple[Action, ...]:
         actions: list[Action] = []
         if self._enrol.is_ready(now_ms):
-            self._enrol.start()
+            self._enrol.start(now_ms)
             if not self._certified and self.phase is not Phase.DOUBT:
                 self.phase = Phase.ENROLLING
             actions.append(Enrol())
         if self._certified and self._attest.is_ready(now_ms):
-            self._attest.start()
+            self._attest.start(now_ms)
             actions.append(Attest(fresh=self._fresh))
             self._fresh = False
         if self._certified and self._watch.is_ready(now_ms):
-            self._watch.start()
+            self._watch.start(now_ms)
             actions.append(OpenWatch())
         return tuple(actions)
 
@@ -220,7 +221,6 @@ class AgentMachine:
         return actions
 
     def _pushed(self, event: Pushed, now_ms: int) -> tuple[Action, ...]:
-        self._watch.failures = 0
         match event.wish:
             case Wish.HELLO:
                 return ()
@@ -236,6 +236,8 @@ class AgentMachine:
     def _failed(self, event: Failed, now_ms: int, jitter: float) -> tuple[Action, ...]:
         timer = {Call.ENROL: self._enrol, Call.ATTEST: self._attest, Call.WATCH: self._watch}
         failed = timer[event.call]
+        if event.call is Call.WATCH and now_ms - failed.started_ms > self.pace.backoff_cap_ms:
+            failed.failures = 0  # it lasted: its end is no reason to wait long
         failed.busy, failed.failures = False, failed.failures + 1
         failed.due_ms = now_ms + self._delay_ms(failed, event, jitter)
         if event.call is Call.WATCH:  # best effort; its end says nothing about this host

@@ -56,12 +56,11 @@ def enrol(
 ) -> int:
     """Enrol this host now and show each step. The daemon does it by itself, too.
 
-    Parameters
-    ----------
-    config: Configuration file (TOML).
-    name: Label to ask for, instead of host.name.
-    cluster: Trusted cluster, instead of host.cluster.
-    accept_new_authority: Follow an authority that shows other keys than at the last enrolment.
+    Args:
+        config: Configuration file (TOML).
+        name: Label to ask for, instead of host.name.
+        cluster: Trusted cluster, instead of host.cluster.
+        accept_new_authority: Follow an authority that shows other keys than at the last enrolment.
     """
     return asyncio.run(
         _enrol(config, name=name, cluster=cluster, accept_new_authority=accept_new_authority)
@@ -89,10 +88,9 @@ def attest(*, config: Config = DEFAULT_CONFIG, as_json: AsJson = False) -> int:
 def collect(*, out: Path, config: Config = DEFAULT_CONFIG) -> int:
     """Write an evidence bundle for support. Needs no authority.
 
-    Parameters
-    ----------
-    out: Where to write the tar.
-    config: Configuration file (TOML).
+    Args:
+        out: Where to write the tar.
+        config: Configuration file (TOML).
     """
     settings = load(config)
     with open_host(settings) as host:

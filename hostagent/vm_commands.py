@@ -41,17 +41,16 @@ def request_key(
 ) -> int:
     """Ask for the grant of a VM.
 
-    Parameters
-    ----------
-    vm: The VM.
-    config: Configuration file (TOML).
-    open_key: Open the grant in the TPM and print length and SHA-256 of the key.
-    purpose: start, or migrate for the destination of a move.
-    move_id: The offer that is taken, for purpose migrate.
-    request_id: Repeat an earlier request: the same grant again, its lease counted from its first send.
-    save_grant: Write the grant to a file.
-    out: Write the opened key to a file, mode 0600; implies --open. Best on tmpfs.
-    as_json: Print JSON.
+    Args:
+        vm: The VM.
+        config: Configuration file (TOML).
+        open_key: Open the grant in the TPM and print length and SHA-256 of the key.
+        purpose: start, or migrate for the destination of a move.
+        move_id: The offer that is taken, for purpose migrate.
+        request_id: Repeat an earlier request: the same grant again, its lease counted from its first send.
+        save_grant: Write the grant to a file.
+        out: Write the opened key to a file, mode 0600; implies --open. Best on tmpfs.
+        as_json: Print JSON.
     """
     asked: Json = {
         "do": "key-request",
@@ -76,11 +75,10 @@ def request_key(
 def open_grant(*, grant: Path, config: Config = DEFAULT_CONFIG, as_json: AsJson = False) -> int:
     """Open a saved grant in the TPM; exit status 1 means that the TPM or the agent refuses.
 
-    Parameters
-    ----------
-    grant: File written by --save-grant.
-    config: Configuration file (TOML).
-    as_json: Print JSON.
+    Args:
+        grant: File written by --save-grant.
+        config: Configuration file (TOML).
+        as_json: Print JSON.
     """
     saved = base64.b64encode(grant.read_bytes()).decode()
     answer, _ = _ask(config, {"do": "key-open", "grant": saved})

@@ -18,7 +18,7 @@ import structlog
 from hostagent import lease
 from hostagent.channel import new_request_id
 from hostagent.enforcement import Enforcement
-from hostagent.failure import CallFailed, Failure
+from hostagent.failure import CallFailed, Failure, local_failure
 from hostagent.files import overwrite_and_remove
 from hostagent.lease_model import (
     Action,
@@ -86,6 +86,8 @@ class VmKeeper:
         for vm_id, record in self.records.items():
             if record.todo is not None:
                 self._queue(vm_id, record.todo)
+            elif record.view.phase is Phase.IDLE:
+                continue  # its end was confirmed; what runs under that name now is not ours
             record.view, actions = lease.restarted(record.view, self._clock_ms())
             self._carry_out(vm_id, actions)
         self._save()
@@ -251,15 +253,19 @@ class VmKeeper:
             try:
                 answered = await self._call(vm_id, asked)
             except CallFailed as error:
-                self._on_failure(error.failure)
-                self._log(vm_id, f"{asked.operation.value}-unanswered", reason=error.failure.reason)
-                attempt += 1
-                jitter = random.random()  # noqa: S311 - spreads load
-                wait_ms = self._pace.delay_ms(attempt, jitter, error.failure.retry_after_ms)
-                await asyncio.sleep(wait_ms / 1000)
-                continue
-            self._take_answer(vm_id, answered)
-            return
+                failure = error.failure
+                self._on_failure(failure)
+            except Exception as error:  # noqa: BLE001 - a bug in a call is no answer either
+                failure = local_failure("INTERNAL", error)
+                _log.exception("vm", action="crashed", vm=vm_id)
+            else:
+                self._take_answer(vm_id, answered)
+                return
+            attempt += 1
+            self._log(vm_id, f"{asked.operation.value}-unanswered", reason=failure.reason)
+            jitter = random.random()  # noqa: S311 - spreads load
+            wait_ms = self._pace.delay_ms(attempt, jitter, failure.retry_after_ms)
+            await asyncio.sleep(wait_ms / 1000)
 
     def _take_answer(self, vm_id: str, answered: Answered) -> None:
         reply, live, record = answered.reply, self._of(vm_id), self._record(vm_id)
