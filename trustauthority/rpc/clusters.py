@@ -163,13 +163,13 @@ class ClusterRpc(admin_pb2_grpc.ClusterServiceServicer):
         self, request: pb.RetireBaselineRequest, context: Any
     ) -> pb.RetireBaselineResponse:
         """Take a baseline out of force."""
-        entry, epoch = await self._baselines.retire(
+        entry, _ = await self._baselines.retire(
             convert.name(request.cluster, "cluster"),
             convert.name(request.name, "name"),
             by=current_caller().name,
             dry_run=request.dry_run,
         )
-        return pb.RetireBaselineResponse(baseline=_baseline(entry), policy_epoch=epoch)
+        return pb.RetireBaselineResponse(baseline=_baseline(entry))
 
     async def ListBaselines(
         self, request: pb.ListBaselinesRequest, context: Any

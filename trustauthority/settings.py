@@ -1,0 +1,91 @@
+"""The authority's configuration: one frozen model, read once from a TOML file.
+
+Unknown keys are errors, all problems are reported at once. Secrets are files that it names, never
+values in it; a configuration that others can change, or a secret that they can read, is refused (N60).
+"""
+
+import stat
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trustauthority.errors import ConfigurationInvalid, InsecureFile
+
+Address = Annotated[str, Field(pattern=r"^(?:\[[0-9A-Fa-f:.]+\]|[^\s:/]+):\d{1,5}$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?$")]
+DEFAULT_CONFIG = Path("/etc/trustauthority/authority.toml")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ListenSettings(_Section):
+    """Addresses of the listeners."""
+
+    enrol: Address = "127.0.0.1:7441"
+    """Server-authenticated TLS; only the enrolment calls answer there."""
+    mutual: Address = "127.0.0.1:7442"
+    """Mutual TLS of the attest, placement and admin roles."""
+    key: Address = "127.0.0.1:7443"
+    """Mutual TLS of the key role."""
+
+
+class KmipSettings(_Section):
+    """A KMS that speaks KMIP over mutual TLS."""
+
+    host: str
+    port: int = 5696
+    ca: Path
+    certificate: Path
+    key: Path
+    timeout_s: float = 5.0
+
+
+class KeyRoleSettings(_Section):
+    """The key role."""
+
+    batch: int = 64
+    """Releases that one child process handles before it exits."""
+    timeout_s: float = 10.0
+    providers: dict[Name, KmipSettings] = Field(default_factory=dict)
+
+
+class Settings(_Section):
+    """The whole configuration."""
+
+    state_dir: Path
+    node: Name
+    origin: str
+    """Name of this authority: issuer of reports and origin of the audit log."""
+    listen: ListenSettings = ListenSettings()
+    key: KeyRoleSettings = KeyRoleSettings()
+
+
+def load_settings(path: Path) -> Settings:
+    """Read and check a configuration file.
+
+    Raises:
+        ConfigurationInvalid: with every problem. InsecureFile: others can change it.
+    """
+    try:
+        status = path.stat()
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationInvalid(
+            f"can't read {path}: {error.strerror}; trustauthority init writes one", path=str(path)
+        ) from error
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH | stat.S_IROTH):
+        raise InsecureFile(f"{path} is open to others; run: chmod 640 {path}", path=str(path))
+    try:
+        return Settings.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationInvalid(f"{path}: not TOML: {error}", path=str(path)) from error
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}"
+            for each in error.errors()
+        )
+        raise ConfigurationInvalid(f"{path}: {problems}", path=str(path)) from error
