@@ -603,7 +603,7 @@ def _refused_runtime() -> Iterable[ImaVector]:
         "a hash name outside the list",
     )
     fields = {
-        "digest_without_nul": sized(b"sha256:" + bytes(32)) + sized(b"/data\0"),
+        "digest_without_nul": sized(b"sha256:" + b"\x11" * 32) + sized(b"/data\0"),
         "digest_short": sized(b"sha256:\0" + bytes(31)) + sized(b"/data\0"),
         "digest_type_unknown": sized(b"other:sha256:\0" + bytes(32)) + sized(b"/data\0"),
         "name_without_nul": sized(b"sha256:\0" + bytes(32)) + sized(b"/data"),
@@ -651,7 +651,7 @@ def _broken_runtime() -> Iterable[ImaVector]:
     yield broken("template_name_empty", struct.pack("<I", 10) + bytes(20) + bytes(40), 0, "no name")
     yield broken(
         "template_name_control",
-        struct.pack("<I", 10) + bytes(20) + sized(b"ima\n") + sized(b""),
+        struct.pack("<I", 10) + bytes(20) + sized(b"ima\n") + sized(bytes(400)),
         0,
         "names are printable",
     )

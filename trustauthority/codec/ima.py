@@ -26,6 +26,8 @@ OLD_NAME_BYTES = 256
 _OLD_DIGEST = 20
 _U32 = Struct("<I")
 _TEMPLATE_DIGEST_SIZES = (20, 32, 48, 64)
+_ENOUGH = 4 + 64 + 4 + MAX_TEMPLATE_NAME
+"""Bytes that show the template name of the first entry for every size of digest."""
 
 
 class ImaStream:
@@ -64,6 +66,9 @@ class ImaStream:
         data = self._pending + chunk if self._pending else chunk
         if self._digest_size is None:
             self._digest_size = _template_digest_size(data)
+            if self._digest_size is None:
+                self._pending = data
+                return []
         entries, end = self._entries(data, self._digest_size)
         self._pending = data[end:]
         self._offset += end
@@ -92,11 +97,11 @@ class ImaStream:
         return layout
 
     def _name(self, raw: bytes, at: int) -> str:
-        name = self._names.get(raw)
-        if name is None:
-            if not raw.isascii() or not raw.decode("ascii").isprintable():
-                raise self._malformed("a template name is not printable", at)
-            name = self._names[raw] = raw.decode("ascii")
+        """Remember a template name; an unprintable one is refused."""
+        name = raw.decode("latin-1")
+        if not name.isascii() or not name.isprintable():
+            raise self._malformed("a template name is not printable", at)
+        self._names[raw] = name
         return name
 
     def _entries(self, data: bytes, digest_size: int) -> tuple[list[ImaEntry], int]:
@@ -166,22 +171,30 @@ def _old_template(data: bytes, start: int) -> tuple[bytes, int] | None:
     return data[start : start + _OLD_DIGEST] + name, end
 
 
-def _template_digest_size(data: bytes) -> int:
+def _template_digest_size(data: bytes) -> int | None:
     """20 bytes as ever, or the size of the hash after which a new kernel named the file.
 
-    Decided once per file by the first entry: only one size puts a known template name after it.
+    Decided once per file by the first entry: only one size puts a template name behind the digest.
+    None while the first entry is too short to say.
     """
-    for size in _TEMPLATE_DIGEST_SIZES:
-        at = 4 + size
-        if len(data) < at + 4:
-            break
-        length = _U32.unpack_from(data, at)[0]
-        if (
-            length <= MAX_TEMPLATE_NAME
-            and data[at + 4 : at + 4 + length].decode("latin-1") in TEMPLATES
-        ):
+    names = {size: _name_after(data, size) for size in _TEMPLATE_DIGEST_SIZES}
+    for size, name in names.items():
+        if name in TEMPLATES:
             return size
-    return _TEMPLATE_DIGEST_SIZES[0]
+    if names[_TEMPLATE_DIGEST_SIZES[0]] or len(data) >= _ENOUGH:
+        return _TEMPLATE_DIGEST_SIZES[0]
+    return None
+
+
+def _name_after(data: bytes, digest_size: int) -> str:
+    """The template name behind a digest of that size; empty when there is none."""
+    at = 4 + digest_size
+    if len(data) < at + 4:
+        return ""
+    length = _U32.unpack_from(data, at)[0]
+    raw = data[at + 4 : at + 4 + length] if length <= MAX_TEMPLATE_NAME else b""
+    name = raw.decode("latin-1")
+    return name if len(raw) == length and name.isascii() and name.isprintable() else ""
 
 
 # --- fields ----------------------------------------------------------------------------------

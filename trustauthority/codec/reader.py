@@ -30,11 +30,6 @@ class Reader:
         """Bytes not read yet."""
         return len(self._data) - self.offset
 
-    @property
-    def position(self) -> int:
-        """Offset of the next byte in the whole file."""
-        return self._base + self.offset
-
     def malformed(self, message: str, *, at: int | None = None) -> MalformedEvidence:
         """The error to raise here, or at ``at`` (an offset in this buffer)."""
         offset = self.offset if at is None else at
@@ -72,10 +67,6 @@ class Reader:
     def u64(self, what: str) -> int:
         """Eight bytes, little-endian."""
         return self._number(_U64, what)
-
-    def rest(self) -> bytes:
-        """All bytes that are left."""
-        return self.take(self.remaining, "the rest")
 
     def expect_end(self) -> None:
         """Refuse bytes after the structure (pitfalls 9)."""

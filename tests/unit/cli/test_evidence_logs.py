@@ -174,6 +174,14 @@ def test_tables_are_for_people(tmp_path, capsys):
     assert "malformed" in capsys.readouterr().out
 
 
+def test_an_ordinary_log_needs_no_quote(tmp_path, capsys):
+    """Without --pcr10 there is nothing to match, and the table says nothing of it."""
+    path = tmp_path / "ima.bin"
+    path.write_bytes(ima_record(ng_data(b"/one")))
+    assert evidence_app(["ima", str(path)], exit_on_error=False) == 0
+    assert "proves" not in capsys.readouterr().out
+
+
 def test_runs_by_itself(tmp_path):
     """``python -m trustauthority.cli.evidence`` answers with the exit status (issue 3)."""
     path = tmp_path / "log.bin"

@@ -126,6 +126,26 @@ def test_a_ccel_never_explains_pcrs():
     assert checked.passed
 
 
+@pytest.mark.parametrize(
+    ("header_pcr", "events", "kind"),
+    [
+        (1, [], RegisterKind.RTMR),
+        (0, [], RegisterKind.PCR),
+        (0, [1, 2], RegisterKind.RTMR),
+        (0, [4], RegisterKind.RTMR),
+        (0, [0, 7], RegisterKind.PCR),
+        (0, [5], RegisterKind.PCR),
+        (0, [1, 7], RegisterKind.PCR),
+    ],
+)
+def test_which_registers_a_sha384_log_counts(header_pcr, events, kind):
+    """A CCEL has one SHA-384 bank and RTMR indices; nothing is measured into MRTD (rule 46)."""
+    builder = LogBuilder(banks=("sha384",), header_pcr=header_pcr)
+    for pcr in events:
+        builder.event(pcr, 0x4, bytes(4))
+    assert decode_boot_log(builder.bytes).registers is kind
+
+
 def test_a_bank_that_is_missing_or_not_computable_is_refused(monkeypatch):
     """No other bank takes its place (rules 6, 39)."""
     log = decode_boot_log(good_log().bytes)

@@ -171,3 +171,29 @@ def test_a_stream_can_start_in_the_middle_of_a_boot():
     with pytest.raises(MalformedEvidence) as caught:
         stream.feed(struct.pack("<I", 10) + bytes(20) + b"\xff" * 8)
     assert caught.value.offset == stream.offset
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "template"),
+    [
+        ("sha1", b"ima-ng"),
+        ("sha1", b"d-ng|n-ng"),
+        ("sha1", b"new"),
+        ("sha256", b"ima-ng"),
+        ("sha384", b"ima-ng"),
+        ("sha512", b"ima-ng"),
+    ],
+)
+def test_the_size_of_the_template_digest_shows_at_any_cut(algorithm, template):
+    """However the first bytes arrive, the entries are those of the whole file (rule 51)."""
+    raw = b"".join(ima_record(item, template, value=digest(algorithm, item)) for item in ITEMS)
+    whole = decode_ima_binary(raw)
+    assert [entry.data for entry in whole] == ITEMS
+    assert not any(
+        str(found.defect).startswith("template-digest") for found in entry_findings(whole)
+    )
+    for cut in range(1, 120):
+        stream = ImaStream()
+        entries = stream.feed(raw[:cut]) + stream.feed(raw[cut:])
+        stream.finish()
+        assert tuple(entries) == whole
