@@ -1,1 +1,1 @@
-"""KMS back ends behind the Kms port."""
+"""KMS back ends. Only the child of the key room talks to a KMS: ``adapters.keyroom``."""

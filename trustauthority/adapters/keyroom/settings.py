@@ -1,0 +1,30 @@
+"""Settings of the key room."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from trustauthority.adapters.kms.settings import KmipSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRoomSettings:
+    """Which KMS stands behind each provider name, and the limits of a child."""
+
+    providers: Mapping[str, KmipSettings]
+    release_key: Path
+    """Private key (P-256, PEM, mode 0600) that signs grants; only the child reads it."""
+    batch: int = 64
+    """Keys that one child handles before it ends."""
+    lifetime_s: float = 30.0
+    """Seconds after its first key at which a child ends, however few keys it had."""
+    timeout_s: float = 10.0
+    """Longest wait for an answer, waiting for a free child included; then the child is killed."""
+    parallel: int = 4
+    """Children at work at the same time; one more is kept warm."""
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.parallel < 1:
+            raise ValueError("a key room has at least one child, for at least one key")
+        if self.timeout_s <= 0 or self.lifetime_s <= 0:
+            raise ValueError("times of the key room are positive")
