@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.json_schema import violations
 from support.log_vectors import event_log_vectors, ima_vectors
 from support.logbuilder import good_log, ima_record, ima_register, ng_data
 
-from trustauthority.cli.evidence import evidence_app
+from trustauthority.cli.evidence import evidence_app, main
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 EXITS = {"accepted": 0, "refused": 1, "malformed": 2}
@@ -190,3 +191,35 @@ def test_runs_by_itself(tmp_path):
     finished = subprocess.run([*command, "-o", "json"], capture_output=True, text=True, check=False)
     assert (finished.returncode, finished.stderr) == (2, "")
     assert json.loads(finished.stdout)["reason"] == "EVIDENCE_MALFORMED"
+
+
+REFERENCE = Path(__file__).parents[3] / "docs" / "reference"
+
+
+@pytest.mark.parametrize(
+    ("command", "folder", "options"),
+    [
+        ("eventlog", "eventlogs", ("--events",)),
+        ("eventlog", "eventlogs", ()),
+        ("ima", "imalogs", ()),
+        ("ima", "imalogs", ("--pcr10", "00" * 32)),
+    ],
+)
+def test_every_answer_fits_the_published_schema(command, folder, options, capsys):
+    """The interface is stable: schema and output can't drift apart (issue 3, offline tools)."""
+    schema = json.loads((REFERENCE / f"evidence-{command}.schema.json").read_text())
+    files = sorted(str(path) for path in (VECTORS / folder).glob("*.bin"))
+    _, answers = run(capsys, command, *files, *options)
+    assert len(answers) == len(files)
+    assert violations(answers, schema, schema) == []
+    for answer in answers:
+        assert violations(answer, schema, schema) == []
+    assert violations(answers[0] | {"extra": 1}, schema, schema) != []
+
+
+def test_main_returns_the_exit_status(capsys):
+    """The program ends with the status of its command; help is a success."""
+    assert main(["eventlog", str(VECTORS / "eventlogs" / "good_agile.bin")]) == 0
+    assert main(["eventlog", str(VECTORS / "eventlogs" / "text.bin")]) == 2
+    assert main(["--help"]) == 0
+    assert "eventlog" in capsys.readouterr().out
