@@ -36,12 +36,17 @@ _MAX_DIGEST = 64
 _MAX_SELECTIONS = 16
 """HASH_COUNT of any known TPM is below this."""
 _HEADER = struct.Struct(">IH")
+_USUAL = struct.Struct(">IHH34sH32sQIIBQIHB3sH32s")
+_USUAL_SHAPE = (ATTEST_MAGIC, TYPE_QUOTE, 34, 32, 1, 3, 32)
+"""magic, type, lengths of qualifiedSigner and extraData, count, sizeofSelect, length of pcrDigest."""
 _CLOCK = struct.Struct(">QIIBQ")
 """TPMS_CLOCK_INFO followed by firmwareVersion."""
 
 
 def decode_attest(data: bytes) -> Attest:
     """Decode a TPMS_ATTEST that fills ``data``."""
+    if len(data) == _USUAL.size and (quote := _read_usual_quote(data)):
+        return quote
     reader = TpmReader(data, _PART)
     magic, kind = _HEADER.unpack(reader.take(_HEADER.size, "magic and type"))
     if magic == ATTEST_MAGIC and kind == TYPE_QUOTE:
@@ -49,6 +54,32 @@ def decode_attest(data: bytes) -> Attest:
     if magic == ATTEST_MAGIC and kind == TYPE_CERTIFY:
         return _read_certify(reader, data)
     return OtherAttest(magic=magic, type=kind, raw=data)
+
+
+def _read_usual_quote(data: bytes) -> QuoteAttest | None:
+    """A quote of the usual shape in one step, half the cost; None leaves it to the general way.
+
+    The usual shape: an AK and a nonce of SHA-256 size, one bank with three bytes of bitmap, digests
+    of SHA-256 size. A test shows that both ways always agree.
+    """
+    fields = _USUAL.unpack(data)
+    magic, kind, signer_size, signer, data_size, extra_data, clock, reset_count = fields[:8]
+    restart_count, safe, firmware_version, count, bank_id, size, bitmap, digest_size = fields[8:16]
+    bank = HashAlgorithm.from_tpm_id(bank_id)
+    shape = (magic, kind, signer_size, data_size, count, size, digest_size)
+    if shape != _USUAL_SHAPE or safe > 1 or bank is None:
+        return None
+    return QuoteAttest(
+        qualified_signer=signer,
+        extra_data=extra_data,
+        clock_info=ClockInfo(
+            clock=clock, reset_count=reset_count, restart_count=restart_count, safe=safe == 1
+        ),
+        firmware_version=firmware_version,
+        selection=(_selection(bank, bitmap),),
+        pcr_digest=fields[16],
+        raw=data,
+    )
 
 
 def _read_quote(reader: TpmReader, data: bytes) -> QuoteAttest:

@@ -49,11 +49,20 @@ class TpmReader:
 
     def sized(self, what: str, limit: int = MAX_SIZED) -> bytes:
         """A TPM2B: 16-bit length, then that many bytes, at most ``limit``."""
-        start = self.offset
-        size = int.from_bytes(self.take(2, what), "big")
+        start = self.offset + 2
+        size = int.from_bytes(self._data[start - 2 : start], "big")
+        end = start + size
+        if size > limit or end > self._end:
+            self._refuse_sized(what, limit)
+        self.offset = end
+        return self._data[start:end]
+
+    def _refuse_sized(self, what: str, limit: int) -> NoReturn:
+        """Say what is wrong with the TPM2B at this place."""
+        size = self.integer(2, what)
         if size > limit:
-            self.fail(f"{what} has {size} bytes, at most {limit} are allowed", at=start)
-        return self.take(size, what)
+            self.fail(f"{what} has {size} bytes, at most {limit} are allowed", at=self.offset - 2)
+        self.fail(f"{what} needs {size} bytes, {self._end - self.offset} are left")
 
     def algorithm(self, what: str, allowed: frozenset[TpmAlgorithm]) -> TpmAlgorithm:
         """A TPM_ALG_ID out of ``allowed``."""

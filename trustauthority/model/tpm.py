@@ -241,11 +241,7 @@ class ClockInfo:
     """False when the clock may have been set back by a power cut. A finding, not a refusal."""
 
     def __post_init__(self) -> None:
-        if not (
-            0 <= self.clock < 1 << 64
-            and 0 <= self.reset_count < 1 << 32
-            and 0 <= self.restart_count < 1 << 32
-        ):
+        if self.clock >> 64 or self.reset_count >> 32 or self.restart_count >> 32:
             raise ValueError("clock is a 64-bit value, resetCount and restartCount are 32-bit ones")
 
     @property

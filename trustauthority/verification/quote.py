@@ -10,7 +10,7 @@ Source: TCG TPM 2.0 Library, Part 3, section 18.4 (TPM2_Quote); pitfalls 1-18.
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -38,6 +38,14 @@ from trustauthority.verification.signature import check_attestation_key, check_s
 
 MAX_PCR = 23
 """The highest PCR of a PC client platform."""
+
+_DIGESTS = {
+    HashAlgorithm.SHA1: hashlib.sha1,
+    HashAlgorithm.SHA256: hashlib.sha256,
+    HashAlgorithm.SHA384: hashlib.sha384,
+    HashAlgorithm.SHA512: hashlib.sha512,
+}
+"""The hashes that ``check_signature`` lets through; SHA-1 only where a policy names it."""
 
 PcrValues = Mapping[HashAlgorithm, Mapping[int, bytes]]
 """PCR values by bank and index."""
@@ -174,10 +182,10 @@ def check_selection_form(selection: tuple[PcrSelection, ...], *, allow_sha1: boo
         PcrSelectionRejected: nothing selected, a bank twice or empty, a PCR that does not exist, or
             nothing but SHA-1 where no policy allows it.
     """
-    banks = [entry.bank for entry in selection]
+    banks = {entry.bank for entry in selection}
     if not selection:
         raise PcrSelectionRejected("the quote selects no PCR")
-    if len(set(banks)) != len(banks):
+    if len(banks) != len(selection):
         raise PcrSelectionRejected("the quote lists a bank twice")
     for entry in selection:
         if not entry.indices:
@@ -186,18 +194,20 @@ def check_selection_form(selection: tuple[PcrSelection, ...], *, allow_sha1: boo
             raise PcrSelectionRejected(
                 f"the quote selects PCR {entry.indices[-1]} of {entry.bank}, which does not exist"
             )
-    if banks == [HashAlgorithm.SHA1] and not allow_sha1:
+    if banks == {HashAlgorithm.SHA1} and not allow_sha1:
         raise PcrSelectionRejected("the quote covers the SHA-1 bank only")
 
 
 def check_selection_matches(
-    quoted: Iterable[PcrSelection], expected: Iterable[PcrSelection]
+    quoted: Sequence[PcrSelection], expected: Sequence[PcrSelection]
 ) -> None:
     """Compare two selections as a set of PCRs per bank (pitfall 4).
 
     Raises:
         PcrSelectionRejected: naming a bank and the PCRs that are missing or too many.
     """
+    if quoted == expected:
+        return  # the usual case: the agent asks the TPM in the order of the policy
     have = {entry.bank: set(entry.indices) for entry in quoted}
     want = {entry.bank: set(entry.indices) for entry in expected}
     if have == want:
@@ -219,24 +229,19 @@ def split_pcr_values(selection: tuple[PcrSelection, ...], values: bytes) -> PcrV
     Raises:
         PcrSelectionRejected: more or fewer bytes than the selection has PCRs.
     """
-    expected = sum(entry.bank.size * len(entry.indices) for entry in selection)
-    if len(values) != expected:
-        raise PcrSelectionRejected(
-            f"the PCR values have {len(values)} bytes, the selection asks for {expected}"
-        )
     pcrs: dict[HashAlgorithm, Mapping[int, bytes]] = {}
-    start = 0
+    end = 0
     for entry in selection:
         size = entry.bank.size
-        end = start + size * len(entry.indices)
+        start, end = end, end + size * len(entry.indices)
         cuts = range(start, end, size)
         pcrs[entry.bank] = MappingProxyType(
-            {
-                index: values[cut : cut + size]
-                for index, cut in zip(entry.indices, cuts, strict=True)
-            }
+            {index: values[cut : cut + size] for index, cut in zip(entry.indices, cuts)}  # noqa: B905  # as long by construction
         )
-        start = end
+    if len(values) != end:
+        raise PcrSelectionRejected(
+            f"the PCR values have {len(values)} bytes, the selection asks for {end}"
+        )
     return MappingProxyType(pcrs)
 
 
@@ -246,7 +251,7 @@ def check_pcr_digest(quote: QuoteAttest, pcr_values: bytes, signing_hash: HashAl
     Raises:
         PcrDigestMismatch: the values are not the signed ones.
     """
-    digest = hashlib.new(signing_hash, pcr_values, usedforsecurity=False).digest()
+    digest = _DIGESTS[signing_hash](pcr_values).digest()
     if not hmac.compare_digest(digest, quote.pcr_digest):
         raise PcrDigestMismatch("pcrDigest is not the hash of the PCR values that came with it")
 

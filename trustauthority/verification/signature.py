@@ -44,14 +44,15 @@ _ORDERS = {
 }
 """Orders n of the groups (SEC 2, sections 2.4.2, 2.5.1, 2.6.1)."""
 
-_ATTESTATION_SET = (
+_ATTESTATION_SET = int(
     ObjectAttributes.FIXED_TPM
     | ObjectAttributes.FIXED_PARENT
     | ObjectAttributes.SENSITIVE_DATA_ORIGIN
     | ObjectAttributes.RESTRICTED
     | ObjectAttributes.SIGN
 )
-_ATTESTATION_MASK = _ATTESTATION_SET | ObjectAttributes.DECRYPT
+_ATTESTATION_MASK = _ATTESTATION_SET | int(ObjectAttributes.DECRYPT)
+"""Plain integers: flags are compared for each quote, and IntFlag is slow at it."""
 
 
 def check_signature(
@@ -90,7 +91,7 @@ def check_attestation_key(public: TpmPublic) -> None:
     Raises:
         QuoteSignatureInvalid: the key is not restricted to signing what its TPM made.
     """
-    if public.attributes & _ATTESTATION_MASK != _ATTESTATION_SET:
+    if int(public.attributes) & _ATTESTATION_MASK != _ATTESTATION_SET:
         raise QuoteSignatureInvalid(
             "the key is no attestation key: it must be fixedTPM, fixedParent, sensitiveDataOrigin,"
             " restricted and sign, and must not decrypt"
@@ -132,9 +133,10 @@ def _check_ecdsa(
     if signature.scheme != TpmAlgorithm.ECDSA or not isinstance(parameters, EccParameters):
         raise QuoteSignatureInvalid(f"{signature.scheme.name} is not a scheme of an ECDSA key")
     size, order = parameters.curve.coordinate_size, _ORDERS[parameters.curve]
-    if any(len(value) != size for value in signature.values):
+    r_bytes, s_bytes = signature.values
+    if len(r_bytes) != size or len(s_bytes) != size:
         raise QuoteSignatureInvalid(f"r and s must have {size} bytes each")
-    r, s = (int.from_bytes(value, "big") for value in signature.values)
+    r, s = int.from_bytes(r_bytes, "big"), int.from_bytes(s_bytes, "big")
     if not (0 < r < order and 0 < s < order):
         raise QuoteSignatureInvalid("r or s is not between 1 and the order of the group")
     key.verify(encode_dss_signature(r, s), message, _ECDSA[signature.hash])

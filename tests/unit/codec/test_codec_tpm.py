@@ -601,6 +601,31 @@ def test_corpus_decodes_as_the_oracle_does(case):
     assert attest.firmware_version == oracle.firmwareVersion
 
 
+USUAL = build.make_quote(
+    AK, pcrs={"sha256": {0: bytes(32)}}, extra_data=b"n" * 32, signer=b"\0\x0b" + b"q" * 32
+).attest
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, len(USUAL) - 1), st.integers(0, 255)), max_size=4))
+def test_usual_and_general_way_agree(changes):
+    """The quick way for usual quotes reads what the general way reads, and refuses what it refuses."""
+    data = bytearray(USUAL)
+    for position, value in changes:
+        data[position] = value
+
+    def outcome():
+        try:
+            return decode_attest(bytes(data))
+        except MalformedEvidence as error:
+            return error.args
+
+    quick = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trustauthority.codec.tpm_attest._read_usual_quote", lambda _: None)
+        assert outcome() == quick
+
+
 def test_corpus_public_has_the_recorded_name():
     """The AK of a real machine has the name that was recorded with it (pitfall 20)."""
     raw = (corpus_folder("quotes") / "goattest_windows_gcp" / "ak.tpmt_public").read_bytes()
