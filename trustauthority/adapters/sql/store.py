@@ -6,22 +6,28 @@ outran CLOCK_BOOTTIME, owners do not change for the longest fence (N86).
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import sqlite3
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
 
 from sqlalchemy import select, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from trustauthority.adapters.sql import tables
 from trustauthority.adapters.sql.archive import SqlEvidenceArchive
 from trustauthority.adapters.sql.audit import SqlAuditLog
 from trustauthority.adapters.sql.catalogue import SqlBaselines, SqlCatalogue, SqlInventory
+from trustauthority.adapters.sql.engine import BUSY_TIMEOUT_MS, open_sqlite
 from trustauthority.adapters.sql.enrolments import SqlEnrolments
 from trustauthority.adapters.sql.hosts import SqlHosts
 from trustauthority.adapters.sql.identities import SqlIdentities
 from trustauthority.adapters.sql.placement import SqlPlacement
 from trustauthority.adapters.sql.rows import columns
+from trustauthority.adapters.sql.schema import migrate
 from trustauthority.adapters.sql.vms import SqlKeys, SqlVms
 from trustauthority.errors import StoreUnavailable
 from trustauthority.placement.clock import ClockGuard, ClockReading, observe
@@ -29,6 +35,9 @@ from trustauthority.ports import Clock
 
 MAX_STEP_BACK_MS = 2_000
 """A clock may wander this far back (NTP slewing); further, and nothing is decided."""
+MAX_READING_MS = 20
+"""Longest time between two clocks read "together"; a pause between them looks like a step."""
+_READINGS = 10
 
 
 class SqlTransaction:
@@ -52,47 +61,58 @@ class SqlTransaction:
 class SqlStore:
     """Units of work on one database."""
 
-    def __init__(self, engine: AsyncEngine, clock: Clock) -> None:
+    def __init__(
+        self, engine: AsyncEngine, clock: Clock, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS
+    ) -> None:
         self._engine = engine
         self._clock = clock
+        self._busy_timeout_ms = busy_timeout_ms
         self._writer = asyncio.Lock()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[SqlTransaction]:
-        """Begin a unit of work that may write."""
-        async with self._writer:
-            try:
-                async with self._engine.begin() as connection:
+        """Begin a unit of work that may write; it commits when the block ends without an error.
+
+        A commit is never cancelled: a caller that gives up waits for its outcome all the same.
+        """
+        await self._take_turn()
+        try:
+            with _as_unavailable():
+                async with self._engine.connect() as connection:
+                    await connection.begin()
                     now_ms = await self._advance_clock(connection)
                     yield SqlTransaction(connection, now_ms)
-            except DBAPIError as error:
-                raise StoreUnavailable(
-                    f"the database refused: {error.orig}. Check disk space and permissions."
-                ) from error
+                    await _uncancelled(connection.commit())
+        finally:
+            self._writer.release()
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[SqlTransaction]:
-        """Begin a read-only unit of work."""
-        try:
+        """Begin a read-only unit of work; a write in it fails. Works while the clock is behind."""
+        with _as_unavailable():
             async with self._engine.connect() as plain:
                 connection = await plain.execution_options(reading=True)
-                yield SqlTransaction(connection, self._clock.now_ms())
+                mark = await connection.scalar(select(tables.authority.c.high_water_ms))
+                now_ms = max(self._clock.now_ms(), int(mark or 0))
+                yield SqlTransaction(connection, now_ms)
                 await connection.rollback()
-        except DBAPIError as error:
-            raise StoreUnavailable(f"the database refused: {error.orig}") from error
 
     async def close(self) -> None:
         """Close all connections."""
         await self._engine.dispose()
 
+    async def _take_turn(self) -> None:
+        """One writer at a time in this process; those of others are held off by the database."""
+        try:
+            async with asyncio.timeout(self._busy_timeout_ms / 1000):
+                await self._writer.acquire()
+        except TimeoutError as error:
+            raise StoreUnavailable("the database is busy: too many decisions wait") from error
+
     async def _advance_clock(self, connection: AsyncConnection) -> int:
         """Bring the clock guard up to date in this transaction; returns the time of decisions."""
         authority = tables.authority
-        reading = ClockReading(
-            wall_ms=self._clock.now_ms(),
-            boot_ms=self._clock.boottime_ms(),
-            boot_id=self._clock.boot_id(),
-        )
+        reading = _read(self._clock)
         row = (await connection.execute(select(authority))).one()
         if reading.wall_ms < row.high_water_ms - MAX_STEP_BACK_MS:
             raise StoreUnavailable(
@@ -108,3 +128,67 @@ class SqlStore:
         guard = observe(guard, reading, longest_fence_ms=row.longest_fence_ms)
         await connection.execute(update(authority).values(**columns(guard)))
         return guard.high_water_ms
+
+
+async def open_store(
+    path: Path, clock: Clock, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS, must_exist: bool = False
+) -> SqlStore:
+    """Open the SQLite database, bring its tables up to date, and return the store.
+
+    Args:
+        path: the file; made for its owner only when there is none and ``must_exist`` is false.
+        clock: the clock of decisions.
+        busy_timeout_ms: how long to wait for other writers before StoreUnavailable.
+        must_exist: refuse to begin an empty database, as a running authority should.
+
+    Raises:
+        ConfigurationInvalid, InsecureFile, StoreUnavailable: nothing was changed.
+    """
+    engine = open_sqlite(path, busy_timeout_ms=busy_timeout_ms, must_exist=must_exist)
+    try:
+        await migrate(engine)
+    except BaseException:
+        await engine.dispose()
+        raise
+    return SqlStore(engine, clock, busy_timeout_ms=busy_timeout_ms)
+
+
+def _read(clock: Clock) -> ClockReading:
+    """Both clocks at one moment: read again while the machine paused in between."""
+    boot_id = clock.boot_id()
+    readings = []
+    for _ in range(_READINGS):
+        before_ms, wall_ms, after_ms = clock.boottime_ms(), clock.now_ms(), clock.boottime_ms()
+        readings.append((after_ms - before_ms, wall_ms, before_ms))
+        if after_ms - before_ms <= MAX_READING_MS:
+            break
+    _, wall_ms, boot_ms = min(readings)
+    return ClockReading(wall_ms=wall_ms, boot_ms=boot_ms, boot_id=boot_id)
+
+
+async def _uncancelled(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for ``work`` to end, and only then tell of a cancellation."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled
+
+
+@contextmanager
+def _as_unavailable() -> Iterator[None]:
+    """Errors of the database in terms of the port; a broken constraint is a mistake of ours."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except (DBAPIError, PoolTimeout, sqlite3.Error) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        raise StoreUnavailable(
+            f"the database refused: {cause}. Check disk space, permissions and other users of it."
+        ) from error

@@ -8,6 +8,7 @@ Times are integer milliseconds of the store's clock. TPM counters are 16-byte bi
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     ForeignKey,
     Index,
@@ -34,6 +35,7 @@ authority = Table(
     Column("least_offset_ms", BigInteger, nullable=False),
     Column("longest_fence_ms", BigInteger, nullable=False),
     Column("halted_because", Text, nullable=False),
+    CheckConstraint("id = 1", name="authority_is_one_row"),
 )
 """One row: what holds for every host. ``halted_because`` stops all releases when not empty."""
 
@@ -144,6 +146,8 @@ host = Table(
     Column("boot_log_sha256", LargeBinary, nullable=False),
     Column("ima_state", LargeBinary, nullable=False),
     Column("ima_offset", BigInteger, nullable=False),
+    # blobs compare as unsigned numbers only when they are equally long
+    CheckConstraint("length(tpm_position) IN (0, 16)", name="host_position_size"),
 )
 
 challenge_used = Table(
@@ -235,6 +239,7 @@ intent = Table(
     Column("expires_ms", BigInteger, nullable=False),
     Column("used_by", String(64)),
 )
+Index("intent_by_vm", intent.c.vm_id, intent.c.destination)
 
 grant = Table(
     "vm_grant",

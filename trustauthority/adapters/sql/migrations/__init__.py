@@ -1,0 +1,1 @@
+"""Alembic's environment: revisions in ``versions``, applied by ``adapters.sql.schema.migrate``."""
