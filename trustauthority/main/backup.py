@@ -1,0 +1,136 @@
+"""Backup and restore: database, CAs, signing keys; encrypted; and what a rollback costs."""
+
+import io
+import os
+import sqlite3
+import tarfile
+import tempfile
+from pathlib import Path
+
+import tomlkit
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from trustauthority.adapters.clock import SystemClock
+from trustauthority.adapters.keyfiles import DATABASE, KeyFiles
+from trustauthority.adapters.sql.store import open_store
+from trustauthority.errors import AlreadyExists, ConfigurationInvalid, InsecureFile
+from trustauthority.model.audit import AuditEvent
+from trustauthority.settings import Settings
+
+MAGIC = b"TABACKUP1\n"
+_SALT, _NONCE = 16, 12
+
+
+def write_backup(settings: Settings, config: Path, out: Path, passphrase_file: Path) -> list[str]:
+    """Write an encrypted backup; returns lines that say what it holds and what it does not.
+
+    The database is copied by SQLite's own online backup, so it may be in use.
+
+    Raises:
+        AlreadyExists: the file is there. InsecureFile: the passphrase is open to others.
+    """
+    files = KeyFiles(settings.state_dir)
+    passphrase = _passphrase(passphrase_file)
+    content = io.BytesIO()
+    with tempfile.TemporaryDirectory(dir=settings.state_dir) as scratch:
+        copy = Path(scratch) / DATABASE
+        source, target = sqlite3.connect(files.database), sqlite3.connect(copy)
+        with source, target:
+            source.backup(target)
+        source.close()
+        target.close()
+        with tarfile.open(fileobj=content, mode="w") as archive:
+            archive.add(copy, DATABASE)
+            archive.add(files.folder, "keys")
+            archive.add(config, "authority.toml")
+    salt, nonce = os.urandom(_SALT), os.urandom(_NONCE)
+    sealed = AESGCM(_key(passphrase, salt)).encrypt(nonce, content.getvalue(), MAGIC)
+    try:
+        files.write(out, MAGIC + salt + nonce + sealed, secret=True)
+    except FileExistsError as error:
+        raise AlreadyExists(f"{out} exists", kind="file", name=str(out)) from error
+    return [
+        f"wrote {out}, {out.stat().st_size} bytes, encrypted with the passphrase",
+        "holds: the database, host, admin and server CAs, report, release, audit and challenge keys",
+        "does not hold: the KEK (it stays in the KMS), the passphrase, client keys of people",
+        "a restored authority makes every host attest anew",
+    ]
+
+
+async def read_backup(source: Path, passphrase_file: Path, state: Path, config: Path) -> None:
+    """Restore into an empty state folder and void every verdict.
+
+    Raises:
+        AlreadyExists: an authority is there. ConfigurationInvalid: not a backup, or another passphrase.
+    """
+    files = KeyFiles(state)
+    _extract(files, source, passphrase_file, config)
+    await _void(files, operation="authority.restore")
+
+
+def _extract(files: KeyFiles, source: Path, passphrase_file: Path, config: Path) -> None:
+    for path in (files.folder, files.database, config):
+        if path.exists():
+            raise AlreadyExists(f"{path} exists; restore into an empty folder", name=str(path))
+    data = source.read_bytes()
+    start = len(MAGIC)
+    salt, nonce = data[start : start + _SALT], data[start + _SALT : start + _SALT + _NONCE]
+    if not data.startswith(MAGIC) or len(nonce) != _NONCE:
+        raise ConfigurationInvalid(f"{source} is no backup of an authority", path=str(source))
+    try:
+        content = AESGCM(_key(_passphrase(passphrase_file), salt)).decrypt(
+            nonce, data[start + _SALT + _NONCE :], MAGIC
+        )
+    except InvalidTag as error:
+        raise ConfigurationInvalid(
+            "the passphrase is wrong, or the backup was changed", path=str(source)
+        ) from error
+    files.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        archive.extractall(files.state_dir, filter="data")
+    shipped = files.state_dir / "authority.toml"
+    document = tomlkit.parse(shipped.read_text(encoding="utf-8"))
+    document["state_dir"] = str(files.state_dir)
+    shipped.unlink()
+    files.write(config, tomlkit.dumps(document).encode(), secret=True)
+
+
+async def accept_loss(settings: Settings) -> None:
+    """Go on after a rollback was detected: decisions since are lost, and nothing stale is current."""
+    await _void(KeyFiles(settings.state_dir), operation="authority.accept-loss")
+
+
+async def _void(files: KeyFiles, *, operation: str) -> None:
+    """Jump the epochs, void verdicts, hold owners for the longest fence, allow releases again."""
+    store = await open_store(files.database, SystemClock())
+    try:
+        async with store.transaction() as tx:
+            await tx.restart.jump()
+            await tx.audit.append(
+                AuditEvent(
+                    actor="authority",
+                    operation=operation,
+                    subject="*",
+                    decision="done",
+                )
+            )
+    finally:
+        await store.close()
+
+
+def _key(passphrase: bytes, salt: bytes) -> bytes:
+    return Scrypt(salt=salt, length=32, n=2**17, r=8, p=1).derive(passphrase)
+
+
+def _passphrase(path: Path) -> bytes:
+    status = path.stat()
+    if status.st_mode & 0o077:
+        raise InsecureFile(f"{path} is open to others; run: chmod 600 {path}", path=str(path))
+    passphrase = path.read_bytes().splitlines()[:1]
+    if not passphrase or len(passphrase[0]) < 12:
+        raise ConfigurationInvalid(
+            "the first line of the passphrase file has less than 12 characters", path=str(path)
+        )
+    return passphrase[0]
