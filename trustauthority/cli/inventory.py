@@ -73,7 +73,7 @@ def add(
         ]
         request = admin.AddInventoryRequest(entries=entries, dry_run=dry_run)
         reply = ta.authority.on(ClusterServiceStub).write(lambda s: s.AddInventory, request)
-        verb = "would be" if dry_run else "are"
+        verb = "would be" if dry_run else "is" if reply.added == 1 else "are"
         known = len(entries) - reply.added
         ta.done(
             f"{count(reply.added, 'machine')} {verb} registered in cluster {where}"

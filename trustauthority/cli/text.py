@@ -79,8 +79,14 @@ def left(when: datetime | None, now: datetime) -> str:
 
 
 def milliseconds(value: int) -> str:
-    """A length of a lease as ``5m``."""
-    return span(timedelta(milliseconds=value)) if value else "unlimited"
+    """An exact length of a lease, as ``5m`` or ``1m10s``; 0 is unlimited."""
+    if value <= 0:
+        return "unlimited"
+    parts = []
+    for size, unit in ((86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")):
+        number, value = divmod(value, size)
+        parts.append(f"{number}{unit}" if number else "")
+    return "".join(parts)
 
 
 def count(number: int, noun: str, plural: str = "") -> str:

@@ -1,0 +1,560 @@
+"""The other nouns: what is sent, what is shown, what a dry run does."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from fakes.fake_authority import FakeAuthority
+from google.protobuf.message import Message
+from support.admin_messages import at, verdict
+from support.client_certificates import CertificateAuthority
+
+from trustauthority.cli.exit import ExitCode
+from trustauthority.v1 import admin_pb2 as admin
+from trustauthority.v1 import common_pb2 as common
+from trustauthority.v1 import keyprovider_pb2 as keys
+from trustauthority.v1 import placement_pb2 as placement
+
+EK = "5f" * 32
+
+
+def stamped(message: Any, **times: datetime) -> Any:
+    for name, when in times.items():
+        getattr(message, name).FromDatetime(when)
+    return message
+
+
+CLUSTER = stamped(
+    admin.Cluster(
+        name="prod", policy_epoch=7, policy_name="prod-hosts", hosts=3, admit_by_inventory=True
+    ),
+    created_at=at("08:00:00"),
+)
+ANCHOR = stamped(
+    admin.Anchor(anchor_id="9f3c", cluster="prod", kind=admin.ANCHOR_KIND_CA, subject="CN=TPM CA"),
+    expires_at=datetime(2035, 1, 1, tzinfo=UTC),
+)
+BASELINE = stamped(
+    admin.Baseline(
+        name="r640",
+        cluster="prod",
+        state=admin.BASELINE_STATE_PROPOSED,
+        sha256="77e0",
+        captured_from="esx-a01",
+        components=["shim 15.8", "vmlinuz 6.12"],
+    ),
+    captured_at=at("13:00:00"),
+    last_matched_at=at("13:30:00"),
+)
+VM = stamped(
+    keys.Vm(
+        vm_id="payroll",
+        cluster="prod",
+        lease_class=keys.LEASE_CLASS_STRICT,
+        lease=common.LeaseTerms(lease_ms=300_000, continue_for_ms=60_000, skew_ms=10_000),
+        owner_host_id="h-1",
+        owner_host_name="esx-a01",
+        grant_epoch=4,
+        key_state=keys.KEY_STATE_ACTIVE,
+    ),
+    lease_until=at("14:05:00"),
+    fence_until=at("14:06:10"),
+)
+KEY = stamped(
+    keys.VmKey(
+        vm_id="payroll",
+        key_epoch=1,
+        state=keys.KEY_STATE_ACTIVE,
+        provider="kmip-1",
+        kek_id="kek-7",
+        created_by="alice",
+    ),
+    created_at=at("12:00:00"),
+)
+INTENT = stamped(
+    placement.Intent(
+        intent_id="i-1", vm_id="payroll", host_id="h-2", host_name="esx-a02", created_by="nova"
+    ),
+    expires_at=at("14:12:11"),
+)
+
+
+def test_status_is_one_screen(ta, authority: FakeAuthority) -> None:
+    """Roles, hosts, parts with what to do; exit 1 when a part is broken."""
+    items = [
+        admin.HealthItem(name="store", health=admin.HEALTH_OK, detail="12 MiB"),
+        admin.HealthItem(
+            name="certificates", health=admin.HEALTH_WARNING, detail="host CA: 20 days"
+        ),
+    ]
+    reply = stamped(
+        admin.GetStatusResponse(
+            version="0.1.0", roles=["attest", "admin"], hosts_passed=3, hosts_failed=1, items=items
+        ),
+        now=at("14:02:10"),
+    )
+    authority.answer("GetStatus", reply)
+    result = ta("status")
+    assert result.code is ExitCode.YES
+    assert result.out == (
+        "Trust Authority 0.1.0 at SERVER · roles attest, admin · 2026-11-20 14:02:10Z\n"
+        "hosts: ● 3 passed  ✖ 1 failed  ? 0 unknown\n"
+        "   PART          DETAIL\n"
+        "✔  store         12 MiB\n"
+        "!  certificates  host CA: 20 days\n"
+        "audit log: –\n"
+    )
+    reply.items.add(name="KMS", health=admin.HEALTH_ERROR, detail="does not answer")
+    broken = ta("status")
+    assert broken.code is ExitCode.NO
+    assert "✖  KMS           does not answer\n" in broken.out
+
+
+SCREENS = {
+    "cluster list": (
+        "ListClusters",
+        admin.ListClustersResponse(clusters=[CLUSTER]),
+        (
+            "1 cluster · authority SERVER · 14:02:11Z\n"
+            "CLUSTER  HOSTS  POLICY         ADMITS\n"
+            "prod     3      prod-hosts v7  by inventory\n"
+        ),
+    ),
+    "anchor list": (
+        "ListAnchors",
+        admin.ListAnchorsResponse(anchors=[ANCHOR]),
+        (
+            "1 anchor · authority SERVER · 14:02:11Z\n"
+            "KIND  SUBJECT    CLUSTER  EXPIRES               ID\n"
+            "ca    CN=TPM CA  prod     2035-01-01 00:00:00Z  9f3c\n"
+        ),
+    ),
+    "inventory list": (
+        "ListInventory",
+        admin.ListInventoryResponse(
+            entries=[admin.InventoryEntry(cluster="prod", ek_sha256="5f0c")]
+        ),
+        (
+            "1 machine · authority SERVER · 14:02:11Z\n"
+            "NAME   CLUSTER  EK SHA-256\n"
+            "(any)  prod     5f0c\n"
+        ),
+    ),
+    "baseline list": (
+        "ListBaselines",
+        admin.ListBaselinesResponse(baselines=[BASELINE]),
+        (
+            "1 baseline · authority SERVER · 14:02:11Z\n"
+            "BASELINE  CLUSTER  STATE     CAPTURED FROM  LAST MATCHED\n"
+            "r640      prod     proposed  esx-a01        32m ago\n"
+        ),
+    ),
+    "vm list": (
+        "ListVms",
+        keys.ListVmsResponse(vms=[VM, keys.Vm(vm_id="free", any_host=True)]),
+        (
+            "2 VMs · 1 held by a host · authority SERVER · 14:02:11Z\n"
+            "VM       CLUSTER  OWNER    EPOCH  LEASE                      UNTIL    KEY          ANY HOST\n"
+            "payroll  prod     esx-a01  4      strict 5m                  2m left  active       no\n"
+            "free     –        –        0      ! unlimited: never fenced  –        unspecified  ! yes\n"
+        ),
+    ),
+    "vm show payroll": (
+        "GetVm",
+        keys.GetVmResponse(vm=VM),
+        (
+            "payroll\n"
+            "  cluster                prod\n"
+            "  lease                  strict 5m\n"
+            "  fence after            lease + 1m10s\n"
+            "  any host               no\n"
+            "  profile                any definition\n"
+            "  key                    active\n"
+            "  owner                  esx-a01\n"
+            "  grant epoch            4\n"
+            "  lease until            2026-11-20 14:05:00Z (2m left)\n"
+            "  no other owner before  2026-11-20 14:06:10Z\n"
+        ),
+    ),
+    "key list": (
+        "ListKeys",
+        keys.ListKeysResponse(keys=[KEY]),
+        (
+            "1 VM key · authority SERVER · 14:02:11Z\n"
+            "VM       STATE   KEY EPOCH  PROVIDER  CREATED\n"
+            "payroll  active  1          kmip-1    2026-11-20 12:00:00Z\n"
+        ),
+    ),
+    "key show payroll": (
+        "GetKey",
+        keys.GetKeyResponse(
+            key=KEY,
+            releases=[
+                stamped(
+                    keys.KeyRelease(
+                        vm_id="payroll", host_id="h-1", host_name="esx-a01", grant_epoch=4
+                    ),
+                    released_at=at("13:02:11"),
+                )
+            ],
+        ),
+        (
+            "payroll\n"
+            "  state      active\n"
+            "  key epoch  1\n"
+            "  provider   kmip-1\n"
+            "  KEK        kek-7\n"
+            "  created    2026-11-20 12:00:00Z by alice\n"
+            "1 release, newest first\n"
+            "HOST     EPOCH  AGO  AT                    HOST ID\n"
+            "esx-a01  4      60m  2026-11-20 13:02:11Z  h-1\n"
+        ),
+    ),
+    "placement intents": (
+        "ListIntents",
+        placement.ListIntentsResponse(intents=[INTENT]),
+        (
+            "1 intent · authority SERVER · 14:02:11Z\n"
+            "VM       HOST     UNTIL     USED  BY    ID\n"
+            "payroll  esx-a02  10m left  no    nova  i-1\n"
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("command", SCREENS)
+def test_screens(ta, authority: FakeAuthority, command: str) -> None:
+    """Style 4.1: lists have a header with scope and count, records a line per field."""
+    method, reply, screen = SCREENS[command]
+    authority.answer(method, reply)
+    result = ta(*command.split())
+    assert (result.code, result.err) == (ExitCode.YES, "")
+    assert result.out == screen
+    assert json.loads(ta(*command.split(), "-o", "json").out)
+    assert ta(*command.split(), "-o", "name").out.strip()
+    assert ta(*command.split(), "-o", "wide").code is ExitCode.YES
+
+
+EMPTY = {
+    "cluster list": ("ListClusters", admin.ListClustersResponse(), "ta cluster create"),
+    "anchor list": ("ListAnchors", admin.ListAnchorsResponse(), "ta anchor add"),
+    "inventory list": ("ListInventory", admin.ListInventoryResponse(), "ta inventory add"),
+    "baseline list": ("ListBaselines", admin.ListBaselinesResponse(), "ta baseline capture"),
+    "vm list": ("ListVms", keys.ListVmsResponse(), "ta vm protect"),
+    "key list": ("ListKeys", keys.ListKeysResponse(), "ta key create"),
+    "placement intents": ("ListIntents", placement.ListIntentsResponse(), "ta placement intent"),
+    "identity list": ("ListIdentities", admin.ListIdentitiesResponse(), "ta identity issue"),
+}
+
+
+@pytest.mark.parametrize("command", EMPTY)
+def test_empty_lists_say_what_to_do_next(ta, authority: FakeAuthority, command: str) -> None:
+    """Style 4.1: an empty state is an invitation, on standard error."""
+    method, reply, hint = EMPTY[command]
+    authority.answer(method, reply)
+    result = ta(*command.split())
+    assert (result.code, result.out) == (ExitCode.YES, "")
+    assert hint in result.err
+
+
+SENT: dict[str, tuple[str, Message, Message]] = {
+    "cluster create lab": (
+        "CreateCluster",
+        admin.CreateClusterResponse(cluster=CLUSTER),
+        admin.CreateClusterRequest(name="lab"),
+    ),
+    f"anchor add --ek-sha256 {EK} --yes": (
+        "AddAnchor",
+        admin.AddAnchorResponse(anchor=ANCHOR),
+        admin.AddAnchorRequest(
+            cluster="prod", kind=admin.ANCHOR_KIND_EK, ek_sha256=bytes.fromhex(EK)
+        ),
+    ),
+    "anchor remove 9f3c --yes": (
+        "RemoveAnchor",
+        admin.RemoveAnchorResponse(),
+        admin.RemoveAnchorRequest(cluster="prod", anchor_id="9f3c"),
+    ),
+    f"inventory add --ek-sha256 sha256:{EK.upper()} --name esx-a07 -c lab --yes": (
+        "AddInventory",
+        admin.AddInventoryResponse(added=1),
+        admin.AddInventoryRequest(
+            entries=[admin.InventoryEntry(cluster="lab", ek_sha256=EK, name="esx-a07")]
+        ),
+    ),
+    f"inventory remove --ek-sha256 {EK} --yes": (
+        "RemoveInventory",
+        admin.RemoveInventoryResponse(),
+        admin.RemoveInventoryRequest(cluster="prod", ek_sha256=EK),
+    ),
+    "baseline capture r640 --host esx-a01": (
+        "CaptureBaseline",
+        admin.CaptureBaselineResponse(baseline=BASELINE),
+        admin.CaptureBaselineRequest(cluster="prod", name="r640", host="esx-a01"),
+    ),
+    "baseline approve r640 --sha256 77e0 --yes": (
+        "ApproveBaseline",
+        admin.ApproveBaselineResponse(baseline=BASELINE, policy_epoch=8),
+        admin.ApproveBaselineRequest(cluster="prod", name="r640", sha256="77e0"),
+    ),
+    "baseline retire r640 --dry-run": (
+        "RetireBaseline",
+        admin.RetireBaselineResponse(baseline=BASELINE),
+        admin.RetireBaselineRequest(cluster="prod", name="r640", dry_run=True),
+    ),
+    f"vm protect payroll --lease strict --any-host --profile-sha256 {EK}": (
+        "ProtectVm",
+        keys.ProtectVmResponse(vm=VM),
+        keys.ProtectVmRequest(
+            vm_id="payroll",
+            cluster="prod",
+            lease_class=keys.LEASE_CLASS_STRICT,
+            any_host=True,
+            profile_digest=bytes.fromhex(EK),
+        ),
+    ),
+    "key create payroll --provider kmip-1": (
+        "CreateKey",
+        keys.CreateKeyResponse(key=KEY),
+        keys.CreateKeyRequest(vm_id="payroll", provider="kmip-1"),
+    ),
+    "placement intent --vm payroll --host esx-a02 --ttl 30m": (
+        "CreateIntent",
+        placement.CreateIntentResponse(intent=INTENT),
+        placement.CreateIntentRequest(vm_id="payroll", host="esx-a02", ttl_ms=1_800_000),
+    ),
+}
+
+
+@pytest.mark.parametrize("command", SENT)
+def test_what_is_sent(ta, authority: FakeAuthority, command: str) -> None:
+    """The request says exactly what was typed, once, and the answer is shown in every form."""
+    method, reply, request = SENT[command]
+    authority.answer(method, reply)
+    result = ta(*command.split())
+    assert result.code is ExitCode.YES
+    assert result.out
+    assert [r for r in authority.requests if type(r) is type(request)] == [request]
+    json.loads(ta(*command.split(), "-o", "json").out)
+
+
+DRY = [
+    command.replace(" --yes", "")
+    for command, (_, _, request) in SENT.items()
+    if "dry_run" not in request.DESCRIPTOR.fields_by_name
+] + ["identity revoke bob", "identity renew"]
+
+
+@pytest.mark.parametrize("command", DRY)
+def test_a_dry_run_that_the_server_can_not_do_sends_nothing(
+    ta, authority: FakeAuthority, command: str
+) -> None:
+    """--dry-run on every mutation: what would be sent is shown, and nobody is asked."""
+    result = ta(*command.split(), "--dry-run")
+    assert result.code is ExitCode.YES
+    assert "the authority was not asked" in result.err
+    assert result.out
+    assert not authority.requests
+
+
+def test_anchor_add_shows_what_it_would_trust(ta, authority: FakeAuthority) -> None:
+    """The subject, the validity and the hash of each CA are shown before anything is sent."""
+    maker = CertificateAuthority("TPM maker root")
+    file = ta.home / "maker.pem"
+    file.write_bytes(maker.pem + CertificateAuthority("TPM maker 2").pem)
+    authority.answer("AddAnchor", admin.AddAnchorResponse(anchor=ANCHOR))
+    refused = ta("anchor", "add", str(file), "--cluster", "prod")
+    assert refused.code is ExitCode.USAGE
+    assert "subject     CN=TPM maker root\n" in refused.err
+    assert "valid to    2045-01-01 00:00:00Z\n" in refused.err
+    assert not authority.requests
+    assert ta("anchor", "add", str(file), "--cluster", "prod", "--yes").code is ExitCode.YES
+    sent = [r.certificate for r in authority.requests]
+    assert len(sent) == 2
+    assert sent[0] == maker.certificate.public_bytes(serialization.Encoding.DER)
+    assert ta("anchor", "add", str(file), "--dry-run").code is ExitCode.YES
+    assert authority.request(admin.AddAnchorRequest).dry_run
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
+def test_anchor_add_refuses_what_is_no_certificate(
+    ta, authority: FakeAuthority, content: bytes
+) -> None:
+    """A wrong file is told before anything is sent."""
+    file = ta.home / "x.pem"
+    file.write_bytes(content)
+    assert ta("anchor", "add", str(file), "--yes").code is ExitCode.USAGE
+    assert not authority.requests
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        ["anchor", "add"],
+        ["anchor", "add", "x.pem", "--ek-sha256", EK],
+        ["anchor", "add", "--ek-sha256", "5f0c"],
+        ["anchor", "add", "--ek-sha256", EK[:-1]],
+        ["anchor", "add", "--ek-sha256", EK + "5f"],
+        ["inventory", "add"],
+        ["inventory", "add", "--ek-sha256", "../../x"],
+        ["vm", "protect", "a", "--profile-sha256", "zz"],
+        ["policy", "apply", "/nonexistent"],
+    ],
+)
+def test_wrong_arguments_are_told_without_asking(ta, authority: FakeAuthority, tokens) -> None:
+    """Bad hashes, missing files and half-said commands end with 2 before any call."""
+    result = ta(*tokens, "--yes")
+    assert result.code is ExitCode.USAGE
+    assert not authority.requests
+
+
+def test_inventory_from_a_file(ta, authority: FakeAuthority) -> None:
+    """A line a machine; comments and empty lines are skipped."""
+    file = ta.home / "machines.txt"
+    file.write_text(f"# rack 4\n{EK} esx-a01\n\n{'ab' * 32}\n")
+    authority.answer("AddInventory", admin.AddInventoryResponse(added=1))
+    result = ta("inventory", "add", str(file), "--yes")
+    assert result.code is ExitCode.YES
+    assert result.out == "1 machine is registered in cluster prod, 1 were known\n"
+    sent = authority.request(admin.AddInventoryRequest).entries
+    assert [(e.ek_sha256, e.name) for e in sent] == [(EK, "esx-a01"), ("ab" * 32, "")]
+
+
+@pytest.mark.parametrize(
+    "line", ["zz", f"{EK} UPPER", f"{EK} a b", f"{EK} ../x", "", f"{EK} a\x1b[1m", "\xff" * 40]
+)
+def test_a_bad_line_of_the_file_is_named(ta, authority: FakeAuthority, line: str) -> None:
+    """N44: nothing is registered when one line is wrong."""
+    file = ta.home / "machines.txt"
+    file.write_text(line + "\n")
+    result = ta("inventory", "add", str(file), "--yes")
+    assert result.code is ExitCode.USAGE
+    assert "\x1b" not in result.err
+    assert not authority.requests
+
+
+def test_baseline_diff_answers_by_exit_code(ta, authority: FakeAuthority) -> None:
+    """0 is no drift, 1 is drift, shown as the same tree as explain."""
+    checks = verdict().checks
+    authority.answer("DiffBaseline", admin.DiffBaselineResponse(matches=False, checks=checks))
+    result = ta("baseline", "diff", "esx-a03", "r640")
+    assert result.code is ExitCode.NO
+    assert result.out.startswith("✖ esx-a03 differs from baseline r640\n")
+    assert "expected  dbx 2025-05 c2b1…" in result.out
+    authority.answer("DiffBaseline", admin.DiffBaselineResponse(matches=True))
+    assert ta("baseline", "diff", "esx-a03", "r640").code is ExitCode.YES
+
+
+def test_baseline_approve_shows_what_is_approved(ta, authority: FakeAuthority) -> None:
+    """S10: without --sha256 the content is fetched, shown, and its hash is what is approved."""
+    authority.answer("ListBaselines", admin.ListBaselinesResponse(baselines=[BASELINE]))
+    authority.answer("ApproveBaseline", admin.ApproveBaselineResponse(baseline=BASELINE))
+    result = ta("baseline", "approve", "r640", "--yes")
+    assert result.code is ExitCode.YES
+    assert "shim 15.8" in result.err
+    assert authority.request(admin.ApproveBaselineRequest).sha256 == "77e0"
+    assert ta("baseline", "approve", "nope", "--yes").code is ExitCode.NOT_FOUND
+
+
+def test_policy_round_trips(ta, authority: FakeAuthority) -> None:
+    """What show prints is byte for byte what apply takes; narration is on standard error."""
+    text = 'name = "prod-hosts"\n# ünïcode\n'
+    reply = stamped(
+        admin.GetPolicyResponse(
+            document=text, policy_epoch=7, policy_sha256="aa", applied_by="bob"
+        ),
+        applied_at=at("09:00:00"),
+    )
+    authority.answer("GetPolicy", reply)
+    shown = ta("policy", "show")
+    assert shown.out == text
+    assert "version 7" in shown.err
+    file = ta.home / "p.toml"
+    file.write_text(shown.out)
+    authority.answer("ApplyPolicy", admin.ApplyPolicyResponse(policy_epoch=8, policy_sha256="bb"))
+    assert ta("policy", "apply", str(file)).out.startswith("policy version 8 is in force")
+    assert authority.request(admin.ApplyPolicyRequest).document == text
+    assert "nothing was changed" in ta("policy", "apply", str(file), "--dry-run").out
+    file.write_bytes(b"\xff")
+    assert ta("policy", "apply", str(file)).code is ExitCode.USAGE
+
+
+def test_a_hostile_policy_is_escaped_for_people_only(ta, authority: FakeAuthority) -> None:
+    """N44: a terminal gets escapes, a file gets the bytes."""
+    authority.answer("GetPolicy", admin.GetPolicyResponse(document="a\x1b[31m\n"))
+    assert ta("policy", "show").out == "a\x1b[31m\n"
+    ta.terminal = True
+    assert ta("policy", "show").out == "a\\x1b[31m\n"
+
+
+def answers(*allowed: bool) -> placement.CheckPlacementResponse:
+    reply = placement.CheckPlacementResponse()
+    for number, yes in enumerate(allowed, start=1):
+        answer = reply.answers.add(vm_id="payroll", host=f"esx-{number}", allowed=yes)
+        if not yes:
+            answer.unmet.add(reason="HOST_NOT_ATTESTED", detail="failed at 13:58")
+        answer.warnings.append("any host may start it")
+    return reply
+
+
+@pytest.mark.parametrize(
+    ("allowed", "code"),
+    [((True,), 0), ((False,), 1), ((True, False), 1), ((True, True), 0)],
+)
+def test_placement_check_is_for_scripts(
+    ta, authority: FakeAuthority, allowed: tuple[bool, ...], code: int
+) -> None:
+    """Style 4.2: exit 0 is yes, 1 is no with the reasons; -o name lists those that may."""
+    authority.answer("CheckPlacement", answers(*allowed))
+    hosts = [word for n in range(len(allowed)) for word in ("--host", f"esx-{n + 1}")]
+    result = ta("placement", "check", "--vm", "payroll", *hosts)
+    assert result.code == code
+    assert ("HOST_NOT_ATTESTED  failed at 13:58" in result.out) == (code == 1)
+    assert "! any host may start it" in result.out
+    names = ta("placement", "check", "--vm", "payroll", *hosts, "-o", "name").out.split()
+    assert names == [f"esx-{n}" for n, yes in enumerate(allowed, start=1) if yes]
+
+
+def test_fewer_answers_than_questions_is_a_no(ta, authority: FakeAuthority) -> None:
+    """S12: a host that was not answered for may not be used."""
+    authority.answer("CheckPlacement", answers(True))
+    two = ["--host", "a", "--host", "b"]
+    assert ta("placement", "check", "--vm", "payroll", *two).code is ExitCode.NO
+    authority.answer("CheckPlacement", answers())
+    assert ta("placement", "check", "--vm", "payroll", "--host", "a").code is ExitCode.NO
+
+
+def test_the_only_cluster_is_meant(ta, authority: FakeAuthority) -> None:
+    """Without --cluster: the context's, else the only one; with several it is asked for."""
+    ta.contexts.write_text(ta.contexts.read_text().replace('cluster = "prod"\n', ""))
+    authority.answer("GetPolicy", admin.GetPolicyResponse(document="x"))
+    authority.answer("ListClusters", admin.ListClustersResponse())
+    assert "ta cluster create" in ta("policy", "show").err
+    authority.answer("ListClusters", admin.ListClustersResponse(clusters=[CLUSTER]))
+    assert ta("policy", "show").code is ExitCode.YES
+    assert authority.request(admin.GetPolicyRequest).cluster == "prod"
+    two = [CLUSTER, admin.Cluster(name="lab")]
+    authority.answer("ListClusters", admin.ListClustersResponse(clusters=two))
+    result = ta("policy", "show")
+    assert result.code is ExitCode.USAGE
+    assert "--cluster with one of: prod, lab" in result.err
+
+
+def test_impossible_times_do_not_break_a_screen(ta, authority: FakeAuthority) -> None:
+    """N44: a Timestamp out of range is shown as nothing."""
+    vm = keys.Vm(vm_id="x")
+    vm.lease_until.seconds = 1 << 60
+    vm.fence_until.nanos = -5
+    authority.answer("GetVm", keys.GetVmResponse(vm=vm))
+    assert ta("vm", "show", "x").code is ExitCode.YES
+    assert json.loads(ta("vm", "show", "x", "-o", "json").out)["leaseUntil"] is None
+
+
+def test_times_are_relative_in_one_unit() -> None:
+    """6h, 2d, 4m: short enough to compare down a column."""
+    from trustauthority.cli.text import span
+
+    cases = {5: "5s", 59: "59s", 60: "1m", 119: "1m", 3_600: "60m", 7_200: "2h", 172_800: "2d"}
+    assert {seconds: span(timedelta(seconds=seconds)) for seconds in cases} == cases
