@@ -118,7 +118,7 @@ class Agent:
             while not self.stop.is_set():
                 self.keeper.tick()
                 self.feed(Tick())
-                self.notifier.tell("WATCHDOG=1", f"STATUS={one_line(self.machine, self.keeper)}")
+                self.notifier.alive(one_line(self.machine, self.keeper), self.clock_ms())
                 await self._wait()
             if self._bug is not None:
                 raise self._bug
@@ -274,7 +274,8 @@ class Agent:
         stream = link.attestation.WatchHost(pb.WatchHostRequest(), metadata=link.metadata())
         async for pushed in link.pushed(stream):
             wish = _WISHES.get(pushed.wish, Wish.HELLO)
-            _log.info("watch", action="pushed", wish=wish.value, detail=pushed.detail)
+            if wish is not Wish.HELLO:
+                _log.info("watch", action="pushed", wish=wish.value, detail=pushed.detail)
             self.feed(Pushed(wish=wish))
         ended = Failure(kind=FailureKind.NO_ANSWER, reason="STREAM_ENDED")
         return Failed(call=Call.WATCH, failure=ended)
