@@ -16,8 +16,7 @@ from time import process_time_ns
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from support.logbuilder import ima_record, ng_data
 
@@ -29,6 +28,7 @@ from trustauthority.model.ima import ImaEntry
 from trustauthority.verification.replay import replay, verify_boot_log
 from trustauthority.verification.runtime import entry_findings, extend_entries
 
+ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 60
 BANK = HashAlgorithm.SHA256
 IMA_ENTRIES = 20_000

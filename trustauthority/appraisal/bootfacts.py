@@ -122,13 +122,14 @@ def boot_facts(log: VerifiedBootLog, *, quirks: Iterable[Quirk] = ()) -> BootFac
     findings += _weaknesses(policy)
     # (4) What was loaded.
     images = tuple(_image(log, event) for event in log.events if event.type in _IMAGES)
+    command_lines, files = _operating_system(log)
     sbat = policy.sbat_level
     return BootFacts(
         secure_boot=secure_boot,
         images=images,
         option_roms=sum(image.pcr == 2 for image in images),
-        command_lines=_command_lines(log),
-        files=_files(log),
+        command_lines=command_lines,
+        files=files,
         sbat_level=None if sbat is None else sbat.decode("utf-8", "backslashreplace"),
         uefi_debug=policy.uefi_debug,
         dma_protection_disabled=policy.dma_protection_disabled,
@@ -189,10 +190,9 @@ def _unrecognised(log: VerifiedBootLog) -> dict[int, tuple[int, ...]]:
     if log.registers is not RegisterKind.PCR:
         return {}
     found: dict[int, list[int]] = {}
-    for event in log.events:
-        expected = EXPECTED_TYPES.get(event.pcr)
-        if expected is not None and event.type not in expected:
-            found.setdefault(event.pcr, []).append(event.number)
+    for number, _, pcr, event_type, _, _ in log.events:
+        if pcr <= POLICY_PCR and event_type not in EXPECTED_TYPES[pcr]:
+            found.setdefault(pcr, []).append(number)
     return {pcr: tuple(numbers) for pcr, numbers in found.items()}
 
 
@@ -251,29 +251,23 @@ def _image(log: VerifiedBootLog, event: BootEvent) -> LoadedImage:
     return LoadedImage(pcr=event.pcr, digest=log.digest(event).hex(), path=path, event=event.number)
 
 
-def _command_lines(log: VerifiedBootLog) -> tuple[str, ...]:
-    return tuple(
-        byte_text(boot_string(event.data) or b"")
-        for event in log.events
-        if event.type == _IPL
-        and event.data.startswith(_COMMAND_LINES)
-        and prove(event, log.digest(event), log.bank) is Proof.VALUE
-    )
-
-
-def _files(log: VerifiedBootLog) -> tuple[MeasuredFile, ...]:
-    """Records whose digest is that of a file: only a name, and no digest of that name."""
-    files = []
-    position = log.position
+def _operating_system(
+    log: VerifiedBootLog,
+) -> tuple[tuple[str, ...], tuple[MeasuredFile, ...]]:
+    """Command lines that their digest proves, and files: a name, and no digest of that name."""
+    lines: list[str] = []
+    files: list[MeasuredFile] = []
+    position, bank = log.position, log.bank
     for event in log.events:
-        if event.pcr not in _FILE_PCRS or event.type not in _FILE_TYPES:
+        number, _, pcr, event_type, digests, data = event
+        if event_type not in _FILE_TYPES:
             continue
-        digest = event.digests[position] or b""
-        if prove(event, digest, log.bank) is not Proof.NONE:
-            continue
-        data = event.data[8:] if event.type == _EVENT_TAG else event.data
-        name = utf16_text(data) if looks_like_utf16(data) else byte_text(data)
-        files.append(
-            MeasuredFile(pcr=event.pcr, digest=digest.hex(), name=name, event=event.number)
-        )
-    return tuple(files)
+        digest = digests[position] or b""
+        if data.startswith(_COMMAND_LINES):
+            if prove(event, digest, bank) is Proof.VALUE:
+                lines.append(byte_text(boot_string(data) or b""))
+        elif pcr in _FILE_PCRS and prove(event, digest, bank) is Proof.NONE:
+            shown = data[8:] if event_type == _EVENT_TAG else data
+            name = utf16_text(shown) if looks_like_utf16(shown) else byte_text(shown)
+            files.append(MeasuredFile(pcr=pcr, digest=digest.hex(), name=name, event=number))
+    return tuple(lines), tuple(files)

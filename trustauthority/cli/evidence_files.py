@@ -103,7 +103,7 @@ def print_answers(
         for document, (_, answer) in zip(documents, answers, strict=True):
             reason = f" ({document['reason']}): {document['message']}" if answer.reason else ""
             _line(console, f"{printable(str(document['file']))}: {document['result']}{reason}")
-            for line in table(document) if answer.document else ():
+            for line in table(document) if answer.exit_code != EXIT_MALFORMED else ():
                 _line(console, f"  {line}")
     return max(answer.exit_code for _, answer in answers)
 

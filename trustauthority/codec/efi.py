@@ -26,6 +26,7 @@ MAX_NAME_UNITS = 1024
 MAX_SIGNATURES = 65_536
 MAX_PARTITIONS = 256
 _VARIABLE = Struct("<16sQQ")
+_IMAGE = Struct("<QQQQ")
 _LIST = Struct("<16sIII")
 _OWNER = 16
 _GPT_ENTRY_BYTES = 128
@@ -43,15 +44,25 @@ def decode_variable(data: bytes, *, base: int = 0, allow_trailing: bool = False)
     Raises:
         MalformedEvidence: lengths that do not fill ``data`` exactly.
     """
-    reader = Reader(data, part="EFI variable", base=base)
-    guid, units, size = _VARIABLE.unpack(reader.take(_VARIABLE.size, "the variable header"))
+    if len(data) < _VARIABLE.size:
+        raise _bad_variable("the header is cut off", base)
+    guid, units, size = _VARIABLE.unpack_from(data)
     if units > MAX_NAME_UNITS:
-        raise reader.malformed(f"a name of {units} characters", at=16)
-    name = reader.take(2 * units, "the name")
-    value = reader.take(size, "the value")
-    if not allow_trailing:
-        reader.expect_end()
-    return EfiVariable(name=utf16_text(name), guid=format_guid(guid), value=value)
+        raise _bad_variable(f"a name of {units} characters", base + 16)
+    start = _VARIABLE.size + 2 * units
+    end = start + size
+    if end > len(data):
+        raise _bad_variable(
+            f"a value of {size} bytes, {max(0, len(data) - start)} are left", base + 24
+        )
+    if end < len(data) and not allow_trailing:
+        raise _bad_variable(f"{len(data) - end} bytes after the end", base + end)
+    name = utf16_text(data[_VARIABLE.size : start])
+    return EfiVariable(name=name, guid=format_guid(guid), value=data[start:end])
+
+
+def _bad_variable(message: str, offset: int) -> MalformedEvidence:
+    return MalformedEvidence(message, part="EFI variable", offset=offset)
 
 
 def variable_value_range(data: bytes) -> tuple[int, int] | None:
@@ -132,20 +143,19 @@ def decode_image_load(data: bytes, *, base: int = 0) -> ImageLoad:
     Raises:
         MalformedEvidence: a path that does not fill its length.
     """
-    reader = Reader(data, part="image load event", base=base)
-    address, size, link = (
-        reader.u64("address"),
-        reader.u64("size"),
-        reader.u64("link-time address"),
-    )
-    length = reader.u64("length of the device path")
-    path = reader.take(length, "the device path")
+    part = "image load event"
+    if len(data) < _IMAGE.size:
+        raise MalformedEvidence("the event is cut off", part=part, offset=base)
+    address, size, link, length = _IMAGE.unpack_from(data)
+    if length > len(data) - _IMAGE.size:
+        raise MalformedEvidence(f"a path of {length} bytes", part=part, offset=base + 24)
     # Some firmware reserves more than the path needs; nothing is read from there.
+    path = data[_IMAGE.size : _IMAGE.size + length]
     return ImageLoad(
         address=address,
         size=size,
         link_time_address=link,
-        device_path=decode_device_path(path, base=base + reader.offset - length),
+        device_path=decode_device_path(path, base=base + _IMAGE.size),
     )
 
 

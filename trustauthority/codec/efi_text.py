@@ -4,9 +4,11 @@ Trusts nothing on entry. On exit each string is printable: control characters, b
 lone surrogates are escaped, so that a log can't rewrite a terminal or a web page (N44).
 """
 
+from functools import lru_cache
 from struct import unpack
 
 
+@lru_cache(maxsize=1024)
 def format_guid(raw: bytes) -> str:
     """A 16-byte EFI GUID (mixed endian) in the usual lower-case form."""
     first, second, third = unpack("<IHH", raw[:8])
