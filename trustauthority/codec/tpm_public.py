@@ -235,7 +235,7 @@ def _encode_parameters(parameters: PublicParameters) -> bytes:
             )
         case KeyedHashParameters():
             return _encode_scheme(parameters.scheme)
-        case SymmetricCipherParameters():
+        case _:
             return _encode_symmetric(parameters.symmetric)
 
 
