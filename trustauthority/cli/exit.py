@@ -96,7 +96,8 @@ def exit_code(reason: str) -> ExitCode:
 
 
 ADVICE: dict[str, str] = {
-    reasons.UNAVAILABLE: "check the address with ta context show, and that the authority runs there",
+    reasons.UNAVAILABLE: "check the address with ta context show, that the authority runs there, and that "
+    "it accepts your certificate",
     reasons.DEADLINE_EXCEEDED: "a change may have happened or not: look before you repeat it, "
     "or give it longer with --timeout",
     reasons.AUTHORITY_UNVERIFIED: "the server at this address is not the one whose CA is pinned "

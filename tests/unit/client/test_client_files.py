@@ -45,7 +45,7 @@ def test_a_link_is_judged_by_what_it_points_to(secret: Path, tmp_path: Path) -> 
 
 def test_a_file_of_another_user_is_refused(secret: Path) -> None:
     """N60: a key that somebody else owns is his to change; root's may be lent."""
-    mine = list(os.stat(secret))
+    mine = list(secret.stat())
     for owner, refused in ((os.geteuid(), False), (0, False), (os.geteuid() + 12_345, True)):
         mine[4] = owner
         status = os.stat_result(mine)
