@@ -59,6 +59,7 @@ class _Child:
                 raise ValueError("the child did not say that it is ready")
         except BaseException:
             child.kill()
+            await child.gone()
             raise
         return child
 
@@ -103,6 +104,7 @@ class ChildKeyRoom:
         self._idle: list[_Child] = []
         self._children: set[_Child] = set()
         self._spare: asyncio.Task[_Child] | None = None
+        self._starting: set[asyncio.Task[_Child]] = set()
         self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -139,9 +141,10 @@ class ChildKeyRoom:
     async def close(self) -> None:
         """End the children; orders in flight fail with KmsUnavailable."""
         self._closed = True
-        if self._spare is not None:
-            self._spare.cancel()
-            await asyncio.wait({self._spare})
+        for starting in tuple(self._starting):
+            starting.cancel()
+        if self._starting:
+            await asyncio.wait(self._starting)
         for child in tuple(self._children):
             self._end(child)
         if self._ending:
@@ -231,6 +234,8 @@ class ChildKeyRoom:
 
     def _warm(self) -> asyncio.Task[_Child]:
         task = asyncio.get_running_loop().create_task(self._start_child())
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
         task.add_done_callback(_look_at)
         return task
 
