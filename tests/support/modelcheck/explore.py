@@ -1,6 +1,5 @@
 """Breadth-first search over every interleaving within a scenario's bounds."""
 
-import gc
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -330,7 +329,8 @@ class Model:
                     f"h{index}: reboots",
                     self.with_machine(spent, index, self.pool.put(fresh_boot)),
                 )
-            yield from self._host_rows(world, rows, index, machine)
+            if world.budget[INDEX["revoke"]] or world.budget[INDEX["attest"]]:
+                yield from self._host_rows(world, rows, index, machine)
         if (spent := self.spend(world, "policy")) is not None:
             cluster = replace(rows.cluster, policy_epoch=rows.cluster.policy_epoch + 1)
             yield "the policy changes", self._rows(spent, replace(rows, cluster=cluster))
@@ -454,14 +454,6 @@ def search(scenario: Scenario, variant: Variant | None = None, *, limit: int = 1
 
 def search_model(model: Model, *, limit: int = 10**7) -> Result:
     """As ``search``, for a model that the caller goes on using."""
-    gc.disable()  # nothing here is cyclic; walking millions of tuples is what would cost
-    try:
-        return _search(model, limit)
-    finally:
-        gc.enable()
-
-
-def _search(model: Model, limit: int) -> Result:
     start = model.initial()
     parents: dict[World, tuple[World | None, str]] = {start: (None, "")}
     queue, steps = deque([start]), 0

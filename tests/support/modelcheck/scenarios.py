@@ -99,6 +99,7 @@ def short() -> tuple[Scenario, ...]:
         ),
         _scenario("one intent, used once", 4, wish, start0=1, start1=2, stop=1, duplicate=1),
         _scenario("move and abort", 3, owned, **moving, abort=1),
+        _scenario("every step once", 1, owned, **moving, abort=1, resend=1),
         _scenario("move, a duplicate", 2, owned, **moving, duplicate=1),
         _scenario("move, a retry", 2, owned, **moving, resend=1),
         _scenario("move, a party dies", 3, owned, **moving, crash=1),
@@ -115,8 +116,8 @@ def short() -> tuple[Scenario, ...]:
             abort=1,
             duplicate=1,
         ),
-        _scenario("move against takeover", 6, owned, **moving, start0=1),
-        _scenario("the authority's clock steps", 8, owned, start1=1, step=1, renew=1, step_back=1),
+        _scenario("move against takeover", 6, owned, offer=1, prepare=1, hand_over=1, start0=1),
+        _scenario("the authority's clock steps", 7, owned, start1=1, step=1, renew=1, step_back=1),
         _scenario("reboots", 6, owned, start1=1, start0=1, reboot=1, attest=1),
     )
 
