@@ -28,9 +28,17 @@ class ListenSettings(_Section):
     enrol: Address = "127.0.0.1:7441"
     """Server-authenticated TLS; only the enrolment calls answer there."""
     mutual: Address = "127.0.0.1:7442"
-    """Mutual TLS of the attest, placement and admin roles."""
+    """Mutual TLS of a process with the attest role, and of whatever other roles it has."""
     key: Address = "127.0.0.1:7443"
-    """Mutual TLS of the key role."""
+    """Mutual TLS of a process with the key role alone."""
+    admin: Address = "127.0.0.1:7444"
+    """Mutual TLS of a process with the admin or placement role, but not the attest role."""
+
+    def mutual_for(self, roles: frozenset[str]) -> str:
+        """Where a process with these roles listens."""
+        if "attest" in roles:
+            return self.mutual
+        return self.key if roles == {"key"} else self.admin
 
 
 class KmipSettings(_Section):

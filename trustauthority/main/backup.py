@@ -104,7 +104,7 @@ async def accept_loss(settings: Settings) -> None:
 
 async def _void(files: KeyFiles, *, operation: str) -> None:
     """Jump the epochs, void verdicts, hold owners for the longest fence, allow releases again."""
-    store = await open_store(files.database, SystemClock())
+    store = await open_store(files.database, SystemClock(), must_exist=True)
     try:
         async with store.transaction() as tx:
             await tx.restart.jump()

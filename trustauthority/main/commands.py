@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import cyclopts
 from cyclopts import Parameter
 
-from trustauthority.errors import TrustAuthorityError
+from trustauthority.errors import ConfigurationInvalid, TrustAuthorityError
 from trustauthority.settings import DEFAULT_CONFIG, KmipSettings, ListenSettings, Settings
 
 VERSION = "0.1.0"
@@ -49,6 +49,7 @@ def init(
     enrol: str = "127.0.0.1:7441",
     mutual: str = "127.0.0.1:7442",
     key: str = "127.0.0.1:7443",
+    admin_listener: str = "",
     kmip_host: str = "",
     kmip_port: int = 5696,
     kmip_ca: Path | None = None,
@@ -71,6 +72,7 @@ def init(
     enrol: Address of the enrolment listener.
     mutual: Address of the mutual-TLS listener.
     key: Address of the key role's listener.
+    admin_listener: Address for an admin role that runs as a process of its own; ta is pointed at it.
     kmip_host: Host of a KMIP server for the provider "default".
     kmip_port: Its port.
     kmip_ca: CA certificate of the KMIP server.
@@ -82,10 +84,12 @@ def init(
     providers: dict[str, Any] = {}
     if kmip_host:
         if kmip_ca is None or kmip_certificate is None or kmip_key is None:
-            sys.stderr.write(
-                "trustauthority: --kmip-host needs --kmip-ca, --kmip-certificate and --kmip-key\n"
+            raise ConfigurationInvalid(
+                "--kmip-host needs --kmip-ca, --kmip-certificate and --kmip-key", field="kmip"
             )
-            sys.exit(2)
+        for path in (kmip_ca, kmip_certificate, kmip_key):
+            if not path.is_file():
+                raise ConfigurationInvalid(f"{path} is not there", path=str(path))
         providers["default"] = KmipSettings(
             host=kmip_host,
             port=kmip_port,
@@ -98,7 +102,9 @@ def init(
             "state_dir": state.absolute(),
             "node": node,
             "origin": origin,
-            "listen": ListenSettings(enrol=enrol, mutual=mutual, key=key),
+            "listen": ListenSettings(
+                enrol=enrol, mutual=mutual, key=key, admin=admin_listener or "127.0.0.1:7444"
+            ),
             "key": {"providers": providers},
         }
     )
@@ -111,6 +117,7 @@ def init(
                 server_names=server_name,
                 admin=admin,
                 identity_dir=folder,
+                server=admin_listener or mutual,
             )
         )
     )

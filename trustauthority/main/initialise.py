@@ -48,6 +48,8 @@ class InitPlan:
     admin: str
     identity_dir: Path
     """Where the first identity's key, certificate and context go."""
+    server: str
+    """Address of the admin role, for that context."""
 
 
 async def initialise(plan: InitPlan) -> None:
@@ -157,7 +159,7 @@ def _write_identity(
         {"TA_CONTEXTS_FILE": str(folder / "contexts.toml")},
         Context(
             name="default",
-            server=plan.settings.listen.mutual,
+            server=plan.server,
             key_server=plan.settings.listen.key,
             ca=anchor,
             certificate=certificate,

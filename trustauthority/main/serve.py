@@ -115,7 +115,7 @@ async def serve_roles(settings: Settings, roles: frozenset[str]) -> None:
     journal = StructlogJournal(node=settings.node, roles=",".join(sorted(roles)))
     files = KeyFiles(settings.state_dir)
     keys = load_secrets(settings, files, roles)
-    store = await open_store(files.database, SystemClock())
+    store = await open_store(files.database, SystemClock(), must_exist=True)
     process = _Process(
         settings=settings,
         roles=roles,
@@ -161,18 +161,13 @@ async def _open_listeners(process: _Process) -> None:
         enrolment = _enrolment_rpc(process)
         attestation_pb2_grpc.add_EnrolmentServiceServicer_to_server(enrolment, server)
         await _start(process, server, listen.enrol, "server-attest", mutual=False)
-    if process.roles & {"attest", "placement", "admin"}:
-        server = _server(process, Listener.MUTUAL)
-        names = _register(process, server)
-        if "key" in process.roles:
-            names += _register_key_role(process, server)
-        await _register_standard(server, names)
-        await _start(process, server, listen.mutual, "server-attest", mutual=True)
-    if "key" in process.roles and process.roles == {"key"}:
-        server = _server(process, Listener.MUTUAL)
-        names = _register_key_role(process, server)
-        await _register_standard(server, names)
-        await _start(process, server, listen.key, "server-key", mutual=True)
+    server = _server(process, Listener.MUTUAL)
+    names = _register(process, server)
+    if "key" in process.roles:
+        names += _register_key_role(process, server)
+    await _register_standard(server, names)
+    own = "server-key" if process.roles == {"key"} else "server-attest"
+    await _start(process, server, listen.mutual_for(process.roles), own, mutual=True)
 
 
 def _server(process: _Process, listener: Listener) -> grpc.aio.Server:
@@ -288,7 +283,7 @@ def _register_key_role(process: _Process, server: grpc.aio.Server) -> list[str]:
         VmRpc(PlacementService(store), store), server
     )
     names = [_full_name(keyprovider_pb2, f"{each}Service") for each in ("KeyProvider", "Vm")]
-    if process.roles == {"key"}:
+    if "admin" not in process.roles:
         admin_pb2_grpc.add_StatusServiceServicer_to_server(_status(process), server)
         names.append(_full_name(admin_pb2, "StatusService"))
     return names
@@ -332,9 +327,7 @@ async def _until_told(process: _Process) -> None:
 def _addresses(process: _Process) -> list[str]:
     listen, roles = process.settings.listen, process.roles
     found = [f"enrol {listen.enrol}"] if "attest" in roles else []
-    if roles & {"attest", "placement", "admin"}:
-        found.append(f"mutual {listen.mutual}")
-    return [*found, f"key {listen.key}"] if roles == {"key"} else found
+    return [*found, f"mutual {listen.mutual_for(roles)}"]
 
 
 def _full_name(module: Any, service: str) -> str:

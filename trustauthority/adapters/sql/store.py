@@ -26,6 +26,7 @@ from trustauthority.adapters.sql.enrolments import SqlEnrolments
 from trustauthority.adapters.sql.hosts import SqlHosts
 from trustauthority.adapters.sql.identities import SqlIdentities
 from trustauthority.adapters.sql.placement import SqlPlacement
+from trustauthority.adapters.sql.restart import SqlRestart
 from trustauthority.adapters.sql.rows import columns
 from trustauthority.adapters.sql.schema import migrate
 from trustauthority.adapters.sql.vms import SqlKeys, SqlVms
@@ -56,6 +57,7 @@ class SqlTransaction:
         self.placement = SqlPlacement(connection, now_ms)
         self.identities = SqlIdentities(connection, now_ms)
         self.audit = SqlAuditLog(connection, now_ms)
+        self.restart = SqlRestart(connection, now_ms)
 
 
 class SqlStore:
