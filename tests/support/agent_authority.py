@@ -164,7 +164,7 @@ class Authority:
         self.asked.append((method, request, metadata))
         if self.trouble[method]:
             trouble = self.trouble[method].pop(0)
-            status = _status(trouble)
+            status = status_of(trouble)
             note = ("ta-checkpoint-bin", self.note(size=trouble.size))
             # aborting replaces metadata that was set before
             await context.abort(status.code, status.details, (*status.trailing_metadata, note))
@@ -213,7 +213,7 @@ class _Enrolment(at_grpc.EnrolmentServiceServicer):
         pending = authority.pending[request.pending_id]
         expected = hmac.digest(pending.secret, pending.pending_hash, "sha256")
         if not hmac.compare_digest(expected, request.proof):
-            await context.abort_with_status(_status(refusal("RESIDENCY_UNPROVEN")))
+            await context.abort_with_status(status_of(refusal("RESIDENCY_UNPROVEN")))
         authority.host = pending
         reply = at.ActivateResponse(
             host_id=pending.host_id,
@@ -288,7 +288,7 @@ class _Attestation(at_grpc.AttestationServiceServicer):
         for push in self.authority.pushes:
             yield push
         self.authority.pushes = []
-        await context.abort_with_status(_status(Trouble()))
+        await context.abort_with_status(status_of(Trouble()))
 
 
 class _Keys(kp_grpc.KeyProviderServiceServicer):
@@ -361,7 +361,7 @@ class _Placement(pl_grpc.PlacementServiceServicer):
         return pl.AbortMoveResponse(request_id=request.request_id)
 
 
-def _status(trouble: Trouble):
+def status_of(trouble: Trouble):
     status = status_pb2.Status(code=trouble.code, message=f"test: {trouble.reason}")
     info = error_details_pb2.ErrorInfo(reason=trouble.reason, domain="trustauthority.dev")
     status.details.add().Pack(info)
