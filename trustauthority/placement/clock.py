@@ -64,3 +64,19 @@ def observe(
         boot_id=reading.boot_id,
         least_offset_ms=offset,
     )
+
+
+def least_skew_ms(
+    lease_ms: int,
+    continue_for_ms: int = 0,
+    *,
+    drift_per_mille: int = 1,
+    reaction_ms: int = 2_000,
+) -> int:
+    """The smallest skew with which a slow host destroys its VM before the fence has passed.
+
+    The host destroys at lease + continue-for + skew / 2 by its own clock, which may run slow by
+    ``drift_per_mille``, and needs ``reaction_ms`` for it (design 6.4 (4)-(5)).
+    """
+    behind = drift_per_mille * (lease_ms + continue_for_ms) + 1_000 * reaction_ms
+    return -(-2 * behind // (1_000 - drift_per_mille))

@@ -3,7 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trustauthority.placement.clock import TOLERANCE_MS, ClockGuard, ClockReading, observe
+from trustauthority.model.placement import DEFAULT_TERMS
+from trustauthority.placement.clock import (
+    TOLERANCE_MS,
+    ClockGuard,
+    ClockReading,
+    least_skew_ms,
+    observe,
+)
 
 FENCE = 3_620_000
 HOUR = 3_600_000
@@ -88,3 +95,18 @@ class TestObserve:
             for at_wall, at_boot in decided:
                 passed = now >= at_wall + FENCE and now >= guard.hold_owners_until_ms
                 assert not passed or boot - at_boot >= FENCE - TOLERANCE_MS
+
+
+class TestLeastSkew:
+    @given(st.integers(1, 10**8), st.integers(0, 10**7), st.integers(0, 20), st.integers(0, 10_000))
+    def test_covers_a_slow_host(self, lease, more, drift, reaction) -> None:
+        """Destroyed by the slow clock, plus the time it takes, is before the fence (N87, S8)."""
+        skew = least_skew_ms(lease, more, drift_per_mille=drift, reaction_ms=reaction)
+        by_host = lease + more + skew // 2
+        real = by_host + by_host * drift / 1_000 + reaction
+        assert real <= lease + more + skew
+
+    def test_defaults_are_enough(self) -> None:
+        """The shipped lease classes cover one per mille and two seconds."""
+        for terms in DEFAULT_TERMS.values():
+            assert terms.is_unlimited or terms.skew_ms >= least_skew_ms(terms.lease_ms)
