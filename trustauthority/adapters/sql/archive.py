@@ -7,6 +7,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from trustauthority.adapters.sql import tables
+from trustauthority.adapters.sql.rows import insert_once
 
 _blob = tables.blob
 _verdict = tables.verdict
@@ -22,13 +23,10 @@ class SqlEvidenceArchive:
     async def put_blob(self, content: bytes) -> bytes:
         """Keep bytes once; returns their SHA-256."""
         sha256 = hashlib.sha256(content).digest()
-        known = await self._connection.execute(
-            select(_blob.c.sha256).where(_blob.c.sha256 == sha256)
-        )
-        if known.first() is None:
-            await self._connection.execute(
-                insert(_blob).values(sha256=sha256, content=content, stored_at_ms=self._now_ms)
-            )
+        known = select(_blob.c.sha256).where(_blob.c.sha256 == sha256)
+        if await self._connection.scalar(known) is None:  # a boot log is large: don't send it twice
+            row = {"sha256": sha256, "content": content, "stored_at_ms": self._now_ms}
+            await insert_once(self._connection, _blob, row)
         return sha256
 
     async def get_blob(self, sha256: bytes) -> bytes | None:

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Table, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from trustauthority.adapters.sql import tables
-from trustauthority.adapters.sql.rows import columns, record
+from trustauthority.adapters.sql.rows import columns, insert_once, record
 from trustauthority.model.baseline import BaselineState
 from trustauthority.model.catalogue import (
     AnchorEntry,
@@ -33,13 +32,8 @@ class Repository:
         self._connection = connection
         self._now_ms = now_ms
 
-    async def _insert(self, table: Any, **values: Any) -> bool:
-        try:
-            async with self._connection.begin_nested():
-                await self._connection.execute(insert(table).values(**values))
-        except IntegrityError:
-            return False
-        return True
+    async def _insert(self, table: Table, **values: Any) -> bool:
+        return await insert_once(self._connection, table, values)
 
 
 class SqlCatalogue(Repository):
@@ -51,8 +45,6 @@ class SqlCatalogue(Repository):
             _cluster,
             **columns(entry),
             may_hold_keys=True,
-            live_grants_cap=entry.live_grants_cap,
-            new_grants_cap=entry.new_grants_cap,
             offer_ms=60_000,
             prepare_for_ms=900_000,
         )

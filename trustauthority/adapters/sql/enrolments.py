@@ -4,10 +4,10 @@ import json
 from dataclasses import asdict
 
 from sqlalchemy import delete, func, insert, select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from trustauthority.adapters.sql import tables
+from trustauthority.adapters.sql.rows import insert_once
 from trustauthority.model.host import Enrolment, PendingEnrolment
 from trustauthority.model.identifiers import ClusterId, HostId
 
@@ -55,16 +55,8 @@ class SqlEnrolments:
 
     async def consume_challenge(self, challenge_sha256: bytes, *, expires_at_ms: int) -> bool:
         """Use a challenge up; False when it was used before (S4, N06)."""
-        try:
-            async with self._connection.begin_nested():
-                await self._connection.execute(
-                    insert(_used).values(
-                        challenge_sha256=challenge_sha256, expires_at_ms=expires_at_ms
-                    )
-                )
-        except IntegrityError:
-            return False
-        return True
+        row = {"challenge_sha256": challenge_sha256, "expires_at_ms": expires_at_ms}
+        return await insert_once(self._connection, _used, row)
 
     async def purge(self) -> None:
         """Forget what has expired (L4)."""

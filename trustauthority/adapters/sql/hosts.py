@@ -1,17 +1,35 @@
 """Hosts on SQL: insert-only identities, verdicts that only move the TPM's position forward."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
-from sqlalchemy import insert, or_, select, update
+from sqlalchemy import ColumnElement, case, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from trustauthority.adapters.sql import tables
-from trustauthority.adapters.sql.rows import record
+from trustauthority.adapters.sql.rows import insert_once, record
 from trustauthority.model.host import Admission, HostRecord, PendingEnrolment
 from trustauthority.model.identifiers import HostId
 
 _host = tables.host
+_NEVER_ATTESTED: dict[str, object] = {
+    "revoked": False,
+    "trust_epoch": 1,
+    "attested_at_ms": 0,
+    "attested_until_ms": 0,
+    "no_report_before_ms": 0,
+    "verdict_trust_epoch": 0,
+    "verdict_policy_epoch": 0,
+    "verdict_global_epoch": 0,
+    "baseline": "",
+    "reason": "",
+    "boot": b"",
+    "tpm_position": b"",
+    "boot_log_sha256": b"",
+    "ima_state": b"",
+    "ima_offset": 0,
+}
 
 
 class SqlHosts:
@@ -23,17 +41,21 @@ class SqlHosts:
 
     async def get(self, name_or_id: str) -> HostRecord | None:
         """Find a host by id, or by reserved name."""
-        return await self._one(
-            or_(_host.c.host_id == name_or_id, _host.c.reserved_name == name_or_id)
-        )
+        # a name may look like another host's id; the id is the stronger claim
+        by_id = await self._one(_host.c.host_id == name_or_id)
+        return by_id or await self._one(_host.c.reserved_name == name_or_id)
 
     async def by_tls_key(self, spki_sha256: str) -> HostRecord | None:
         """Find the host whose TLS key a connection showed."""
         return await self._one(_host.c.tls_spki_sha256 == spki_sha256)
 
     async def page(self, *, cluster: str, after: str, limit: int) -> Sequence[HostRecord]:
-        """List hosts ordered by id."""
-        query = select(_host).where(_host.c.host_id > after).order_by(_host.c.host_id).limit(limit)
+        """List hosts ordered by name, then id; ``after`` is the last host id of the page before."""
+        query = select(_host).order_by(_host.c.name, _host.c.host_id).limit(limit)
+        if after:
+            last = _host.alias()
+            name = select(last.c.name).where(last.c.host_id == after).scalar_subquery()
+            query = query.where(tuple_(_host.c.name, _host.c.host_id) > tuple_(name, after))
         if cluster:
             query = query.where(_host.c.cluster_id == cluster)
         return [_record(row) for row in (await self._connection.execute(query)).mappings()]
@@ -42,48 +64,19 @@ class SqlHosts:
         """Insert a host once; False when its id, AK, keys or name belong to another one."""
         enrolment = pending.enrolment
         admitted = admission is Admission.ADMITTED
-        try:
-            async with self._connection.begin_nested():
-                await self._connection.execute(
-                    insert(_host).values(
-                        host_id=enrolment.host_id,
-                        cluster_id=enrolment.cluster,
-                        name=enrolment.name,
-                        reserved_name=enrolment.name if admitted else None,
-                        ek_sha256=enrolment.ek_sha256,
-                        ek_public=enrolment.ek_public,
-                        ek_certificate=enrolment.ek_certificate,
-                        ak_public=enrolment.ak_public,
-                        tls_public=enrolment.tls_public,
-                        storage_public=enrolment.storage_public,
-                        storage_qualified_name=enrolment.storage_qualified_name,
-                        tls_spki_sha256=enrolment.tls_spki_sha256,
-                        approval_sha256=enrolment.approval_sha256,
-                        anchor=enrolment.anchor,
-                        tpm=enrolment.tpm,
-                        enrolled_at_ms=self._now_ms,
-                        admission=str(admission),
-                        admitted=admitted,
-                        revoked=False,
-                        trust_epoch=1,
-                        attested_at_ms=0,
-                        attested_until_ms=0,
-                        no_report_before_ms=0,
-                        verdict_trust_epoch=0,
-                        verdict_policy_epoch=0,
-                        verdict_global_epoch=0,
-                        baseline="",
-                        reason="",
-                        boot=b"",
-                        tpm_position=b"",
-                        boot_log_sha256=b"",
-                        ima_state=b"",
-                        ima_offset=0,
-                    )
-                )
-        except IntegrityError:
-            return False
-        return True
+        identity = asdict(enrolment)
+        identity["cluster_id"] = identity.pop("cluster")
+        row = (
+            _NEVER_ATTESTED
+            | identity
+            | {
+                "reserved_name": enrolment.name if admitted else None,
+                "enrolled_at_ms": self._now_ms,
+                "admission": str(admission),
+                "admitted": admitted,
+            }
+        )
+        return await insert_once(self._connection, _host, row)
 
     async def set_admission(self, host: HostId, admission: Admission, *, name: str | None) -> bool:
         """Admit (reserving ``name``) or remove; False when the name is taken."""
@@ -130,19 +123,23 @@ class SqlHosts:
         return done.rowcount == 1
 
     async def revoke_all(self, *, no_report_before_ms: int) -> int:
-        """Void every verdict so far: one row."""
+        """Void every verdict so far: one row. The bound on evidence only rises."""
         authority = tables.authority
+        known_ms = authority.c.no_report_before_ms
         done = await self._connection.execute(
             update(authority)
             .values(
-                global_epoch=authority.c.global_epoch + 1, no_report_before_ms=no_report_before_ms
+                global_epoch=authority.c.global_epoch + 1,
+                no_report_before_ms=case(
+                    (known_ms > no_report_before_ms, known_ms), else_=no_report_before_ms
+                ),
             )
             .returning(authority.c.global_epoch)
         )
         return int(done.scalar_one())
 
-    async def _one(self, condition: object) -> HostRecord | None:
-        rows = await self._connection.execute(select(_host).where(condition))  # type: ignore[arg-type]
+    async def _one(self, condition: ColumnElement[bool]) -> HostRecord | None:
+        rows = await self._connection.execute(select(_host).where(condition))
         row = rows.mappings().first()
         return None if row is None else _record(row)
 

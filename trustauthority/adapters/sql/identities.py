@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import insert, or_, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from trustauthority.adapters.sql import tables
-from trustauthority.adapters.sql.rows import columns, record
+from trustauthority.adapters.sql.rows import columns, insert_once, record
 from trustauthority.model.catalogue import IdentityEntry, Role
 
 _identity = tables.identity
@@ -34,17 +33,12 @@ class SqlIdentities:
         )
         if renewed.rowcount == 1:
             return True
-        try:
-            async with self._connection.begin_nested():
-                await self._connection.execute(insert(_identity).values(**values))
-        except IntegrityError:
-            return False
-        return True
+        return await insert_once(self._connection, _identity, values)
 
     async def by_key(self, key_sha256: str) -> IdentityEntry | None:
         """Find the identity of a connection's key."""
         rows = await self._connection.execute(
-            select(_identity).where(or_(_identity.c.key_sha256 == key_sha256))
+            select(_identity).where(_identity.c.key_sha256 == key_sha256)
         )
         row = rows.mappings().first()
         return None if row is None else record(IdentityEntry, row, roles=_roles)

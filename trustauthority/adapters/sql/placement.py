@@ -1,37 +1,31 @@
-"""Transitions of ``placement.authority`` compiled to SQL: decide with a write.
+"""Transitions of ``placement.authority`` on SQL: decide with a write.
 
 The rules of a transition become the ``WHERE`` clause of its first write, with the columns of other
-rows as scalar subqueries; no row written means refused, whatever was read before. Values that later
-writes need are read first, and the deciding statement also demands that the row it changes is still
-the one that was read, so that a stale read can only lead to a refusal, never to a wrong write.
+rows as scalar subqueries; no row written means refused, whatever was read before. What is written
+is computed from columns that were read first, and the deciding statement also demands that these
+still hold what was read, so that a stale read can only lead to a refusal, never to a wrong write.
+Source: design 3, 6.3-6.6.
 """
 
 from collections.abc import Mapping
-from typing import Any, assert_never
+from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Table,
-    and_,
-    case,
-    func,
-    insert,
-    literal,
-    null,
-    or_,
-    select,
-    true,
-    update,
-)
+from sqlalchemy import Executable, insert, literal, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from trustauthority.adapters.sql import tables
+from trustauthority.adapters.sql.compile import (
+    TABLES,
+    Compiler,
+    live_grants,
+    new_grants,
+    values_of,
+)
 from trustauthority.adapters.sql.rows import record
 from trustauthority.errors import Conflict, RollbackDetected
 from trustauthority.model.identifiers import HostId, RequestId, VmId
 from trustauthority.model.placement import (
-    AbortRequest,
     AuthorityRecord,
     ClusterRecord,
     Grant,
@@ -44,47 +38,37 @@ from trustauthority.model.placement import (
     PlacementState,
     Purpose,
     Request,
+    RevokeAllRequest,
+    RevokeRequest,
     SwitchRequest,
     VmRecord,
     VmState,
 )
 from trustauthority.placement.authority import transition_for, why_not
 from trustauthority.placement.condition import (
-    Absent,
     AllOf,
-    AnyOf,
-    Asked,
-    Compare,
-    Comparison,
-    Condition,
-    Field,
-    Largest,
-    Literal,
-    Now,
     Rule,
     Scene,
-    Sum,
-    Term,
     Transition,
     Write,
     WriteKind,
     holds,
-    value_of,
 )
 
-NEW_GRANTS_WINDOW_MS = 3_600_000
-"""The window in which ``new_grants`` counts: one hour."""
+_NO_CLUSTER = ClusterRecord(cluster_id="", may_hold_keys=False)  # type: ignore[arg-type]
 
-_TABLES: Mapping[str, Table] = {
-    "authority": tables.authority,
-    "cluster": tables.cluster,
-    "host": tables.host,
-    "vm": tables.vm,
-    "intent": tables.intent,
-    "grant": tables.grant,
-    "move": tables.move,
-}
-_EMPTY_CLUSTER = ClusterRecord(cluster_id="", may_hold_keys=False)  # type: ignore[arg-type]
+_RACED = (
+    Rule(
+        name="raced",
+        error=Conflict,
+        condition=AllOf(()),
+        says="another decision about this VM came first; repeat with the same request id",
+    ),
+)
+
+
+class _RowsChanged(Exception):
+    """A later write of a transition found other rows than its first one: undo both."""
 
 
 class SqlPlacement:
@@ -125,49 +109,40 @@ class SqlPlacement:
 
     async def _write(self, transition: Transition, scene: Scene, keys: Mapping[str, Any]) -> bool:
         """Write the transition; False when its rules did not hold or another write came first."""
-        writes = [w for w in transition.writes if w.when is None or holds(w.when, scene)]
-        compiler = _Compiler(scene, keys)
+        writes = tuple(w for w in transition.writes if w.when is None or holds(w.when, scene))
         if not writes:
-            query = select(literal(value=True)).where(compiler.rules(transition))
+            query = select(literal(1)).where(Compiler(scene, keys).rules(transition))
             return (await self._connection.execute(query)).first() is not None
         first, *rest = writes
-        values = [_values(write, scene) for write in writes]
-        table = _TABLES[first.record]
-        statement = (
-            update(table)
-            .where(compiler.key_of(first.record), compiler.rules(transition))
-            .where(compiler.unchanged(first.record))
-            .values(**values[0])
-        )
         try:
-            async with self._connection.begin_nested() as savepoint:
-                done = await self._connection.execute(statement)
-                if done.rowcount != 1:
-                    await savepoint.rollback()
-                    return False
-                for write, fields in zip(rest, values[1:], strict=True):
-                    await self._follow(write, fields, compiler)
-        except IntegrityError:
-            return False  # the request id or move id was decided in between
+            async with self._connection.begin_nested():
+                await self._one_row(_deciding(first, transition, scene, keys))
+                for write in rest:
+                    await self._one_row(self._following(write, scene, keys))
+        except (IntegrityError, _RowsChanged):
+            return False  # a rule does not hold, or the request id was decided in between
         return True
 
-    async def _follow(self, write: Write, fields: Mapping[str, Any], compiler: "_Compiler") -> None:
-        table = _TABLES[write.record]
+    async def _one_row(self, statement: Executable) -> None:
+        done = await self._connection.execute(statement)
+        if done.rowcount != 1:
+            raise _RowsChanged
+
+    def _following(self, write: Write, scene: Scene, keys: Mapping[str, Any]) -> Executable:
+        table, values = TABLES[write.record], values_of(write, scene)
         if write.kind is WriteKind.INSERT:
-            extra: dict[str, Any] = {"replays": 0}
             if write.record == "grant":
-                extra["authorised_at_ms"] = self._now_ms
-            await self._connection.execute(insert(table).values(**extra, **fields))
-            return
-        await self._connection.execute(
-            update(table).where(compiler.key_of(write.record)).values(**fields)
-        )
+                values["authorised_at_ms"] = self._now_ms
+            return insert(table).values(replays=0, **values)
+        compiler = Compiler(scene, keys, own=write.record)
+        return update(table).where(compiler.key_of(write.record)).values(**values)
 
     async def _require_not_halted(self, request: Request) -> None:
         """A rolled-back database decides nothing, except to take trust away."""
-        row = await self._connection.execute(select(tables.authority.c.halted_because))
-        because = str(row.scalar_one())
-        if because and type(request).__name__ not in {"RevokeRequest", "RevokeAllRequest"}:
+        if isinstance(request, RevokeRequest | RevokeAllRequest):
+            return
+        because = await self._connection.scalar(select(tables.authority.c.halted_because))
+        if because:
             raise RollbackDetected(
                 f"releases are stopped: {because}. See docs/how-to/restore.md.", detail=because
             )
@@ -177,10 +152,9 @@ class SqlPlacement:
     async def _rows_of(self, request: Request) -> tuple[PlacementState, Mapping[str, Any]]:
         move_id = getattr(request, "move_id", None)
         host = getattr(request, "host_id", None)
-        if isinstance(request, SwitchRequest | AbortRequest) and move_id is not None:
+        if isinstance(request, SwitchRequest):
             move = await self._move(move_id)
-            if isinstance(request, SwitchRequest) and move is not None:
-                host = move.destination
+            host = host if move is None else move.destination
         return await self._rows(
             vm=getattr(request, "vm_id", None),
             host=host,
@@ -204,7 +178,7 @@ class SqlPlacement:
         cluster = None if standing is None else await self._cluster(standing.cluster_id)
         state = PlacementState(
             authority=await self._authority(),
-            cluster=cluster or _EMPTY_CLUSTER,
+            cluster=cluster or _NO_CLUSTER,
             host=standing,
             vm=await self._vm(vm),
             intent=intent,
@@ -235,8 +209,8 @@ class SqlPlacement:
     async def _standing(self, host: HostId | None, vm: VmId | None) -> HostStanding | None:
         query = select(
             tables.host,
-            _live_grants(host, vm).label("live_grants"),
-            _new_grants(host, self._now_ms).label("new_grants"),
+            live_grants(host, vm).label("live_grants"),
+            new_grants(host, self._now_ms).label("new_grants"),
         ).where(tables.host.c.host_id == host)
         row = await self._first(query)
         return None if row is None else record(HostStanding, row)
@@ -270,130 +244,18 @@ class SqlPlacement:
         return None if row is None else record(Move, row, phase=MovePhase)
 
 
-class _Compiler:
-    """Conditions as SQL over the rows of one scene."""
-
-    def __init__(self, scene: Scene, keys: Mapping[str, Any]) -> None:
-        self._scene = scene
-        self._keys = keys
-
-    def key_of(self, name: str) -> ColumnElement[bool]:
-        """The row of ``name``: its primary key equals what the scene was read by."""
-        table = _TABLES[name]
-        matches: ColumnElement[bool] = next(iter(table.primary_key)) == self._keys[name]
-        return matches
-
-    def unchanged(self, name: str) -> ColumnElement[bool]:
-        """The row is still the one that was read."""
-        table, row = _TABLES[name], getattr(self._scene.state, name)
-        if row is None:
-            return true()
-        names = [each for each in row.__slots__ if each in table.c]
-        return and_(
-            *(
-                table.c[each].is_not_distinct_from(_plain(getattr(row, each)))
-                for each in names
-                if not (name == "vm" and each == "key_state")
-                and not (name == "authority" and each == "high_water_ms")
-            )
-        )
-
-    def rules(self, transition: Transition) -> ColumnElement[bool]:
-        """All rules of a transition."""
-        return and_(true(), *(self.condition(rule.condition) for rule in transition.rules))
-
-    def condition(self, condition: Condition) -> ColumnElement[bool]:
-        """One condition; comparisons with NULL do not hold."""
-        match condition:
-            case Compare(left, comparison, right):
-                return _compare(self.term(left), comparison, self.term(right))
-            case Absent(term):
-                return self.term(term).is_(None)
-            case AllOf(conditions):
-                return and_(true(), *(self.condition(each) for each in conditions))
-            case AnyOf(conditions):
-                return or_(*(self.condition(each) for each in conditions))
-            case _:
-                assert_never(condition)
-
-    def term(self, term: Term) -> ColumnElement[Any]:
-        """One term: a scalar subquery, a bound value, or arithmetic on them."""
-        match term:
-            case Field(name, column):
-                return self._field(name, column)
-            case Asked() | Now() | Literal():
-                value = _plain(value_of(term, self._scene))
-                return null() if value is None else literal(value)
-            case Sum(terms):
-                total, *others = [self.term(each) for each in terms]
-                for other in others:
-                    total = total + other
-                return total
-            case Largest(left, right):
-                one, two = self.term(left), self.term(right)
-                return case((one >= two, one), (two > one, two), else_=null())
-            case _:
-                assert_never(term)
-
-    def _field(self, name: str, column: str) -> ColumnElement[Any]:
-        if name == "host" and column == "live_grants":
-            return _live_grants(self._keys["host"], self._keys["vm"])
-        if name == "host" and column == "new_grants":
-            return _new_grants(self._keys["host"], self._scene.now_ms)
-        table = _TABLES[name].alias()
-        key = next(iter(_TABLES[name].primary_key)).name
-        return select(table.c[column]).where(table.c[key] == self._keys[name]).scalar_subquery()
-
-
-def _live_grants(host: HostId | None, vm: VmId | None) -> ColumnElement[int]:
-    table = tables.vm.alias()
-    return (
-        select(func.count())
-        .select_from(table)
-        .where(table.c.owner == host, table.c.vm_id != (vm or ""))
-        .scalar_subquery()
-    )
-
-
-def _new_grants(host: HostId | None, now_ms: int) -> ColumnElement[int]:
-    table = tables.grant.alias()
-    return (
-        select(func.count())
-        .select_from(table)
-        .where(table.c.host_id == host, table.c.authorised_at_ms > now_ms - NEW_GRANTS_WINDOW_MS)
-        .scalar_subquery()
-    )
-
-
-def _values(write: Write, scene: Scene) -> dict[str, Any]:
-    return {name: _plain(value_of(term, scene)) for name, term in write.values}
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if hasattr(value, "value") and isinstance(value, str) else value
-
-
-def _compare(
-    left: ColumnElement[Any], comparison: Comparison, right: ColumnElement[Any]
-) -> ColumnElement[bool]:
-    match comparison:
-        case Comparison.EQUAL:
-            return left == right
-        case Comparison.NOT_EQUAL:
-            return left != right
-        case Comparison.LESS:
-            return left < right
-        case Comparison.AT_MOST:
-            return left <= right
-        case _:
-            assert_never(comparison)
-
-
-_RACED = (
-    Rule(
-        name="raced",
-        error=Conflict,
-        condition=AllOf(()),
-        says="another decision about this VM came first; repeat with the same request id",
-    ),
-)
+def _deciding(
+    first: Write, transition: Transition, scene: Scene, keys: Mapping[str, Any]
+) -> Executable:
+    """The first write, under all rules, and only while what any write uses is unchanged."""
+    table, values = TABLES[first.record], values_of(first, scene)
+    inserts = first.kind is WriteKind.INSERT
+    compiler = Compiler(scene, keys, own=None if inserts else first.record)
+    rules = compiler.rules(transition)
+    unchanged = compiler.unchanged(transition.writes)
+    if not inserts:
+        where = (compiler.key_of(first.record), rules, unchanged)
+        return update(table).where(*where).values(**values)
+    values["replays"] = 0
+    row = select(*(literal(value, table.c[name].type) for name, value in values.items()))
+    return insert(table).from_select(list(values), row.where(rules, unchanged))

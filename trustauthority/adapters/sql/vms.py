@@ -8,7 +8,7 @@ from trustauthority.adapters.sql import tables
 from trustauthority.adapters.sql.catalogue import Repository
 from trustauthority.adapters.sql.rows import columns, record
 from trustauthority.model.identifiers import HostId, VmId
-from trustauthority.model.placement import KeyState, LeaseClass, VmState
+from trustauthority.model.placement import UNLIMITED_MS, KeyState, LeaseClass, VmState
 from trustauthority.model.vm import IntentEntry, VmEntry, VmKeyEntry
 
 _vm = tables.vm
@@ -31,13 +31,15 @@ class SqlVms(Repository):
             protected_by=by,
         )
         fence_ms = entry.lease_ms + entry.continue_for_ms + entry.skew_ms
+        if not inserted or entry.lease_ms >= UNLIMITED_MS:  # an unlimited fence never passes anyway
+            return inserted
         authority = tables.authority
         await self._connection.execute(
             update(authority)
             .where(authority.c.longest_fence_ms < fence_ms)
             .values(longest_fence_ms=fence_ms)
         )
-        return inserted
+        return True
 
     async def get(self, vm: str) -> VmEntry | None:
         """Find a VM."""
@@ -58,7 +60,9 @@ class SqlVms(Repository):
 
     async def intents(self, vm: str) -> Sequence[IntentEntry]:
         """List intents, newest first, of one VM or (empty) of all."""
-        query = select(_intent).order_by(desc(_intent.c.created_at_ms)).limit(500)
+        query = (
+            select(_intent).order_by(desc(_intent.c.created_at_ms), _intent.c.intent_id).limit(500)
+        )
         if vm:
             query = query.where(_intent.c.vm_id == vm)
         rows = await self._connection.execute(query)
@@ -83,7 +87,10 @@ class SqlKeys(Repository):
             .where(_vm.c.vm_id == entry.vm_id, _vm.c.key_epoch == entry.key_epoch - 1)
             .values(key_epoch=entry.key_epoch, key_state=str(entry.state))
         )
-        return moved.rowcount == 1 and await self._insert(_key, **columns(entry))
+        if moved.rowcount != 1:
+            return False
+        await self._connection.execute(insert(_key).values(**columns(entry)))
+        return True
 
     async def newest(self, vm: VmId) -> VmKeyEntry | None:
         """The newest key of a VM."""
