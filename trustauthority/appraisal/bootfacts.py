@@ -11,9 +11,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from trustauthority.appraisal.secureboot import POLICY_PCR, PolicyRegister
-from trustauthority.codec.efi import decode_image_load
 from trustauthority.codec.efi_text import byte_text, looks_like_utf16, utf16_text
-from trustauthority.errors import MalformedEvidence
 from trustauthority.model.bootfacts import (
     BootFacts,
     BootFinding,
@@ -34,6 +32,7 @@ _IMAGES = frozenset(
         EventType.EFI_RUNTIME_SERVICES_DRIVER,
     }
 )
+_IMAGE_TYPES = frozenset(int(event_type) for event_type in _IMAGES)
 _IPL = int(EventType.IPL)
 _EVENT_TAG = int(EventType.EVENT_TAG)
 _SEPARATOR = int(EventType.SEPARATOR)
@@ -121,7 +120,13 @@ def boot_facts(log: VerifiedBootLog, *, quirks: Iterable[Quirk] = ()) -> BootFac
     findings += policy.findings
     findings += _weaknesses(policy)
     # (4) What was loaded.
-    images = tuple(_image(log, event) for event in log.events if event.type in _IMAGES)
+    images = tuple(
+        [
+            LoadedImage(pcr=event.pcr, digest=log.digest(event).hex(), event=event.number)
+            for event in log.events
+            if event.type in _IMAGE_TYPES
+        ]
+    )
     command_lines, files = _operating_system(log)
     sbat = policy.sbat_level
     return BootFacts(
@@ -241,14 +246,6 @@ def _application_order(log: VerifiedBootLog, quirks: frozenset[Quirk]) -> list[B
                 )
             ]
     return []
-
-
-def _image(log: VerifiedBootLog, event: BootEvent) -> LoadedImage:
-    try:
-        path = decode_image_load(event.data).device_path
-    except MalformedEvidence:
-        path = ""
-    return LoadedImage(pcr=event.pcr, digest=log.digest(event).hex(), path=path, event=event.number)
 
 
 def _operating_system(

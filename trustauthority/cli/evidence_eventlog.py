@@ -4,7 +4,7 @@ Works offline on files and trusts none of them. Without a quote nothing is prove
 would hold if a TPM signed exactly these PCR values (docs/reference/evidence-eventlog.schema.json).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,10 +20,11 @@ from trustauthority.cli.evidence_files import (
     judge_files,
     print_answers,
 )
+from trustauthority.codec.efi import decode_image_load
 from trustauthority.codec.eventlog import MAX_LOG_BYTES, decode_boot_log
-from trustauthority.errors import AlgorithmUnsupported
+from trustauthority.errors import AlgorithmUnsupported, MalformedEvidence
 from trustauthority.model.bootfacts import BootFacts, BootFinding, SecureBootFacts, Severity
-from trustauthority.model.bootlog import BootLog, RegisterKind
+from trustauthority.model.bootlog import BootEvent, BootLog, RegisterKind
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.verification.meaning import describe
 from trustauthority.verification.quirks import Quirk
@@ -62,7 +63,7 @@ def judge_boot_log(
     document = _describe_log(log, replays) | {
         "bank": chosen,
         "secureBoot": describe_secure_boot(None if facts is None else facts.secure_boot),
-        "boot": None if facts is None else _describe_boot(facts),
+        "boot": None if facts is None else _describe_boot(facts, log.events),
         "findings": [describe_finding(finding) for finding in findings],
     }
     if events and chosen is not None:
@@ -189,10 +190,23 @@ def describe_secure_boot(facts: SecureBootFacts | None) -> dict[str, Any]:
     }
 
 
-def _describe_boot(facts: BootFacts) -> dict[str, Any]:
+def _device_path(data: bytes) -> str:
+    """Where an image came from, as the event says; empty when it says nothing readable."""
+    try:
+        return decode_image_load(data).device_path
+    except MalformedEvidence:
+        return ""
+
+
+def _describe_boot(facts: BootFacts, events: Sequence[BootEvent]) -> dict[str, Any]:
     return {
         "images": [
-            {"pcr": image.pcr, "digest": image.digest, "path": image.path, "event": image.event}
+            {
+                "pcr": image.pcr,
+                "digest": image.digest,
+                "path": _device_path(events[image.event].data),
+                "event": image.event,
+            }
             for image in facts.images
         ],
         "optionRoms": facts.option_roms,

@@ -70,11 +70,13 @@ class SecureBootFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedImage:
-    """An image that firmware or a boot loader loaded. The digest is the claim, the path a hint."""
+    """An image that firmware or a boot loader loaded. Its digest is the claim.
+
+    Where it came from no digest covers; ``codec.efi`` reads that hint from the event for people.
+    """
 
     pcr: int
     digest: str
-    path: str
     event: int
 
 

@@ -157,62 +157,58 @@ def _initial(
     log: BootLog, bank: HashAlgorithm
 ) -> tuple[dict[int, bytes], tuple[ReplayFinding, ...]]:
     """PCR 0 starts at the locality of TPM2_Startup, or at 4 after an H-CRTM (pitfalls 35)."""
+    informational = [event for event in log.events if event.type == _NO_ACTION]
+    spoofed = _no_action_defects(log, informational)
     if log.registers is RegisterKind.RTMR:
-        return {}, _no_action_defects(log)
+        return {}, spoofed
+    first = next(
+        (event for event in log.events if event.pcr == 0 and event.type != _NO_ACTION), None
+    )
     locality: int | None = None
-    hcrtm = False
-    measured = False
     found: list[ReplayFinding] = []
-    for event in log.events:
-        if event.pcr != 0:
+    for event in informational:
+        if event.pcr != 0 or not event.data.startswith(STARTUP_LOCALITY):
             continue
-        if event.type == _NO_ACTION and event.data.startswith(STARTUP_LOCALITY):
-            defect = _locality_defect(event, locality, measured=measured)
-            if defect is None:
-                locality = event.data[16]
-            else:
-                found.append(ReplayFinding(defect=defect, event_number=event.number))
-        elif event.type == _HCRTM:
-            hcrtm = hcrtm or not measured
-            if locality not in (None, 4):
-                found.append(
-                    ReplayFinding(
-                        defect=ReplayDefect.LOCALITY_CONTRADICTS, event_number=event.number
-                    )
-                )
-        measured = measured or event.type != _NO_ACTION
+        late = first is not None and first.number < event.number
+        defect = _locality_defect(event, locality, late=late)
+        if defect is None:
+            locality = event.data[-1]
+        else:
+            found.append(ReplayFinding(defect=defect, event_number=event.number))
+    hcrtm = first is not None and first.type == _HCRTM
+    if first is not None and hcrtm and locality not in {None, 4}:
+        contradiction = ReplayDefect.LOCALITY_CONTRADICTS
+        found.append(ReplayFinding(defect=contradiction, event_number=first.number))
     start = 4 if hcrtm else locality or 0
     initial = {0: b"\0" * (bank.size - 1) + bytes((start,))} if start else {}
-    return initial, (*found, *_no_action_defects(log))
+    return initial, (*found, *spoofed)
 
 
-def _locality_defect(
-    event: BootEvent, locality: int | None, *, measured: bool
-) -> ReplayDefect | None:
+def _locality_defect(event: BootEvent, locality: int | None, *, late: bool) -> ReplayDefect | None:
     if locality is not None:
         return ReplayDefect.LOCALITY_TWICE
-    if measured:
+    if late:
         return ReplayDefect.LOCALITY_LATE
-    if len(event.data) != len(STARTUP_LOCALITY) + 1 or event.data[16] not in _LOCALITIES:
+    if len(event.data) != len(STARTUP_LOCALITY) + 1 or event.data[-1] not in _LOCALITIES:
         return ReplayDefect.LOCALITY_INVALID
     return None
 
 
-def _no_action_defects(log: BootLog) -> tuple[ReplayFinding, ...]:
+def _no_action_defects(
+    log: BootLog, informational: Iterable[BootEvent]
+) -> tuple[ReplayFinding, ...]:
     """EV_NO_ACTION never extends, so a digest in it is a claim without a register (pitfalls 36).
 
     WBCL trust points belong to no register and do carry the hash of their data; so may legacy logs,
     whose specification does not ask for zeros.
     """
-    found = []
-    for event in log.events:
-        if event.type != _NO_ACTION or event.pcr == NO_REGISTER:
-            continue
-        if any(digest and any(digest) for digest in event.digests) and not _legacy_hash(log, event):
-            found.append(
-                ReplayFinding(defect=ReplayDefect.NO_ACTION_EXTENDED, event_number=event.number)
-            )
-    return tuple(found)
+    return tuple(
+        ReplayFinding(defect=ReplayDefect.NO_ACTION_EXTENDED, event_number=event.number)
+        for event in informational
+        if event.pcr != NO_REGISTER
+        and any(digest and any(digest) for digest in event.digests)
+        and not _legacy_hash(log, event)
+    )
 
 
 def _legacy_hash(log: BootLog, event: BootEvent) -> bool:
@@ -331,7 +327,7 @@ def verify_boot_log(
         differences=differences,
         defects=replayed.defects,
         events=tuple(
-            event for event in log.events if event.pcr in verified and event.type != _NO_ACTION
+            [event for event in log.events if event.pcr in verified and event.type != _NO_ACTION]
         ),
         values=MappingProxyType({pcr: quoted[pcr] for pcr in verified}),
         quirks=MappingProxyType(explained),
