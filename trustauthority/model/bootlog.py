@@ -7,7 +7,7 @@ Source: TCG PC Client Platform Firmware Profile 1.06, section 10; Intel TDX Virt
 Guide (CCEL) for the registers of a confidential VM.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
@@ -77,6 +77,8 @@ class EventType(IntEnum):
     EFI_SPDM_FIRMWARE_CONFIG = 0x8000_00E2
     EFI_SPDM_DEVICE_POLICY = 0x8000_00E3
     EFI_SPDM_DEVICE_AUTHORITY = 0x8000_00E4
+    USERSPACE = 0xFFFF_0001
+    """Ours, in no TCG table: a record of the log that userspace keeps (``codec.cel``)."""
 
 
 _TYPE_NAMES = {int(member): f"EV_{member.name}" for member in EventType}
@@ -137,6 +139,20 @@ class BootEvent(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UserspaceRecord:
+    """One measurement that userspace made and logged (systemd-pcrextend and the like)."""
+
+    number: int
+    """Number of the record in its file, from 0."""
+    offset: int
+    pcr: int
+    digests: Mapping[str, bytes]
+    """Bank name → digest."""
+    content: bytes
+    """The text that was measured, where the record holds it; proven only by its digest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BootLog:
     """A decoded log. An empty one is a model too, so that appraisal can say "no event log"."""
 
@@ -173,6 +189,20 @@ class BootLog:
         """The digest of one event in one bank, or None when it has none."""
         position = self.position(bank)
         return None if position is None else event.digests[position]
+
+    def with_userspace(self, records: "tuple[UserspaceRecord, ...]") -> "BootLog":
+        """This log with the records that userspace extended after it, as events at its end."""
+        banks = [bank.name for bank in self.banks]
+        events = list(self.events)
+        for record in records:
+            digests = tuple(record.digests.get(bank) for bank in banks)
+            number = len(self.events) + record.number
+            events.append(
+                BootEvent(
+                    number, record.offset, record.pcr, EventType.USERSPACE, digests, record.content
+                )
+            )
+        return replace(self, events=tuple(events))
 
     def boots(self) -> tuple["BootLog", ...]:
         """The logs in this file, one by one: the PCRs of a resumed host follow from one of them.

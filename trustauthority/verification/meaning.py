@@ -274,4 +274,5 @@ _WORDS: Mapping[int, Callable[[bytes], str]] = {
     EventType.EFI_SPDM_FIRMWARE_CONFIG: _text("configuration of a device (SPDM)"),
     EventType.EFI_SPDM_DEVICE_POLICY: _variable,
     EventType.EFI_SPDM_DEVICE_AUTHORITY: _variable,
+    EventType.USERSPACE: _text("measured by userspace"),
 }
