@@ -24,7 +24,7 @@ from hostagent.failure import CallFailed
 from hostagent.files import BrokenState, InsecureFile
 from hostagent.front import handle
 from hostagent.host import AgentRuns, only_agent, open_host
-from hostagent.keys import KeyStateInvalid, TpmChanged
+from hostagent.keys import KeyStateInvalid, TpmChanged, forget_keys
 from hostagent.settings import DEFAULT_CONFIG, ConfigurationInvalid, load
 from hostagent.terminal import narrate, refused, say
 from hostagent.tpm import TpmError
@@ -53,6 +53,7 @@ def enrol(
     name: str | None = None,
     cluster: str | None = None,
     accept_new_authority: Annotated[bool, Parameter(negative="")] = False,
+    new_keys: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Enrol this host now and show each step. The daemon does it by itself, too.
 
@@ -61,7 +62,12 @@ def enrol(
         name: Label to ask for, instead of host.name.
         cluster: Trusted cluster, instead of host.cluster.
         accept_new_authority: Follow an authority that shows other keys than at the last enrolment.
+        new_keys: Drop the kept keys first: after TPM2_Clear, or when the mainboard was replaced.
     """
+    if new_keys:
+        settings = load(config)
+        with only_agent(settings.paths.run_dir):
+            forget_keys(settings.paths.state_dir)
     return asyncio.run(
         _enrol(config, name=name, cluster=cluster, accept_new_authority=accept_new_authority)
     )
@@ -186,8 +192,8 @@ def guarded(arguments: list[str]) -> int:
     except (ConfigurationInvalid, InsecureFile, BrokenState, KeyStateInvalid) as error:
         narrate(str(error))
         return 2
-    except (TpmChanged, BrokenPipeError) as error:
-        narrate(str(error))
+    except TpmChanged as error:
+        narrate(f"{error} If that was on purpose: hostagent enrol --new-keys")
         return 1
     except (TpmError, AgentRuns, NoDaemon, TimeoutError) as error:
         narrate(str(error) or "no answer in time")
