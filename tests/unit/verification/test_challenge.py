@@ -72,13 +72,13 @@ class TestCheck:
         with pytest.raises(ChallengeExpired, match="future"):
             accept(issue(), now_ms=NOW - 2_001)
 
-    @pytest.mark.parametrize("bit", range(8 * 126))
-    def test_every_flipped_bit(self, bit):
+    def test_every_flipped_bit(self):
         """No bit of a token can be changed (N09)."""
-        flipped = bytearray(issue())
-        flipped[bit // 8] ^= 1 << bit % 8
-        with pytest.raises((ChallengeMismatch, ChallengeExpired)):
-            accept(bytes(flipped))
+        for bit in range(8 * len(issue())):
+            flipped = bytearray(issue())
+            flipped[bit // 8] ^= 1 << bit % 8
+            with pytest.raises((ChallengeMismatch, ChallengeExpired)):
+                accept(bytes(flipped))
 
     @pytest.mark.parametrize(
         ("change", "message"),

@@ -14,6 +14,7 @@ from trustauthority.errors import (
     EvidenceRejected,
     MalformedEvidence,
     NotAQuote,
+    PcrDigestMismatch,
     PcrSelectionRejected,
     QuoteSignatureInvalid,
     TpmClockRolledBack,
@@ -120,22 +121,21 @@ class TestVerifyQuote:
         with pytest.raises(PcrSelectionRejected, match="bytes"):
             verify(replace(QUOTE, pcr_values=values))
 
-    @pytest.mark.parametrize("bit", range(0, 8 * len(QUOTE.attest), 7))
-    def test_flipped_bit(self, bit):
+    def test_every_flipped_bit(self):
         """No bit of a quote can change unnoticed (N13)."""
-        flipped = bytearray(QUOTE.attest)
-        flipped[bit // 8] ^= 1 << bit % 8
-        with pytest.raises((EvidenceRejected, MalformedEvidence)):
-            verify(replace(QUOTE, attest=bytes(flipped)))
+        for bit in range(8 * len(QUOTE.attest)):
+            flipped = bytearray(QUOTE.attest)
+            flipped[bit // 8] ^= 1 << bit % 8
+            with pytest.raises((EvidenceRejected, MalformedEvidence)):
+                verify(replace(QUOTE, attest=bytes(flipped)))
 
-    @pytest.mark.parametrize("bit", range(8 * len(QUOTE.pcr_values)))
-    def test_flipped_bit_of_a_value(self, bit):
+    def test_every_flipped_bit_of_a_value(self):
         """No bit of a PCR value can change unnoticed (N13)."""
-        flipped = bytearray(QUOTE.pcr_values)
-        flipped[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(EvidenceRejected) as caught:
-            verify(replace(QUOTE, pcr_values=bytes(flipped)))
-        assert caught.value.reason == "PCR_DIGEST_MISMATCH"
+        for bit in range(8 * len(QUOTE.pcr_values)):
+            flipped = bytearray(QUOTE.pcr_values)
+            flipped[bit // 8] ^= 1 << bit % 8
+            with pytest.raises(PcrDigestMismatch):
+                verify(replace(QUOTE, pcr_values=bytes(flipped)))
 
     def test_certification_is_named_as_such(self):
         """A TPM2_Certify by the same AK with the same extraData is no quote (pitfall 2)."""

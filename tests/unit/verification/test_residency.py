@@ -472,6 +472,7 @@ class TestEkTemplates:
             ),
             ("H-6", high_range(0x000C, build.rsa_key(3072).public_key(), build.AES_256_CFB)),
         ],
+        ids=["L-1", "L-2", "H-1", "H-2", "H-3", "H-4", "H-6"],
     )
     def test_templates_of_both_ranges(self, name, area):
         """Low and high range templates are recognised (pitfall 23)."""
