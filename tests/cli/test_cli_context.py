@@ -228,6 +228,18 @@ def test_key_calls_go_to_the_key_server_and_come_back_when_it_has_none(
         ]
 
 
+def test_one_address_that_is_down_leaves_the_other(make_ta, authority: FakeAuthority) -> None:
+    """A call that was never sent goes to the other address, a change too; the cause is not lost."""
+    ta = make_ta(authority.address)
+    ta.contexts.write_text(ta.contexts.read_text() + 'key_server = "127.0.0.1:1"\n')
+    authority.answer("CreateKey", keys.CreateKeyResponse(key=keys.VmKey(vm_id="payroll")))
+    assert ta("key", "create", "payroll").code is ExitCode.YES
+    authority.forget()
+    result = ta("key", "create", "payroll")
+    assert result.code is ExitCode.NO_ANSWER
+    assert "127.0.0.1:1: Connection refused" in result.err
+
+
 def test_server_option_asks_another_address_and_believes_the_same_ca(
     ta, authority: FakeAuthority
 ) -> None:

@@ -107,7 +107,6 @@ ADVICE: dict[str, str] = {
     errors.Unauthenticated.reason: "your certificate is not accepted here: see ta context show; "
     "an expired one is replaced by ta identity renew before it ends, or ta identity issue after",
     errors.RoleRequired.reason: "see ta identity list for who holds that role",
-    errors.NotFound.reason: "the matching list command shows what there is",
     errors.Conflict.reason: "someone changed it meanwhile: look again, then repeat",
     errors.HostNotAttested.reason: "ta host explain HOST says why",
     errors.HostNotAdmitted.reason: "ta host admit HOST makes it one of ours",

@@ -7,7 +7,7 @@ from trustauthority.cli.options import DEFAULTS, Options
 from trustauthority.cli.plain import plain, word
 from trustauthority.cli.render import BAD, CAUTION, GOOD, STRONG, Marked
 from trustauthority.cli.session import Session, session
-from trustauthority.cli.text import NOTHING, absolute, moment
+from trustauthority.cli.text import NOTHING, absolute, count, moment
 
 if TYPE_CHECKING:
     from trustauthority.v1.admin_pb2 import GetStatusResponse, HealthItem
@@ -55,7 +55,7 @@ def _show(ta: Session, reply: "GetStatusResponse") -> None:
     kept = ta.authority.keeper.kept_checkpoint()
     pinned = "verified" if ta.context.audit_key else "its key is not pinned in this context"
     ta.screen.line(
-        f"audit log: {kept.size} entries seen from here, {pinned}"
+        f"audit log: {count(kept.size, 'entry', 'entries')} seen from here, {pinned}"
         if kept
         else f"audit log: {NOTHING}"
     )

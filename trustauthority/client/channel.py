@@ -148,10 +148,13 @@ class Service(Generic[Stub]):
         try:
             return self._call_at(first, method, request, deadline)
         except ClientError as error:
-            # Nothing ran at an address that does not know the call, so asking elsewhere is safe.
-            if error.reason != UNIMPLEMENTED or not others:
+            # Nothing ran where the call is not known or no connection was made: safe to go on.
+            if not others or not (error.reason == UNIMPLEMENTED or error.not_sent):
                 raise
-            return self._call_at(others[0], method, request, deadline)
+            try:
+                return self._call_at(others[0], method, request, deadline)
+            except ClientError as second:
+                raise (error if second.reason == UNIMPLEMENTED else second) from None
 
     def _call_at(
         self, address: str, method: "Unary[Stub, Request, Reply]", request: Request, deadline: float

@@ -6,6 +6,8 @@ is never empty. Does not decide what to print or which exit code to use (``cli.e
 Source: AIP-193.
 """
 
+import re
+
 import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
@@ -35,6 +37,13 @@ _REASONS = {
     grpc.StatusCode.ALREADY_EXISTS: errors.AlreadyExists.reason,
     grpc.StatusCode.FAILED_PRECONDITION: errors.FailedPrecondition.reason,
 }
+_NO_CONNECTION = "failed to connect to all addresses"
+_NOISE = re.compile(
+    r"^failed to connect to all addresses; last error: (?:UNKNOWN|UNAVAILABLE): "
+    r"|(?<=: )Failed to connect to remote host: "
+    r"|(?<=: )(?:Tls|Ssl) handshake failed \(\w+\): SSL_ERROR_SSL: error:\w+:[\w ]+:OPENSSL_internal:"
+    r"|: OK$"
+)
 _UNVERIFIED_SIGNS = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed")
 
 
@@ -56,6 +65,8 @@ class ClientError(Exception):
         self.metadata = metadata or {}
         self.retry_after_s = retry_after_s
         """Seconds after which the server thinks that another try makes sense, when it said so."""
+        self.not_sent = False
+        """Whether no connection was made, so that nothing can have happened."""
         self.request_id = request_id
         """To find the call in the server's log."""
 
@@ -77,12 +88,19 @@ def client_error(error: grpc.RpcError, *, request_id: str = "") -> ClientError:
     reason = _REASONS.get(code, errors.TrustAuthorityError.reason)
     if reason == UNAVAILABLE and any(sign in text for sign in _UNVERIFIED_SIGNS):
         reason = AUTHORITY_UNVERIFIED
-    return ClientError(
-        text or f"the call ended with {code.name}",
+    failure = ClientError(
+        _in_short(text) or f"the call ended with {code.name}",
         reason=reason,
         retry_after_s=retry_after_s,
         request_id=request_id,
     )
+    failure.not_sent = code is grpc.StatusCode.UNAVAILABLE and text.startswith(_NO_CONNECTION)
+    return failure
+
+
+def _in_short(text: str) -> str:
+    """Drop what gRPC's core puts before the cause; what a server says is not touched."""
+    return _NOISE.sub("", text).strip()
 
 
 def _call_of(error: object) -> grpc.Call | None:

@@ -34,6 +34,7 @@ def retrying(call: Callable[[], T], *, timeout_s: float) -> T:
         timeout=timeout_s,
         wait_initial=0.1,
         wait_max=LONGEST_DELAY_S,
+        wait_jitter=0.2,
     ):
         with attempt:
             return call()

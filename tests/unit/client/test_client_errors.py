@@ -93,6 +93,32 @@ def test_a_failed_handshake_is_told_from_silence() -> None:
     assert client_error(FakeCall(grpc.StatusCode.UNAVAILABLE)).reason == reasons.UNAVAILABLE
 
 
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [
+        (
+            (
+                "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: "
+                "Failed to connect to remote host: Connection refused"
+            ),
+            "ipv4:127.0.0.1:1: Connection refused",
+        ),
+        (
+            (
+                "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: Tls handshake "
+                "failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:1000007d:SSL routines:"
+                "OPENSSL_internal:CERTIFICATE_VERIFY_FAILED: self signed certificate: OK"
+            ),
+            "ipv4:127.0.0.1:1: CERTIFICATE_VERIFY_FAILED: self signed certificate",
+        ),
+        ("the store is full", "the store is full"),
+    ],
+)
+def test_the_cause_stands_without_the_noise(text: str, short: str) -> None:
+    """A person sees the address and the cause, not the layers of the library."""
+    assert client_error(FakeCall(grpc.StatusCode.UNAVAILABLE, text)).message == short
+
+
 def counted(failures: list[ClientError]):
     calls: list[int] = []
 
