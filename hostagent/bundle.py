@@ -1,7 +1,7 @@
 """An evidence bundle for support: what this host would show, in one tar file.
 
 Stage: I/O of the agent. Needs a TPM and an AK, neither an authority nor a network. Guarantees that
-the nonce is fresh, that the quote covers every allocated PCR, that logs are read after the quote,
+the nonce is fresh, that the quote covers every allocated PCR of the banks we know, that logs are read after the quote,
 and that no key, certificate of this host or other secret is inside. Does not judge.
 Format: docs/reference/evidence-bundle.md, version 1.
 """
@@ -49,7 +49,8 @@ def collect_bundle(
     Raises TpmError or OSError.
     """
     nonce = secrets.token_bytes(32)
-    banks = tpm.active_banks()
+    # a bank whose hash has no name yet can't be selected by name
+    banks = tuple(bank for bank in tpm.active_banks() if not bank.bank.startswith("0x"))
     quoted = quote(tpm, keys, banks, qualifying_data(nonce, keys.identity.name, PURPOSE))
     boot = read_boot_log(logs.boot)
     ima, truncated = _ima_log(logs.ima)

@@ -164,6 +164,11 @@ class AgentMachine:
         margin = min(self.pace.renew_margin_ms, left_ms // 10)
         self._enrol.due_ms = now_ms + left_ms - margin
 
+    def _settle(self, phase: Phase) -> None:
+        """A certificate is no reason to believe again."""
+        if self.phase is not Phase.DOUBT:
+            self.phase = phase
+
     # --- events ------------------------------------------------------------------------------
 
     def _started(self, event: Started, now_ms: int) -> tuple[Action, ...]:
@@ -192,14 +197,14 @@ class AgentMachine:
         left = event.certificate_left_ms
         if left is None or left <= 0:
             self._certified, self._enrol.due_ms = False, poll
-            self.phase = Phase.DOUBT if self._split_view else Phase.WAITING_ADMISSION
+            self._settle(Phase.WAITING_ADMISSION)
             return ()
         was_certified = self._certified
         self._hold_certificate(left, now_ms)
         if event.admission is Admission.WAITING and self._enrol.due_ms is not None:
             self._enrol.due_ms = min(self._enrol.due_ms, poll)
         if not was_certified or self.phase in {Phase.ENROLLING, Phase.REMOVED}:
-            self.phase = Phase.DOUBT if self._split_view else Phase.ATTESTING
+            self._settle(Phase.ATTESTING)
         self._attest.failures = 0
         self._attest.hasten(now_ms)
         if not self._watch.busy:

@@ -137,12 +137,14 @@ def _accepted(
     asked: Send, echoed_id: str, grant_epoch: int = 0, lease: LeaseTerms | None = None
 ) -> Answered:
     terms = lease if lease is not None else LeaseTerms()
+    # a lease may be unlimited; a preparation never is
+    unlimited = asked.operation in {Operation.REQUEST, Operation.RENEW} and terms.lease_ms == 0
     reply = Reply(
         operation=asked.operation,
         request_id=echoed_id,  # the machine ignores a reply that echoes another id
         accepted=True,
         grant_epoch=grant_epoch,
-        lease_ms=terms.lease_ms or UNLIMITED_MS,
+        lease_ms=UNLIMITED_MS if unlimited else terms.lease_ms,
         continue_for_ms=terms.continue_for_ms,
         skew_ms=terms.skew_ms,
     )

@@ -210,7 +210,7 @@ class VmKeeper:
                     await self._end(vm_id, action)
                 case VmAction.RESUME:
                     if self._may_run(vm_id):
-                        await self._enforcement.act(action, vm_id)
+                        await self._act(action, vm_id)
                 case VmAction.START | VmAction.RECEIVE | ArmWatchdog():
                     pass  # whoever asked for the grant starts the VM
 
@@ -219,8 +219,7 @@ class VmKeeper:
         self._of(vm_id).grant = b""
         while True:
             attempt += 1
-            done = await self._enforcement.act(action, vm_id) and self._wipe(record)
-            if done:
+            if await self._act(action, vm_id) and self._wipe(record):
                 break
             self._log(vm_id, f"{action.value}-failed", attempt=attempt)
             if action is VmAction.PAUSE and attempt >= _PAUSE_ATTEMPTS:
@@ -229,6 +228,13 @@ class VmKeeper:
         if record.todo is action:
             record.todo = None
             self._save()
+
+    async def _act(self, action: VmAction, vm_id: str) -> bool:
+        try:
+            return await self._enforcement.act(action, vm_id)
+        except Exception:  # noqa: BLE001 - a bug there must not end what ends VMs
+            _log.exception("vm", action="enforcement-crashed", vm=vm_id)
+            return False
 
     def _wipe(self, record: VmRecord) -> bool:
         try:

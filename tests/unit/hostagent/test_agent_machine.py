@@ -259,6 +259,16 @@ class TestDoubt:
         driven.feed(Attested(passed=True, again_in_ms=60_000))
         assert driven.machine.phase is Phase.PASSED
 
+    def test_a_certificate_is_no_reason_to_believe_again(self):
+        """Enrolling anew does not end doubt; only an attestation that echoes a checkpoint does."""
+        driven = Driven()
+        driven.feed(Started())
+        driven.feed(Contradicted(lasting=False))
+        driven.feed(Enrolled(admission=Admission.ADMITTED, certificate_left_ms=HOUR))
+        assert driven.machine.phase is Phase.DOUBT
+        driven.feed(Attested(passed=True, again_in_ms=60_000))
+        assert driven.machine.phase is Phase.PASSED
+
     @pytest.mark.parametrize("how", ["event", "failure", "start"])
     def test_a_split_view_is_not_forgotten(self, how):
         """N65: two signed trees are proof; no later answer ends the doubt."""

@@ -172,6 +172,25 @@ class TestLease:
         await keeping.settle()
         assert keeping.enforcement.acts == []
 
+    async def test_a_bug_in_the_enforcement_is_not_done(self, keeping):
+        """Destroying is repeated although the first attempt crashed; giving back waits for it."""
+        await keeping.start()
+        act, attempts = keeping.enforcement.act, []
+
+        async def crash_once(action, vm_id):
+            attempts.append(action)
+            if len(attempts) == 1:
+                raise ZeroDivisionError
+            return await act(action, vm_id)
+
+        keeping.enforcement.act = crash_once
+        keeping.keeper.receive("vm-1", Stopped(fresh_id="x" * 20))
+        await keeping.settle()
+        assert len(keeping.sent) == 1
+        view = await keeping.keeper.settled("vm-1", lambda v: v.phase is Phase.IDLE, 5)
+        assert view.phase is Phase.IDLE
+        assert attempts == [VmAction.DESTROY] * 2
+
 
 class TestStorage:
     async def test_the_view_is_stored_before_anything_is_sent(self, keeping, tmp_path):
