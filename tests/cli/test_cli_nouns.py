@@ -156,9 +156,9 @@ SCREENS = {
         keys.ListVmsResponse(vms=[VM, keys.Vm(vm_id="free", any_host=True)]),
         (
             "2 VMs · 1 held by a host · authority SERVER · 14:02:11Z\n"
-            "VM       CLUSTER  OWNER    EPOCH  LEASE                      UNTIL    KEY          ANY HOST\n"
-            "payroll  prod     esx-a01  4      strict 5m                  2m left  active       no\n"
-            "free     –        –        0      ! unlimited: never fenced  –        unspecified  ! yes\n"
+            "VM       CLUSTER  OWNER    EPOCH  LEASE                      UNTIL    KEY     ANY HOST\n"
+            "payroll  prod     esx-a01  4      strict 5m                  2m left  active  no\n"
+            "free     –        –        0      ! unlimited: never fenced  –        none    ! yes\n"
         ),
     ),
     "vm show payroll": (

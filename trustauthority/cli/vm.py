@@ -137,6 +137,11 @@ def _lease(vm: "Vm") -> Cell:
     return f"{word(vm, 'lease_class')} {milliseconds(vm.lease.lease_ms)}"
 
 
+def _key(vm: "Vm") -> str:
+    """State of the VM's newest key."""
+    return word(vm, "key_state") if vm.key_state else "none"
+
+
 def _owner(vm: "Vm") -> str:
     return vm.owner_host_name or vm.owner_host_id
 
@@ -150,7 +155,7 @@ def _fields(ta: Session, vm: "Vm") -> list[Field]:
         Field("fence after", f"lease + {milliseconds(go_on)}" if vm.lease.lease_ms else ""),
         Field("any host", Marked(text="! yes", style=CAUTION) if vm.any_host else "no"),
         Field("profile", vm.profile_digest.hex() or "any definition"),
-        Field("key", word(vm, "key_state")),
+        Field("key", _key(vm)),
         Field("owner", _owner(vm) or "none"),
         Field("grant epoch", str(vm.grant_epoch)),
         Field("lease until", f"{absolute(until)} ({left(until, ta.now)})" if until else ""),
@@ -172,7 +177,7 @@ def _columns(ta: Session) -> "list[Column[Vm]]":
         Column("EPOCH", lambda vm: str(vm.grant_epoch)),
         Column("LEASE", _lease),
         Column("UNTIL", until),
-        Column("KEY", lambda vm: word(vm, "key_state")),
+        Column("KEY", _key),
         Column("ANY HOST", lambda vm: "! yes" if vm.any_host else "no"),
         Column("FENCE", lambda vm: absolute(moment(vm.fence_until)), wide=True),
         Column("LAST OWNER", lambda vm: vm.last_owner_host_id, wide=True),
