@@ -98,8 +98,8 @@ def _preceded_by(first: tuple[Action, ...], done: Step) -> Step:
 def _on_arrival(view: LeaseView, event: Start | GiveUp | PrepareMove | Claim, now_ms: int) -> Step:
     match event:
         case Claim(fresh_id=fresh_id) if view.phase is Phase.PREPARED:
-            claiming = replace(view, renewal=_pending(Operation.RENEW, fresh_id, now_ms))
-            return claiming, (_sent(claiming, claiming.renewal),)
+            renewal = _pending(Operation.RENEW, fresh_id, now_ms)
+            return replace(view, renewal=renewal), (_sent(view, renewal),)
         case Start(fresh_id=fresh_id) if view.phase is Phase.IDLE:
             errand = _pending(Operation.REQUEST, fresh_id, now_ms)
             return _and_send(LeaseView(phase=Phase.REQUESTING, errand=errand))
@@ -161,8 +161,8 @@ def _on_tick(view: LeaseView, fresh_id: str, now_ms: int) -> Step:
     checked, actions = _on_time(view, now_ms)
     if not _renewal_is_due(checked, now_ms):
         return checked, actions
-    renewing = replace(checked, renewal=_pending(Operation.RENEW, fresh_id, now_ms))
-    return renewing, (*actions, _sent(renewing, renewing.renewal))
+    renewal = _pending(Operation.RENEW, fresh_id, now_ms)
+    return replace(checked, renewal=renewal), (*actions, _sent(checked, renewal))
 
 
 def _renewal_is_due(view: LeaseView, now_ms: int) -> bool:
@@ -328,9 +328,7 @@ def _and_send(view: LeaseView) -> Step:
     return view, (_sent(view, view.errand),) if view.errand is not None else ()
 
 
-def _sent(view: LeaseView, pending: Pending | None) -> Send:
-    if pending is None:
-        raise ValueError("nothing is pending")
+def _sent(view: LeaseView, pending: Pending) -> Send:
     claims = view.phase is Phase.PREPARED and pending.operation is Operation.RENEW
     return Send(
         operation=pending.operation,

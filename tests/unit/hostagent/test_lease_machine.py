@@ -261,6 +261,47 @@ class TestSource:
         """A move has a name or does not exist."""
         assert step(running(), HandOver(), T0) == (running(), ())
 
+    def test_renewed_while_switching(self) -> None:
+        """A renewal prolongs the lease and leaves the VM paused (N88)."""
+        view, _ = step(switching(), Tick(fresh_id="t1"), T0 + 1_000)
+        view, actions = step(view, yes(Operation.RENEW, "t1"), T0 + 1_100)
+        assert (view.phase, view.run_until_ms) == (Phase.SWITCHING, T0 + 1_000 + LEASE)
+        assert view.errand == switching().errand
+        assert VmAction.RESUME not in actions
+
+    def test_fenced_renewal_while_switching(self) -> None:
+        """FENCED is an outcome: the right is gone."""
+        view, _ = step(switching(), Tick(fresh_id="t1"), T0 + 1_000)
+        view, actions = step(view, no(Operation.RENEW, "t1", FENCED), T0 + 1_100)
+        assert (view, actions) == (LeaseView(), (VmAction.DESTROY,))
+
+    def test_fenced_abort(self) -> None:
+        """An abort of somebody who owns nothing any more: destroyed."""
+        view, _ = after(switching(), AbortMove())
+        view, actions = after(view, no(Operation.ABORT, "m1", FENCED))
+        assert (view, actions) == (LeaseView(), (VmAction.DESTROY,))
+
+    def test_abort_while_running(self) -> None:
+        """Aborted before the pause: the VM runs on and may be offered again."""
+        view, actions = after(moving(), AbortMove(), yes(Operation.ABORT, "m1"))
+        assert (view.phase, view.move_id, actions) == (Phase.RUNNING, None, ())
+
+    def test_one_offer_at_a_time(self) -> None:
+        """A second offer waits for the end of the first."""
+        second = OfferMove(fresh_id="m2", destination="h-c")
+        assert step(moving(), second, T0) == (moving(), ())
+
+    def test_refused_offer(self) -> None:
+        """No offer, no move."""
+        view, _ = after(running(), OfferMove(fresh_id="m1", destination="h-b"))
+        view, _ = after(view, no(Operation.OFFER, "m1", "MOVE_REFUSED"))
+        assert view.move_id is None
+
+    def test_offer_is_resent_whole(self) -> None:
+        """A retry of an offer still names its destination."""
+        view, first = after(running(), OfferMove(fresh_id="m1", destination="h-b"))
+        assert step(view, Resend(), T0 + 10)[1] == first
+
 
 class TestDestination:
     def test_waits_for_the_right_to_run(self) -> None:
@@ -283,6 +324,26 @@ class TestDestination:
         view, _ = after(LeaseView(), PrepareMove(fresh_id="p1", move_id="m1"))
         assert step(view, yes(Operation.PREPARE, "p1"), T0 + LEASE) == (LeaseView(), ())
 
+    def test_refused_preparation(self) -> None:
+        """No is no."""
+        view, _ = after(LeaseView(), PrepareMove(fresh_id="p1", move_id="m1"))
+        assert after(view, no(Operation.PREPARE, "p1")) == (LeaseView(), ())
+
+    def test_incoming_vm_died(self) -> None:
+        """QEMU ended while it waited: nothing is held, nothing to give back."""
+        assert step(prepared(), Stopped(fresh_id="g"), T0) == (LeaseView(), (VmAction.DESTROY,))
+
+    def test_late_claim_is_dropped(self) -> None:
+        """A yes that is older than its own lease does not resume (N50)."""
+        view, _ = after(prepared(), Claim(fresh_id="c1"))
+        view, actions = step(view, yes(Operation.RENEW, "c1", grant_epoch=7), T0 + LEASE)
+        assert (view.phase, actions) == (Phase.PREPARED, ())
+
+    def test_restarted(self) -> None:
+        """A prepared host whose agent died goes on waiting, under its watchdog (N87)."""
+        view, actions = restarted(prepared(), T0 + 10)
+        assert (view, actions) == (prepared(), (ArmWatchdog(at_ms=view.destroy_at_ms),))
+
     def test_gives_up_in_the_end(self) -> None:
         """A move that never comes leaves no key behind."""
         view, actions = step(prepared(), TICK, T0 + 2 * LEASE)
@@ -299,6 +360,13 @@ class TestRestart:
     def test_running_past_the_lease(self) -> None:
         """Paused before anything else."""
         view, actions = restarted(running(), T0 + LEASE)
+        assert view.phase is Phase.PAUSED
+        assert actions[-1] is VmAction.PAUSE
+
+    def test_paused_stays_paused(self) -> None:
+        """A lost lease is not found again by a restart."""
+        paused = replace(running(), phase=Phase.PAUSED)
+        view, actions = restarted(paused, T0 + LEASE)
         assert view.phase is Phase.PAUSED
         assert actions[-1] is VmAction.PAUSE
 

@@ -154,6 +154,22 @@ conditions = st.recursive(
 )
 
 
+class TestTerms:
+    @pytest.mark.parametrize(
+        "changes", [{"lease_ms": 0}, {"lease_ms": -1}, {"continue_for_ms": -1}, {"skew_ms": -1}]
+    )
+    def test_terms_of_a_lease(self, changes) -> None:
+        """A lease without length, or a negative margin, does not exist."""
+        with pytest.raises(ValueError, match="lease"):
+            nouns.LeaseTerms(**{"lease_ms": 1, "skew_ms": 0, **changes})
+
+    def test_fence_of_an_unlimited_lease(self) -> None:
+        """Its fence is ordinary arithmetic and fits 64 bits beside any time."""
+        unlimited = nouns.DEFAULT_TERMS[nouns.LeaseClass.UNLIMITED]
+        assert unlimited.is_unlimited
+        assert 4 * 10**12 + unlimited.fence_ms < 2**63 - 1
+
+
 class TestMeaning:
     @given(conditions)
     def test_same_as_sql(self, condition) -> None:
