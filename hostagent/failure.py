@@ -82,12 +82,14 @@ def failure_of(error: grpc.aio.AioRpcError) -> Failure:
     """Sort a gRPC error by code, ``ErrorInfo.reason`` and ``RetryInfo``."""
     reason, retry_after_ms = _details(error)
     code = error.code()
+    kind = _kind(code, reason)
+    exit_code = 5 if kind is FailureKind.STALE else _EXIT_CODES.get(code, 1)
     return Failure(
-        kind=_kind(code, reason),
+        kind=kind,
         reason=reason or code.name,
         detail=error.details() or "",
         retry_after_ms=retry_after_ms,
-        exit_code=1 if reason in _ANSWER_IS_NO else _EXIT_CODES.get(code, 1),
+        exit_code=1 if reason in _ANSWER_IS_NO else exit_code,
     )
 
 
