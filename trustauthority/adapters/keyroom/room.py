@@ -10,7 +10,7 @@ safe there. Source: design 8; docs/reference/kms.md.
 import asyncio
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -26,7 +26,10 @@ from trustauthority.adapters.keyroom.settings import KeyRoomSettings
 from trustauthority.errors import KmsUnavailable
 from trustauthority.model.grant import ReleaseOrder
 
-_COMMAND = ("-I", "-X", "utf8", "-m", "trustauthority.adapters.keyroom.child")
+_COMMAND = (
+    sys.executable,
+    *("-I", "-X", "utf8", "-m", "trustauthority.adapters.keyroom.child"),
+)
 _KEY_ORDERS = frozenset({"create_key", "release"})
 _BROKEN = (OSError, EOFError, ValueError)
 """A pipe that ended or a frame that is none; asyncio's IncompleteReadError is an EOFError."""
@@ -41,11 +44,10 @@ class _Child:
         self.expired = False
 
     @classmethod
-    async def start(cls, settings: KeyRoomSettings) -> "_Child":
+    async def start(cls, settings: KeyRoomSettings, command: Sequence[str]) -> "_Child":
         """Start a child and wait until it is confined and configured."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *_COMMAND,
+            *command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={},  # nothing of ours: no variable can change what the child loads or trusts
@@ -54,7 +56,7 @@ class _Child:
         )
         child = cls(process)
         try:
-            reply = await child.ask({"configure": settings_to_json(settings)})
+            reply = await child.ask(encode_frame({"configure": settings_to_json(settings)}))
             if reply != {"ok": "ready"}:
                 raise ValueError("the child did not say that it is ready")
         except BaseException:
@@ -73,12 +75,12 @@ class _Child:
         """Whether it has not ended."""
         return self._process.returncode is None
 
-    async def ask(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """One order and its reply. Raises one of ``_BROKEN`` when there is no good reply."""
+    async def ask(self, frame: bytes) -> dict[str, Any]:
+        """One framed order and its reply. Raises one of ``_BROKEN`` when there is no good reply."""
         stdin, stdout = self._process.stdin, self._process.stdout
         if stdin is None or stdout is None:
             raise EOFError("the child has no pipes")
-        stdin.write(encode_frame(message))
+        stdin.write(frame)
         await stdin.drain()
         length = frame_length(await stdout.readexactly(HEADER))
         return decode_body(await stdout.readexactly(length))
@@ -98,8 +100,9 @@ class _Child:
 class ChildKeyRoom:
     """``ports.KeyRoom`` with child processes. Belongs to one event loop."""
 
-    def __init__(self, settings: KeyRoomSettings) -> None:
+    def __init__(self, settings: KeyRoomSettings, *, command: Sequence[str] = _COMMAND) -> None:
         self._settings = settings
+        self._command = command
         self._slots = asyncio.Semaphore(settings.parallel)
         self._idle: list[_Child] = []
         self._children: set[_Child] = set()
@@ -161,10 +164,14 @@ class ChildKeyRoom:
             raise KmsUnavailable(
                 f"no KMS is configured for key provider {provider!r}", provider=provider
             )
-        message = {"order": order, "provider": provider, **(details or {})}
+        try:
+            frame = encode_frame({"order": order, "provider": provider, **(details or {})})
+        except ValueError as failure:
+            raise KmsUnavailable(str(failure)) from None
         try:
             async with asyncio.timeout(self._settings.timeout_s), self._slots:
-                reply = await self._use(await self._take(), message)
+                child = await self._take()
+                reply = await self._use(child, frame, shows_a_key=order in _KEY_ORDERS)
         except TimeoutError:
             raise KmsUnavailable(
                 f"the KMS did not answer within {self._settings.timeout_s:g} s"
@@ -177,9 +184,9 @@ class ChildKeyRoom:
             case _:
                 raise KmsUnavailable("the key room's child answered with what is no answer")
 
-    async def _use(self, child: _Child, message: Mapping[str, Any]) -> dict[str, Any]:
+    async def _use(self, child: _Child, frame: bytes, *, shows_a_key: bool) -> dict[str, Any]:
         """Ask a child; it comes back only if it answered in order and has keys and time left."""
-        if message["order"] in _KEY_ORDERS:
+        if shows_a_key:
             if child.keys == 0:
                 asyncio.get_running_loop().call_later(
                     self._settings.lifetime_s, self._expire, child
@@ -187,7 +194,7 @@ class ChildKeyRoom:
             child.keys += 1
         answered = False
         try:
-            reply = await child.ask(message)
+            reply = await child.ask(frame)
             answered = True
         except _BROKEN:
             raise KmsUnavailable(
@@ -218,8 +225,9 @@ class ChildKeyRoom:
         return child
 
     async def _started(self) -> _Child:
-        spare = self._spare or self._warm()
-        self._spare = None
+        spare, self._spare = self._spare, None
+        if spare is None or _is_dead(spare):
+            spare = self._warm()
         try:
             child = await asyncio.shield(spare)
         except asyncio.CancelledError:
@@ -227,9 +235,6 @@ class ChildKeyRoom:
             raise
         except _BROKEN:
             raise KmsUnavailable("the key room can't start a child; its log says why") from None
-        if not child.alive:
-            self._end(child)
-            raise KmsUnavailable("a child of the key room ended before its first order")
         return child
 
     def _warm(self) -> asyncio.Task[_Child]:
@@ -240,7 +245,7 @@ class ChildKeyRoom:
         return task
 
     async def _start_child(self) -> _Child:
-        child = await _Child.start(self._settings)
+        child = await _Child.start(self._settings, self._command)
         self._children.add(child)
         if self._closed:
             self._end(child)
@@ -262,6 +267,12 @@ class ChildKeyRoom:
         task = asyncio.get_running_loop().create_task(child.gone())
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
+
+
+def _is_dead(started: asyncio.Task[_Child]) -> bool:
+    if not started.done():
+        return False
+    return started.cancelled() or started.exception() is not None or not started.result().alive
 
 
 def _look_at(task: asyncio.Task[_Child]) -> None:

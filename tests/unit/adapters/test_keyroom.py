@@ -1,0 +1,251 @@
+"""The key room with real children and a real KMIP server: what it makes and what it refuses."""
+
+from dataclasses import replace
+
+import pytest
+import pytest_asyncio
+from cryptography.hazmat.primitives.asymmetric import ec
+from support.keyroom_orders import (
+    AAD,
+    COUNTERS,
+    PCRS,
+    RELEASE,
+    STORAGE,
+    binding,
+    open_grant,
+    release_order,
+    room_settings,
+    write_release_key,
+)
+from support.kms_process import running_kms
+from support.storage_key import storage_public
+
+from hostagent.grant import read_key_grant
+from trustauthority.adapters.keyroom import ChildKeyRoom, KeyRoomSettings
+from trustauthority.adapters.kms.envelope import unwrap_vm_key, wrap_vm_key
+from trustauthority.adapters.kms.kmip import KmipKms
+from trustauthority.codec.tpm_public import decode_public, encode_public
+from trustauthority.errors import KmsUnavailable
+from trustauthority.keyrelease.wrap import policy_digest
+from trustauthority.model.tpm import ObjectAttributes
+from trustauthority.ports import KeyRoom
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture(scope="module")
+def kms(tmp_path_factory):
+    with running_kms(tmp_path_factory.mktemp("kms") / "kms") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def kek_id(kms):
+    return KmipKms(kms.settings()).create_kek("kek")
+
+
+@pytest.fixture
+def release_key(kms):
+    path = kms.folder / "release.key"
+    path.unlink(missing_ok=True)
+    return write_release_key(path)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_room(kms):
+    made = ChildKeyRoom(room_settings(kms.settings(), kms.folder / "release.key"))
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def room(shared_room, release_key):
+    return shared_room
+
+
+def wrapped_by_hand(kms, kek_id, vm_key=b"known passphrase", aad=AAD):
+    return wrap_vm_key(KmipKms(kms.settings()).get_kek(kek_id), vm_key, aad, bytes(12))
+
+
+async def refused(room, words, order):
+    with pytest.raises(KmsUnavailable, match=words) as caught:
+        await room.release(order)
+    return caught.value
+
+
+class TestCreate:
+    async def test_a_key_is_made_wrapped(self, room, kms):
+        """The authority gets a blob; only the KEK in the KMS opens it, to a LUKS passphrase."""
+        port: KeyRoom = room
+        kek_id = await port.create_kek("default")
+        wrapped = await port.create_key("default", kek_id, AAD)
+        vm_key = unwrap_vm_key(KmipKms(kms.settings()).get_kek(kek_id), wrapped, AAD)
+        assert len(vm_key) == 43
+        assert bytes(vm_key).replace(b"-", b"").replace(b"_", b"").isalnum()
+
+    async def test_keys_and_nonces_are_fresh(self, room, kms, kek_id):
+        """No two VMs share a key, no two wrappings a nonce."""
+        blobs = [await room.create_key("default", kek_id, AAD) for _ in range(4)]
+        kek = KmipKms(kms.settings()).get_kek(kek_id)
+        assert len({bytes(unwrap_vm_key(kek, blob, AAD)) for blob in blobs}) == 4
+        assert len({blob[1:13] for blob in blobs}) == 4
+
+    async def test_an_unknown_kek_makes_no_key(self, room):
+        """A key that nobody could unwrap must not be made."""
+        with pytest.raises(KmsUnavailable, match="item not found"):
+            await room.create_key("default", "98765", AAD)
+
+    async def test_an_unknown_provider_is_refused(self, room):
+        """A provider name stands for a KMS of the configuration or for nothing."""
+        with pytest.raises(KmsUnavailable, match="no KMS is configured"):
+            await room.create_kek("other")
+        assert await room.health("other") == (
+            False,
+            "no KMS is configured for key provider 'other'",
+        )
+
+
+class TestRelease:
+    async def test_the_host_opens_what_was_created(self, room, kms, kek_id):
+        """From creation to the host: the same key, and never in the clear in between (design 6.4)."""
+        wrapped = await room.create_key("default", kek_id, AAD)
+        grant = await room.release(release_order(kek_id, wrapped))
+        vm_key = unwrap_vm_key(KmipKms(kms.settings()).get_kek(kek_id), wrapped, AAD)
+        assert open_grant(grant) == vm_key
+        assert bytes(vm_key) not in grant
+
+    @pytest.mark.parametrize("vm_key", [b"k", bytes(range(256)) * 16])
+    async def test_the_shortest_and_the_longest_key_pass(self, room, kms, kek_id, vm_key):
+        """1 byte and 4 KiB fit all frames."""
+        wrapped = wrapped_by_hand(kms, kek_id, vm_key)
+        assert open_grant(await room.release(release_order(kek_id, wrapped))) == vm_key
+
+    async def test_each_release_has_its_own_randomness(self, room, kms, kek_id):
+        """The one-time key of a grant is used once."""
+        order = release_order(kek_id, wrapped_by_hand(kms, kek_id))
+        first, second = await room.release(order), await room.release(order)
+        assert first != second
+        assert open_grant(first) == open_grant(second) == b"known passphrase"
+
+    async def test_the_policy_is_that_of_the_order(self, room, kms, kek_id):
+        """PCRs, counters and bound reach the child unchanged, the order of the banks included."""
+        wire = await room.release(release_order(kek_id, wrapped_by_hand(kms, kek_id)))
+        received = read_key_grant(wire, [RELEASE.public_key()])
+        policy = decode_public(received.sealed.public).auth_policy
+        assert policy == policy_digest(PCRS, COUNTERS, 1000)
+
+    async def test_the_blob_of_another_vm_opens_nothing(self, room, kms, kek_id):
+        """N56, AAD mismatch: a row copied to another VM in the database is worth nothing."""
+        wrapped = wrapped_by_hand(kms, kek_id, aad=AAD.replace(b"vm-1", b"vm-2"))
+        await refused(room, "wrong key", release_order(kek_id, wrapped))
+
+    async def test_the_kek_of_another_key_opens_nothing(self, room, kms, kek_id):
+        """N56: the KEK id in the row must be the one of the wrapping."""
+        other = KmipKms(kms.settings()).create_kek("other")
+        wrapped = wrapped_by_hand(kms, kek_id)
+        await refused(room, "wrong key", release_order(other, wrapped))
+
+    async def test_another_storage_parent_than_the_bound_one_is_refused(self, room, kms, kek_id):
+        """The grant is wrapped to the key that its signed head names, or not at all."""
+        other = storage_public(ec.derive_private_key(5, ec.SECP256R1()))
+        order = release_order(
+            kek_id, wrapped_by_hand(kms, kek_id), storage_public=encode_public(other)
+        )
+        await refused(room, "nothing left it", order)
+
+    async def test_a_signing_key_is_no_storage_parent(self, room, kms, kek_id):
+        """Nothing is wrapped to a key that is not a storage parent (N82)."""
+        public = storage_public(
+            ec.derive_private_key(5, ec.SECP256R1()), attributes=ObjectAttributes.SIGN
+        )
+        order = release_order(
+            kek_id, wrapped_by_hand(kms, kek_id), storage_public=encode_public(public)
+        )
+        await refused(room, r".", order)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"storage_public": b""},
+            {"storage_public": b"\x00\x23" * 20},
+            {"sealed_pcrs": {}},
+            {"wrapped": b""},
+            {"wrapped": b"\x02" * 60},
+            {"counters": b"1234"},
+            {"kek_id": ""},
+        ],
+    )
+    async def test_an_order_with_a_hole_releases_nothing(self, room, kms, kek_id, change):
+        """Fail closed on every field, and the room goes on."""
+        wrapped = wrapped_by_hand(kms, kek_id)
+        await refused(room, r".", replace(release_order(kek_id, wrapped), **change))
+        assert await room.release(release_order(kek_id, wrapped))
+
+    async def test_a_negative_epoch_never_gets_that_far(self):
+        """N84: bindings check their numbers themselves."""
+        with pytest.raises(ValueError, match="64-bit"):
+            binding(grant_epoch=-1)
+
+
+class TestReleaseKey:
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            lambda path: path.chmod(0o640),
+            lambda path: path.chmod(0o604),
+            lambda path: path.unlink(),
+            lambda path: path.write_bytes(b"garbage"),
+            lambda path: write_release_key(path, ec.derive_private_key(9, ec.SECP384R1())),
+            lambda path: (
+                path.rename(path.with_suffix(".real")).parent.joinpath(path.name)
+                and path.symlink_to(path.with_suffix(".real"))
+            ),
+        ],
+        ids=["group", "others", "absent", "garbage", "P-384", "link"],
+    )
+    async def test_an_unusable_one_signs_nothing(self, room, kms, kek_id, release_key, spoil):
+        """N60: refused with a sentence that tells a host no path; health warns before."""
+        order = release_order(kek_id, wrapped_by_hand(kms, kek_id))
+        assert open_grant(await room.release(order)) == b"known passphrase"
+        spoil(release_key)
+        error = await refused(room, r"release key|P-256", order)
+        assert str(release_key) not in str(error)
+        assert await room.create_key("default", kek_id, AAD)
+
+    async def test_health_looks_at_it(self, room, release_key):
+        """An admin sees it before the first release fails."""
+        assert (await room.health("default"))[0] is True
+        release_key.chmod(0o644)
+        assert await room.health("default") == (
+            False,
+            "the key room can't use its release key; its own log says why",
+        )
+
+
+class TestHealth:
+    async def test_it_names_the_kms(self, room):
+        """The mock introduces itself through the whole chain."""
+        healthy, detail = await room.health("default")
+        assert healthy
+        assert "DEVELOPMENT MOCK" in detail
+
+    async def test_it_says_what_is_wrong(self, room, kms):
+        """N56: down is an answer, not an exception."""
+        with kms.fault("down"):
+            healthy, detail = await room.health("default")
+        assert not healthy
+        assert "closed the connection" in detail
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        "change", [{"batch": 0}, {"parallel": 0}, {"timeout_s": 0}, {"lifetime_s": -1}]
+    )
+    async def test_limits_that_make_no_sense_are_refused(self, tmp_path, change):
+        """A room without a limit would keep keys for ever."""
+        with pytest.raises(ValueError, match=r"at least one|positive"):
+            KeyRoomSettings(providers={}, release_key=tmp_path / "k", **change)
+
+    async def test_the_storage_of_these_tests_is_a_real_one(self):
+        """The oracle of these tests holds the private half of what orders are made for."""
+        assert binding().storage_name == STORAGE.key.name
