@@ -6,6 +6,7 @@ Stage: edge. Guarantees the exit codes: 0 yes, 1 the answer is no, 2 asked or co
 
 import asyncio
 import datetime as dt
+import hashlib
 import json
 import signal
 import sys
@@ -106,6 +107,26 @@ def collect(*, out: Path, config: Config = DEFAULT_CONFIG) -> int:
         now = dt.datetime.now(dt.UTC)
         write_bundle(out, collect_bundle(host.tpm, host.keys, host.logs, labels=labels, now=now))
     say(str(out))
+    return 0
+
+
+@app.command
+def endorsement(*, config: Config = DEFAULT_CONFIG, as_json: AsJson = False) -> int:
+    """Show this TPM's endorsement key: its SHA-256 is what the authority's inventory lists."""
+    settings = load(config)
+    with open_host(settings) as host:
+        public = host.keys.endorsement.key.public
+        answer = {
+            "ek_sha256": hashlib.sha256(public).hexdigest(),
+            "algorithm": str(host.keys.endorsement.algorithm),
+            "certificate": bool(host.keys.endorsement.certificate),
+        }
+    if as_json:
+        say(json.dumps(answer, indent=1))
+    else:
+        for key, value in answer.items():
+            say(f"{key.replace('_', ' '):14}{value}")
+        say(f"register it:  ta inventory add --ek-sha256 {answer['ek_sha256']} --name NAME")
     return 0
 
 
