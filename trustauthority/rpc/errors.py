@@ -71,9 +71,11 @@ def status_of(error: TrustAuthorityError) -> status_pb2.Status:
 async def abort(
     context: "grpc.aio.ServicerContext[Any, Any]", error: TrustAuthorityError
 ) -> NoReturn:
-    """End a call with an error."""
-    await context.abort_with_status(rpc_status.to_status(status_of(error)))
-    raise AssertionError("abort_with_status returns never")
+    """End a call with an error; trailing metadata that was set before goes with it."""
+    status = rpc_status.to_status(status_of(error))
+    trailing = (*(context.trailing_metadata() or ()), *status.trailing_metadata)
+    await context.abort(status.code, status.details, trailing)
+    raise AssertionError("abort returns never")
 
 
 def _retry_ms(error: TrustAuthorityError) -> int | None:

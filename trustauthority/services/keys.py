@@ -37,6 +37,7 @@ from trustauthority.model.placement import (
     LeaseTerms,
     PlacementState,
     PrepareRequest,
+    Purpose,
     RenewRequest,
 )
 from trustauthority.model.report import VerdictSeal
@@ -366,7 +367,14 @@ async def _order(
         sealed_pcrs=seal.sealed_pcrs,
         counters=seal.counters,
     )
-    return _Authorised(order=order, grant_epoch=state.grant.grant_epoch, terms=terms_of(state))
+    return _Authorised(order=order, grant_epoch=state.grant.grant_epoch, terms=_terms(state))
+
+
+def _terms(state: PlacementState) -> LeaseTerms:
+    """How long the key may be held: the VM's lease to run it, the preparation to receive it."""
+    if state.grant is not None and state.grant.purpose is Purpose.PREPARE:
+        return LeaseTerms(lease_ms=state.cluster.prepare_for_ms, skew_ms=0)
+    return terms_of(state)
 
 
 def wrapping_aad(vm: VmId, key_epoch: int, provider: str) -> bytes:

@@ -20,8 +20,8 @@ from trustauthority.model.placement import (
 from trustauthority.model.policy import LeasePolicy
 from trustauthority.model.vm import IntentEntry, VmEntry
 from trustauthority.placement.authority import refusal
-from trustauthority.placement.decide import MoveDecision, PlacementQuestion, place
-from trustauthority.ports import Store
+from trustauthority.placement.decide import MoveDecision, PlacementQuestion, Unmet, place
+from trustauthority.ports import Store, Transaction
 from trustauthority.services.decisions import audit_decision
 from trustauthority.services.hosts import find_host
 from trustauthority.services.policies import cluster_policy
@@ -112,8 +112,14 @@ class PlacementService:
         async with self._store.snapshot() as tx:
             for vm, host_name in candidates:
                 host = await tx.hosts.get(host_name)
-                host_id = HostId(host_name) if host is None else host.host_id
-                question = PlacementQuestion(vm_id=VmId(vm), host_id=host_id)
+                question = PlacementQuestion(
+                    vm_id=VmId(vm),
+                    host_id=HostId(host_name) if host is None else host.host_id,
+                )
+                unknown = await _unknown(tx, vm, host_name, host)
+                if unknown:
+                    answers.append(MoveDecision(question=question, allowed=False, unmet=(unknown,)))
+                    continue
                 state = await tx.placement.look(vm=question.vm_id, host=question.host_id)
                 answers.append(place(question, state, tx.now_ms))
         return answers
@@ -206,6 +212,17 @@ class PlacementService:
         if failed:
             raise refusal(failed)
         return state
+
+
+async def _unknown(
+    tx: Transaction, vm: str, host_name: str, host: HostRecord | None
+) -> Unmet | None:
+    """One plain reason where a question is about something that does not exist."""
+    if host is None:
+        return Unmet(rule="host-known", reason="NOT_FOUND", says=f"there is no host {host_name}")
+    if await tx.vms.get(vm) is None:
+        return Unmet(rule="vm-known", reason="NOT_FOUND", says=f"there is no VM {vm}")
+    return None
 
 
 def lease_ms(policy: LeasePolicy, lease_class: LeaseClass) -> int:
