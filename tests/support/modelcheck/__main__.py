@@ -16,7 +16,7 @@ from support.modelcheck.scenarios import large, short
 def main() -> int:
     """Run the searches and the planted bugs."""
     parser = argparse.ArgumentParser(prog="support.modelcheck", description=__doc__)
-    parser.add_argument("--large", action="store_true", help="larger bounds: minutes to an hour")
+    parser.add_argument("--large", action="store_true", help="larger bounds: hours")
     parser.add_argument("--only", default="", help="scenarios whose name contains this")
     parser.add_argument("--limit", type=int, default=3_000_000, help="states per scenario")
     asked = parser.parse_args()

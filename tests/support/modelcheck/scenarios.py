@@ -123,7 +123,7 @@ def short() -> tuple[Scenario, ...]:
 
 
 def large() -> tuple[Scenario, ...]:
-    """The same with one more of every fault, and a third host: about an hour and 20 GiB."""
+    """The same with a duplicate and a crash more, and a third host: hours, and many GiB."""
     grown = []
     for scenario in short():
         budget = dict(scenario.budget)
