@@ -1,0 +1,164 @@
+"""A key room without a KMS: real keys, real wrapping, real grants, and every fault a method.
+
+It does in this process what ``adapters.keyroom`` does in a child and what a KMS does elsewhere, so
+it says that it is a fake and warns when it is made. ``make_key_room`` is for tests that know it.
+"""
+
+import asyncio
+import os
+import warnings
+from collections.abc import Callable
+
+import pytest
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from trustauthority.codec.tpm import decode_public
+from trustauthority.errors import KmsUnavailable
+from trustauthority.keyrelease.wrap import GRANT_ENTROPY, build_key_grant
+from trustauthority.model.grant import ReleaseOrder
+
+
+class InsecureAdapterWarning(UserWarning):
+    """Something stands in for an adapter and protects nothing."""
+
+
+class Gate:
+    """Holds a call until it is opened: how slow a KMS is, without sleeping."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        self._open = asyncio.Event()
+
+    def open(self) -> None:
+        """Let the call go on."""
+        self._open.set()
+
+    async def wait(self) -> None:
+        """Say that the call is here, and wait."""
+        self.reached.set()
+        await self._open.wait()
+
+
+class FakeKeyRoom:
+    """``ports.KeyRoom`` in memory. It is a fake: KEKs and VM keys lie open in it."""
+
+    is_fake = True
+
+    def __init__(self, release_key: ec.EllipticCurvePrivateKey | None = None) -> None:
+        warnings.warn(
+            "FakeKeyRoom keeps keys in the clear in this process",
+            InsecureAdapterWarning,
+            stacklevel=2,
+        )
+        self.release_key = release_key or ec.derive_private_key(78, ec.SECP256R1())
+        self.keks: dict[str, bytes] = {}
+        self.vm_keys: dict[bytes, bytes] = {}
+        """VM keys in the clear, by the AAD of their wrapping."""
+        self.orders: list[ReleaseOrder] = []
+        self.answers: list[bytes] = []
+        """Every grant that was made, whether or not it left the authority."""
+        self.closed = False
+        self._gates: list[Gate] = []
+        self._failure: KmsUnavailable | None = None
+        self._change: Callable[[bytes], bytes] = _as_it_is
+        self._before_release: Callable[[ReleaseOrder], ReleaseOrder] = _the_order
+
+    # --- faults --------------------------------------------------------------------------------
+
+    def fail(self, message: str = "the KMS does not answer") -> None:
+        """From now on every order fails."""
+        self._failure = KmsUnavailable(message)
+
+    def recover(self) -> None:
+        """Orders are answered again, and rightly."""
+        self._failure, self._change, self._before_release = None, _as_it_is, _the_order
+
+    def hold(self) -> Gate:
+        """The next order waits at this gate, after it was received and before it is answered."""
+        gate = Gate()
+        self._gates.append(gate)
+        return gate
+
+    def change_answers(self, change: Callable[[bytes], bytes]) -> None:
+        """Answer releases with other bytes: truncated, tampered, somebody else's."""
+        self._change = change
+
+    def mistake_orders(self, change: Callable[[ReleaseOrder], ReleaseOrder]) -> None:
+        """Carry out another release than the one that was ordered, and sign it."""
+        self._before_release = change
+
+    # --- the port ------------------------------------------------------------------------------
+
+    async def create_kek(self, provider: str) -> str:
+        """Make a KEK."""
+        await self._arrive()
+        kek_id = f"fake-{provider}-{len(self.keks)}"
+        self.keks[kek_id] = AESGCM.generate_key(256)
+        return kek_id
+
+    async def create_key(self, provider: str, kek_id: str, aad: bytes) -> bytes:
+        """Make a VM key and return it wrapped."""
+        await self._arrive()
+        nonce, vm_key = os.urandom(12), os.urandom(32)
+        self.vm_keys[aad] = vm_key
+        return nonce + AESGCM(self._kek(kek_id)).encrypt(nonce, vm_key, aad)
+
+    async def release(self, order: ReleaseOrder) -> bytes:
+        """Unwrap a VM key and return a signed KeyGrant v1."""
+        self.orders.append(order)
+        await self._arrive()
+        order = self._before_release(order)
+        nonce, sealed = order.wrapped[:12], order.wrapped[12:]
+        try:
+            vm_key = AESGCM(self._kek(order.kek_id)).decrypt(nonce, sealed, order.aad)
+        except InvalidTag:
+            raise KmsUnavailable("the wrapped key does not unwrap under this KEK") from None
+        grant = build_key_grant(
+            binding=order.binding,
+            vm_key=vm_key,
+            storage=decode_public(order.storage_public),
+            pcrs=order.sealed_pcrs,
+            counters=order.counters,
+            entropy=os.urandom(GRANT_ENTROPY),
+            release_key=self.release_key,
+        )
+        answer = self._change(grant.wire)
+        self.answers.append(answer)
+        return answer
+
+    async def health(self, provider: str) -> tuple[bool, str]:
+        """Whether orders would be answered."""
+        if self._failure is not None:
+            return False, self._failure.message
+        return True, f"FakeKeyRoom, insecure, for {provider}"
+
+    async def close(self) -> None:
+        """Remember that it was closed."""
+        self.closed = True
+
+    async def _arrive(self) -> None:
+        if self._gates:
+            await self._gates.pop(0).wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def _kek(self, kek_id: str) -> bytes:
+        if kek_id not in self.keks:
+            raise KmsUnavailable(f"the KMS has no key {kek_id}")
+        return self.keks[kek_id]
+
+
+def make_key_room(release_key: ec.EllipticCurvePrivateKey | None = None) -> FakeKeyRoom:
+    """Make a fake knowingly; it must warn all the same."""
+    with pytest.warns(InsecureAdapterWarning, match="in the clear"):
+        return FakeKeyRoom(release_key)
+
+
+def _as_it_is(wire: bytes) -> bytes:
+    return wire
+
+
+def _the_order(order: ReleaseOrder) -> ReleaseOrder:
+    return order
