@@ -86,7 +86,10 @@ class KmipKms:
         try:
             with self._session() as client:
                 functions = [enums.QueryFunction.QUERY_SERVER_INFORMATION]
-                vendor = str(client.proxy.query(query_functions=functions).vendor_identification)
+                answer = client.proxy.query(query_functions=functions)
+                if answer.result_status.value is not enums.ResultStatus.SUCCESS:
+                    raise KmsUnavailable(f"KMS {self._name} refuses to be asked")
+                vendor = str(answer.vendor_identification)
         except KmsUnavailable as failure:
             return False, failure.message
         said = "".join(c for c in vendor if c.isprintable())[:_MAX_VENDOR]
