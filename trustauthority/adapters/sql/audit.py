@@ -41,8 +41,17 @@ class SqlAuditLog:
         return (await self._frontier(None)).size
 
     async def root(self, size: int) -> bytes:
-        """The root of the tree of the first ``size`` entries."""
-        return EMPTY_ROOT if size == 0 else (await self._frontier(size)).root()
+        """The root of the tree of the first ``size`` entries.
+
+        Raises:
+            ValueError: there are not that many; the caller asks for sizes that it knows.
+        """
+        if size == 0:
+            return EMPTY_ROOT
+        frontier = await self._frontier(size)
+        if frontier.size != size:
+            raise ValueError(f"the log has no {size} entries")
+        return frontier.root()
 
     async def entries(self, *, start: int, limit: int) -> Sequence[AuditEntry]:
         """Entries in order."""

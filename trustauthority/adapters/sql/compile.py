@@ -1,31 +1,41 @@
-"""Conditions and terms of ``placement.condition`` as SQL over the rows of one scene.
+"""Transitions of ``placement.transitions`` as SQL statements, each built once and then only bound.
 
-What it guarantees: a compiled condition holds exactly when ``condition.holds`` says so for the rows
-as they are when the statement runs (a property test compares both for every transition). A
-comparison with something absent is false here by itself, before SQL sees it, because SQLAlchemy
-turns ``= NULL`` into ``IS NULL``. What it does not do: run anything. Source: design 3.
+What it guarantees: the ``WHERE`` clause holds exactly when ``condition.holds`` says so for the rows
+as they are when the statement runs (a property test compares both for every transition). Whatever
+is absent is bound as NULL, which equals nothing. What it does not do: run anything; see
+``placement``. Source: design 3 ("decide with a write").
+
+Parameters: ``key_R`` is the primary key of record R, ``ask_F`` a field of the request, ``now`` the
+time of the decision, ``was_R_F`` what a column held when it was read, ``new_F`` what the first
+write assigns to column F.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, assert_never
 
 from sqlalchemy import (
     ColumnElement,
-    Null,
+    Executable,
+    Insert,
+    Select,
     Table,
+    Update,
     and_,
+    bindparam,
     case,
     false,
     func,
+    insert,
     literal,
     null,
     or_,
     select,
     true,
+    update,
 )
 
 from trustauthority.adapters.sql import tables
-from trustauthority.model.identifiers import HostId
 from trustauthority.placement.condition import (
     Absent,
     AllOf,
@@ -43,8 +53,10 @@ from trustauthority.placement.condition import (
     Term,
     Transition,
     Write,
+    WriteKind,
     value_of,
 )
+from trustauthority.placement.transitions import TRANSITIONS
 
 NEW_GRANTS_WINDOW_MS = 3_600_000
 """The window in which ``new_grants`` counts: one hour."""
@@ -57,108 +69,53 @@ TABLES: Mapping[str, Table] = {
     "grant": tables.grant,
     "move": tables.move,
 }
+_READ = {name: table.alias(f"{name}_row") for name, table in TABLES.items()}
+_COUNTED_VM, _COUNTED_GRANT = tables.vm.alias("counted_vm"), tables.grant.alias("counted_grant")
 _INT64 = range(-(2**63), 2**63)
 
-
-class Compiler:
-    """Conditions as SQL; ``keys`` names the row of each record, ``None`` where there is none."""
-
-    def __init__(self, scene: Scene, keys: Mapping[str, Any], *, own: str | None = None) -> None:
-        self._scene = scene
-        self._keys = keys
-        self._own = own
-        """The record whose table the statement updates: its columns are the row's own."""
-
-    def key_of(self, name: str) -> ColumnElement[bool]:
-        """The row of ``name``: its primary key is what the scene was read by."""
-        if self._keys[name] is None:
-            return false()
-        matches: ColumnElement[bool] = _key(TABLES[name]) == self._keys[name]
-        return matches
-
-    def rules(self, transition: Transition) -> ColumnElement[bool]:
-        """All rules of a transition."""
-        return and_(true(), *(self.condition(rule.condition) for rule in transition.rules))
-
-    def unchanged(self, writes: tuple[Write, ...]) -> ColumnElement[bool]:
-        """Every column that the writes are computed from still holds what was read."""
-        read = {field for write in writes for field in _fields_read(write)}
-        ordered = sorted(read, key=lambda each: (each.record, each.name))
-        return and_(true(), *(self._same(each) for each in ordered))
-
-    def condition(self, condition: Condition) -> ColumnElement[bool]:
-        """One condition; comparisons with NULL do not hold."""
-        match condition:
-            case Compare(left, comparison, right):
-                return _compare(self.term(left), comparison, self.term(right))
-            case Absent(term):
-                return self.term(term).is_(None)
-            case AllOf(conditions):
-                return and_(true(), *(self.condition(each) for each in conditions))
-            case AnyOf(conditions):
-                return or_(false(), *(self.condition(each) for each in conditions))
-            case _:
-                assert_never(condition)
-
-    def term(self, term: Term) -> ColumnElement[Any]:
-        """One term: a column, a scalar subquery, a bound value, or arithmetic on them."""
-        match term:
-            case Field(name, column):
-                return self._field(name, column)
-            case Asked() | Now() | Literal():
-                return _bound(value_of(term, self._scene))
-            case Sum(terms):
-                total, *others = [self.term(each) for each in terms]
-                for other in others:
-                    total = total + other
-                return total
-            case Largest(left, right):
-                one, two = self.term(left), self.term(right)
-                return case((one >= two, one), (two > one, two), else_=null())
-            case _:
-                assert_never(term)
-
-    def _field(self, name: str, column: str) -> ColumnElement[Any]:
-        if self._keys[name] is None:
-            return null()
-        if name == "host" and column == "live_grants":
-            return live_grants(self._keys["host"], self._keys["vm"])
-        if name == "host" and column == "new_grants":
-            return new_grants(self._keys["host"], self._scene.now_ms)
-        if name == self._own:
-            return TABLES[name].c[column]
-        table = TABLES[name].alias()
-        key = _key(TABLES[name]).name
-        return select(table.c[column]).where(table.c[key] == self._keys[name]).scalar_subquery()
-
-    def _same(self, field: Field) -> ColumnElement[bool]:
-        column = self._field(field.record, field.name)
-        if isinstance(column, Null):
-            return true()
-        return column.is_not_distinct_from(plain(value_of(field, self._scene)))
-
-
-def live_grants(host: HostId | None, vm: str | None) -> ColumnElement[int]:
-    """How many VMs other than ``vm`` a host owns."""
-    table = tables.vm.alias()
-    return (
-        select(func.count())
-        .select_from(table)
-        .where(table.c.owner == (host or ""), table.c.vm_id != (vm or ""))
-        .scalar_subquery()
+LIVE_GRANTS: ColumnElement[int] = (
+    select(func.count())
+    .where(
+        _COUNTED_VM.c.owner == bindparam("key_host"),
+        _COUNTED_VM.c.vm_id != func.coalesce(bindparam("key_vm"), ""),
     )
-
-
-def new_grants(host: HostId | None, now_ms: int) -> ColumnElement[int]:
-    """How many grants a host was authorised for within the window."""
-    table = tables.grant.alias()
-    since_ms = now_ms - NEW_GRANTS_WINDOW_MS
-    return (
-        select(func.count())
-        .select_from(table)
-        .where(table.c.host_id == (host or ""), table.c.authorised_at_ms > since_ms)
-        .scalar_subquery()
+    .scalar_subquery()
+)
+"""How many VMs other than the one asked for the host owns."""
+NEW_GRANTS: ColumnElement[int] = (
+    select(func.count())
+    .where(
+        _COUNTED_GRANT.c.host_id == bindparam("key_host"),
+        _COUNTED_GRANT.c.authorised_at_ms > bindparam("now") - NEW_GRANTS_WINDOW_MS,
     )
+    .scalar_subquery()
+)
+"""How many grants the host was authorised for within the window."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """The statement that decides a transition, and what it must be told."""
+
+    statement: Executable
+    """Writes (or, where a transition writes nothing, finds) exactly one row when all rules hold."""
+    names: frozenset[str]
+    """Its parameters."""
+    asked: tuple[str, ...]
+    was: tuple[Field, ...]
+    """Columns that must still hold what was read, because values to be written come from them."""
+    first: Write | None
+
+    def parameters(self, scene: Scene, keys: Mapping[str, Any]) -> dict[str, Any]:
+        """Everything the statement is bound to."""
+        bound = {f"key_{name}": value for name, value in keys.items()}
+        bound["now"] = scene.now_ms
+        bound |= {f"ask_{name}": _bound(getattr(scene.request, name)) for name in self.asked}
+        bound |= {f"was_{f.record}_{f.name}": plain(value_of(f, scene)) for f in self.was}
+        if self.first is not None:
+            values = values_of(self.first, scene)
+            bound |= {f"new_{name}": value for name, value in values.items()}
+        return {name: value for name, value in bound.items() if name in self.names}
 
 
 def plain(value: Any) -> Any:
@@ -171,59 +128,109 @@ def values_of(write: Write, scene: Scene) -> dict[str, Any]:
     return {name: plain(value_of(term, scene)) for name, term in write.values}
 
 
-def _bound(value: Any) -> ColumnElement[Any]:
-    """A bound value. No column holds a number beyond 64 bits: it equals nothing (N84)."""
-    if value is None or (isinstance(value, int) and value not in _INT64):
-        return null()
-    return literal(plain(value))
+def _bound(value: Any) -> Any:
+    """A request's field. No column holds a number beyond 64 bits: it equals nothing (N84)."""
+    return None if isinstance(value, int) and value not in _INT64 else plain(value)
+
+
+def _compile(transition: Transition) -> Decision:
+    first = transition.writes[0] if transition.writes else None
+    own = first.record if first is not None and first.kind is WriteKind.UPDATE else None
+    was = sorted({f for w in transition.writes for f in _read_by(w)}, key=str)
+    asked = {a for rule in transition.rules for a in _asked_in(rule.condition)}
+    where = and_(
+        true(),
+        *(_condition(rule.condition, own) for rule in transition.rules),
+        *(_field(f, own).is_not_distinct_from(_was(f)) for f in was),
+    )
+    statement = _statement(first, where)
+    return Decision(
+        statement=statement,
+        names=frozenset(statement.compile().params),
+        asked=tuple(sorted(asked)),
+        was=tuple(was),
+        first=first,
+    )
+
+
+def _statement(first: Write | None, where: ColumnElement[bool]) -> Select[Any] | Update | Insert:
+    if first is None:
+        return select(literal(1)).where(where)
+    if first.when is not None:
+        raise TypeError("the write that decides a transition is never left out")
+    table = TABLES[first.record]
+    new = {name: bindparam(f"new_{name}", type_=table.c[name].type) for name, _ in first.values}
+    if first.kind is WriteKind.UPDATE:
+        row = _key(table) == bindparam(f"key_{first.record}")
+        return update(table).where(row, where).values(**new)
+    names = [*new, "replays"]
+    return insert(table).from_select(names, select(*new.values(), literal(0)).where(where))
+
+
+def _condition(condition: Condition, own: str | None) -> ColumnElement[bool]:
+    match condition:
+        case Compare(left, comparison, right):
+            return _compare(_term(left, own), comparison, _term(right, own))
+        case Absent(term):
+            return _term(term, own).is_(None)
+        case AllOf(conditions):
+            return and_(true(), *(_condition(each, own) for each in conditions))
+        case AnyOf(conditions):
+            return or_(false(), *(_condition(each, own) for each in conditions))
+        case _:
+            assert_never(condition)
+
+
+def _term(term: Term, own: str | None) -> ColumnElement[Any]:
+    match term:
+        case Field():
+            return _field(term, own)
+        case Asked(name):
+            return bindparam(f"ask_{name}")
+        case Now():
+            return bindparam("now")
+        case Literal(value):
+            if value is None:
+                raise TypeError("nothing compares with NULL; say Absent")
+            return literal(plain(value))
+        case Sum(terms):
+            total, *others = [_term(each, own) for each in terms]
+            for other in others:
+                total = total + other
+            return total
+        case Largest(left, right):
+            one, two = _term(left, own), _term(right, own)
+            return case((one >= two, one), (two > one, two), else_=null())
+        case _:
+            assert_never(term)
+
+
+def _field(field: Field, own: str | None) -> ColumnElement[Any]:
+    """A column: of the row that is being written, or of another one by a scalar subquery."""
+    if (field.record, field.name) == ("host", "live_grants"):
+        return LIVE_GRANTS
+    if (field.record, field.name) == ("host", "new_grants"):
+        return NEW_GRANTS
+    if field.record == own:
+        return TABLES[own].c[field.name]
+    row = _READ[field.record]
+    key = row.c[_key(TABLES[field.record]).name]
+    here = key == bindparam(f"key_{field.record}")
+    return select(row.c[field.name]).where(here).scalar_subquery()
+
+
+def _was(field: Field) -> ColumnElement[Any]:
+    column = TABLES[field.record].c[field.name]
+    return bindparam(f"was_{field.record}_{field.name}", type_=column.type)
 
 
 def _key(table: Table) -> Any:
     return next(iter(table.primary_key))
 
 
-def _fields_read(write: Write) -> Iterator[Field]:
-    for _, term in write.values:
-        yield from _fields_of(term)
-    if write.when is not None:
-        yield from _fields_in(write.when)
-
-
-def _fields_in(condition: Condition) -> Iterator[Field]:
-    match condition:
-        case Compare(left, _, right):
-            yield from _fields_of(left)
-            yield from _fields_of(right)
-        case Absent(term):
-            yield from _fields_of(term)
-        case AllOf(conditions) | AnyOf(conditions):
-            for each in conditions:
-                yield from _fields_in(each)
-        case _:
-            assert_never(condition)
-
-
-def _fields_of(term: Term) -> Iterator[Field]:
-    match term:
-        case Field():
-            yield term
-        case Sum(terms):
-            for each in terms:
-                yield from _fields_of(each)
-        case Largest(left, right):
-            yield from _fields_of(left)
-            yield from _fields_of(right)
-        case Asked() | Now() | Literal():
-            return
-        case _:
-            assert_never(term)
-
-
 def _compare(
     left: ColumnElement[Any], comparison: Comparison, right: ColumnElement[Any]
 ) -> ColumnElement[bool]:
-    if isinstance(left, Null) or isinstance(right, Null):
-        return false()
     match comparison:
         case Comparison.EQUAL:
             return left == right
@@ -235,3 +242,46 @@ def _compare(
             return left <= right
         case _:
             assert_never(comparison)
+
+
+# --- what a transition looks at ----------------------------------------------------------------
+
+
+def _read_by(write: Write) -> Iterator[Field]:
+    terms = [leaf for _, term in write.values for leaf in _leaves(term)]
+    terms += [] if write.when is None else list(_leaves_in(write.when))
+    yield from (leaf for leaf in terms if isinstance(leaf, Field))
+
+
+def _asked_in(condition: Condition) -> Iterator[str]:
+    yield from (leaf.name for leaf in _leaves_in(condition) if isinstance(leaf, Asked))
+
+
+def _leaves_in(condition: Condition) -> Iterator[Term]:
+    match condition:
+        case Compare(left, _, right):
+            yield from _leaves(left)
+            yield from _leaves(right)
+        case Absent(term):
+            yield from _leaves(term)
+        case AllOf(conditions) | AnyOf(conditions):
+            for each in conditions:
+                yield from _leaves_in(each)
+        case _:
+            assert_never(condition)
+
+
+def _leaves(term: Term) -> Iterator[Term]:
+    match term:
+        case Sum(terms):
+            for each in terms:
+                yield from _leaves(each)
+        case Largest(left, right):
+            yield from _leaves(left)
+            yield from _leaves(right)
+        case _:
+            yield term
+
+
+DECISIONS: Mapping[str, Decision] = {each.name: _compile(each) for each in TRANSITIONS}
+"""Every transition's deciding statement, by the transition's name."""

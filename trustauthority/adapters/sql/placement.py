@@ -10,16 +10,16 @@ Source: design 3, 6.3-6.6.
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Executable, insert, literal, select, update
+from sqlalchemy import Executable, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from trustauthority.adapters.sql import tables
 from trustauthority.adapters.sql.compile import (
+    DECISIONS,
+    LIVE_GRANTS,
+    NEW_GRANTS,
     TABLES,
-    Compiler,
-    live_grants,
-    new_grants,
     values_of,
 )
 from trustauthority.adapters.sql.rows import record
@@ -57,6 +57,9 @@ from trustauthority.placement.condition import (
 
 _NO_CLUSTER = ClusterRecord(cluster_id="", may_hold_keys=False)  # type: ignore[arg-type]
 
+_STANDING = select(
+    tables.host, LIVE_GRANTS.label("live_grants"), NEW_GRANTS.label("new_grants")
+).where(tables.host.c.host_id == bindparam("key_host"))
 _RACED = (
     Rule(
         name="raced",
@@ -109,22 +112,23 @@ class SqlPlacement:
 
     async def _write(self, transition: Transition, scene: Scene, keys: Mapping[str, Any]) -> bool:
         """Write the transition; False when its rules did not hold or another write came first."""
-        writes = tuple(w for w in transition.writes if w.when is None or holds(w.when, scene))
-        if not writes:
-            query = select(literal(1)).where(Compiler(scene, keys).rules(transition))
-            return (await self._connection.execute(query)).first() is not None
-        first, *rest = writes
+        decision = DECISIONS[transition.name]
+        parameters = decision.parameters(scene, keys)
+        if decision.first is None:
+            found = await self._connection.execute(decision.statement, parameters)
+            return found.first() is not None
+        rest = [w for w in transition.writes[1:] if w.when is None or holds(w.when, scene)]
         try:
             async with self._connection.begin_nested():
-                await self._one_row(_deciding(first, transition, scene, keys))
+                await self._one_row(decision.statement, parameters)
                 for write in rest:
-                    await self._one_row(self._following(write, scene, keys))
+                    await self._one_row(self._following(write, scene, keys), {})
         except (IntegrityError, _RowsChanged):
             return False  # a rule does not hold, or the request id was decided in between
         return True
 
-    async def _one_row(self, statement: Executable) -> None:
-        done = await self._connection.execute(statement)
+    async def _one_row(self, statement: Executable, parameters: Mapping[str, Any]) -> None:
+        done = await self._connection.execute(statement, parameters)
         if done.rowcount != 1:
             raise _RowsChanged
 
@@ -134,8 +138,8 @@ class SqlPlacement:
             if write.record == "grant":
                 values["authorised_at_ms"] = self._now_ms
             return insert(table).values(replays=0, **values)
-        compiler = Compiler(scene, keys, own=write.record)
-        return update(table).where(compiler.key_of(write.record)).values(**values)
+        row = next(iter(table.primary_key)) == keys[write.record]
+        return update(table).where(row).values(**values)
 
     async def _require_not_halted(self, request: Request) -> None:
         """A rolled-back database decides nothing, except to take trust away."""
@@ -196,8 +200,8 @@ class SqlPlacement:
         }
         return state, keys
 
-    async def _first(self, query: Any) -> Any:
-        return (await self._connection.execute(query)).mappings().first()
+    async def _first(self, query: Any, bound: Mapping[str, Any] | None = None) -> Any:
+        return (await self._connection.execute(query, bound)).mappings().first()
 
     async def _authority(self) -> AuthorityRecord:
         return record(AuthorityRecord, await self._first(select(tables.authority)))
@@ -207,12 +211,8 @@ class SqlPlacement:
         return record(ClusterRecord, await self._first(query))
 
     async def _standing(self, host: HostId | None, vm: VmId | None) -> HostStanding | None:
-        query = select(
-            tables.host,
-            live_grants(host, vm).label("live_grants"),
-            new_grants(host, self._now_ms).label("new_grants"),
-        ).where(tables.host.c.host_id == host)
-        row = await self._first(query)
+        bound = {"key_host": host, "key_vm": vm, "now": self._now_ms}
+        row = await self._first(_STANDING, bound)
         return None if row is None else record(HostStanding, row)
 
     async def _vm(self, vm: VmId | None) -> VmRecord | None:
@@ -242,20 +242,3 @@ class SqlPlacement:
     async def _move(self, move_id: RequestId | None) -> Move | None:
         row = await self._first(select(tables.move).where(tables.move.c.move_id == move_id))
         return None if row is None else record(Move, row, phase=MovePhase)
-
-
-def _deciding(
-    first: Write, transition: Transition, scene: Scene, keys: Mapping[str, Any]
-) -> Executable:
-    """The first write, under all rules, and only while what any write uses is unchanged."""
-    table, values = TABLES[first.record], values_of(first, scene)
-    inserts = first.kind is WriteKind.INSERT
-    compiler = Compiler(scene, keys, own=None if inserts else first.record)
-    rules = compiler.rules(transition)
-    unchanged = compiler.unchanged(transition.writes)
-    if not inserts:
-        where = (compiler.key_of(first.record), rules, unchanged)
-        return update(table).where(*where).values(**values)
-    values["replays"] = 0
-    row = select(*(literal(value, table.c[name].type) for name, value in values.items()))
-    return insert(table).from_select(list(values), row.where(rules, unchanged))
