@@ -3,13 +3,19 @@ SHELL := bash
 PY := .venv/bin/python
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint types contracts proto check-proto bench capture-boot lock format
+.PHONY: help setup demo test model-check lint types contracts proto check-proto reference check-reference bench capture-boot lock format
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup:  ## install what is missing: Debian packages and the locked Python environment
 	@deploy/setup.sh
+
+demo: setup  ## the whole main job on real software TPMs, narrated and checked; KEEP=1 leaves it running
+	@$(PY) deploy/demo $(if $(KEEP),--keep)
+
+model-check: setup  ## search every state of the placement protocol's model (a minute)
+	@PYTHONPATH=tests $(PY) -m support.modelcheck
 
 test: setup  ## run the whole test suite
 	@$(BIN)/pytest
@@ -32,6 +38,12 @@ proto: setup  ## regenerate the checked-in stubs from proto/
 
 check-proto: proto  ## fail when the checked-in stubs differ from proto/
 	@git diff --exit-code --stat -- trustauthority/v1 || { echo "the stubs are stale: run make proto and commit"; exit 1; }
+
+reference: setup  ## regenerate docs/reference/cli.md from the commands themselves
+	@$(PY) -m trustauthority.cli.reference > docs/reference/cli.md
+
+check-reference: reference  ## fail when docs/reference/cli.md is stale
+	@git diff --exit-code --stat -- docs/reference/cli.md || { echo "docs/reference/cli.md is stale: run make reference and commit"; exit 1; }
 
 format: setup  ## format the code
 	@$(BIN)/ruff format .

@@ -6,6 +6,7 @@ instead of the end of all leases, and that stopping leaves leases on disk for th
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ from hostagent.events import (
 )
 from hostagent.failure import CallFailed, Failure, FailureKind, local_failure
 from hostagent.host import Host
-from hostagent.lease_model import Send
+from hostagent.lease_model import Operation, Send
 from hostagent.lease_store import LeaseStore
 from hostagent.machine import AgentMachine, Pace
 from hostagent.notify import Notifier
@@ -55,6 +56,8 @@ from trustauthority.v1.common_pb2 import STANDING_PASSED, Verdict
 _log = structlog.get_logger("hostagent")
 _WISHES = {pb.HOST_WISH_ATTEST_NOW: Wish.ATTEST_NOW, pb.HOST_WISH_REVOKED: Wish.REVOKED}
 _GRACE_S = 30.0
+_QUOTE_LASTS_MS = 40_000
+"""A key is released on a quote of at most 60 s, less the time that asking takes."""
 _LONGEST_WAIT_S = 5.0
 """The loop turns at least so often: cheap, and the watchdog sees it."""
 
@@ -76,6 +79,10 @@ class Agent:
     judged: asyncio.Event = field(default_factory=asyncio.Event)
     """Set at the end of each attestation, whatever came of it."""
     _attestor: Attestor = field(init=False)
+    _attesting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Evidence goes one by one: the authority takes only what is newer than the last."""
+    _quoted_ms: int | None = None
+    """When the newest quote that was judged was made, by the agent's clock."""
     _checkpoints: CheckpointMemory | None = None
     _link: AuthorityLink | None = None
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -102,7 +109,7 @@ class Agent:
             keeper=self.keeper,
             opener=self._opener,
             clock_ms=self.clock_ms,
-            timeout_s=intervals.attest_timeout_ms / 1000,
+            timeout_s=intervals.answer_timeout_ms / 1000,
         )
         self._attestor = Attestor(self.host.tpm, self.host.keys, self.host.logs, self.clock_ms)
 
@@ -249,7 +256,10 @@ class Agent:
     async def attest_once(self, *, fresh: bool) -> Attested:
         """Run one attestation. Raises CallFailed, OSError."""
         timeout_ms = self.host.settings.intervals.attest_timeout_ms
-        reply = await self._attestor.attest(self._linked(), timeout_ms=timeout_ms, fresh=fresh)
+        async with self._attesting:
+            quoted_ms = self.clock_ms()
+            reply = await self._attestor.attest(self._linked(), timeout_ms=timeout_ms, fresh=fresh)
+            self._quoted_ms = quoted_ms
         self.verdict = reply.verdict
         passed = reply.verdict.standing == STANDING_PASSED
         renewed = None
@@ -282,7 +292,19 @@ class Agent:
 
     async def _call_for_vm(self, vm_id: str, asked: Send) -> Answered:
         timeout_s = self.host.settings.intervals.call_timeout_ms / 1000
-        return await send(self._linked(), vm_id, asked, timeout_s)
+        asks_for_key = asked.operation in {Operation.REQUEST, Operation.PREPARE}
+        if asks_for_key and not self._quoted_lately():
+            # a key is bound to the TPM clock of a recent quote; who is not trusted is told so below
+            with contextlib.suppress(CallFailed):
+                await self.attest_once(fresh=True)
+        answered = await send(self._linked(), vm_id, asked, timeout_s)
+        if asks_for_key and answered.reply.reason == "QUOTE_TOO_OLD":
+            await self.attest_once(fresh=True)
+            answered = await send(self._linked(), vm_id, asked, timeout_s)
+        return answered
+
+    def _quoted_lately(self) -> bool:
+        return self._quoted_ms is not None and self.clock_ms() - self._quoted_ms < _QUOTE_LASTS_MS
 
     def _noted(self, failure: Failure) -> None:
         """A failure of a VM's call says something about the host too."""

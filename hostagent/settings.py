@@ -93,6 +93,8 @@ class IntervalSettings(_Section):
 
     call_timeout_ms: Milliseconds = 10_000
     attest_timeout_ms: Milliseconds = 60_000
+    answer_timeout_ms: Milliseconds = 15_000
+    """How long a command about a VM waits before it says that there is no answer yet."""
     backoff_first_ms: Milliseconds = 500
     backoff_cap_ms: Milliseconds = 60_000
     admission_poll_ms: Milliseconds = 600_000

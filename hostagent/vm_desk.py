@@ -124,7 +124,7 @@ class VmDesk:
         settled = await keeper.settled(vm_id, lambda v: v.phase not in _WAITS, self.timeout_s)
         if settled.phase in _WAITS:
             keeper.receive(vm_id, GiveUp())
-            return _no_answer("ask again with the same request id", request_id)
+            return _unanswered(keeper.last_failure(vm_id), request_id)
         if settled.phase in _HOLDS:
             return keeper.take_grant(vm_id)
         return self._refused(vm_id, request_id)
@@ -253,6 +253,15 @@ def _out(request: Json) -> Path | None:
 
 def _not_now(view: LeaseView) -> Json:
     return refusal("NOT_NOW", f"this host is «{view.phase.value}» with the VM")
+
+
+def _unanswered(failure: Failure | None, request_id: str) -> Json:
+    """No key yet; says why, and how to ask for the same grant again."""
+    again = f"ask again with --request-id {request_id}"
+    if failure is None:
+        return _no_answer(again, request_id)
+    detail = f"{failure.detail or failure.reason}; nothing is lost, {again}"
+    return {**refusal(failure.reason, detail, 5), "request_id": request_id}
 
 
 def _no_answer(detail: str, request_id: str = "") -> Json:

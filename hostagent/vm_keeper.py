@@ -55,6 +55,8 @@ class _Live:
     """The newest grant, until it is opened or the lease ends."""
     last: Answered | None = None
     """The newest answer, for whoever waits."""
+    failure: Failure | None = None
+    """Why the newest try had no answer; None after one."""
 
 
 class VmKeeper:
@@ -117,6 +119,10 @@ class VmKeeper:
     def last_answer(self, vm_id: str) -> Answered | None:
         """The newest answer about a VM in this process."""
         return self._of(vm_id).last
+
+    def last_failure(self, vm_id: str) -> Failure | None:
+        """Why the newest try about a VM had no answer, if it had none."""
+        return self._of(vm_id).failure
 
     def take_grant(self, vm_id: str) -> bytes:
         """The grant that just arrived, once; empty when there is none."""
@@ -268,6 +274,7 @@ class VmKeeper:
                 self._take_answer(vm_id, answered)
                 return
             attempt += 1
+            self._of(vm_id).failure = failure
             self._log(vm_id, f"{asked.operation.value}-unanswered", reason=failure.reason)
             jitter = random.random()  # noqa: S311 - spreads load
             wait_ms = self._pace.delay_ms(attempt, jitter, failure.retry_after_ms)
@@ -275,7 +282,7 @@ class VmKeeper:
 
     def _take_answer(self, vm_id: str, answered: Answered) -> None:
         reply, live, record = answered.reply, self._of(vm_id), self._record(vm_id)
-        live.last = answered
+        live.last, live.failure = answered, None
         outcome = "accepted" if reply.accepted else "refused"
         self._log(vm_id, reply.operation.value, outcome=outcome, reason=reply.reason)
         if reply.accepted and answered.key_grant:

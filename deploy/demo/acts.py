@@ -231,7 +231,7 @@ def act_6(stage: Stage, tell: Narrator) -> None:
         said=broken.said,
         seconds=broken.seconds,
     )
-    tell.show(broken.said, lines=3)
+    tell.show(broken.said.rstrip().splitlines()[-1])
     port = stage.address("kmip").rpartition(":")[2]
     stage.start("kms", "kms-mock", "serve", stage.folder / "kms", "--port", port, ready="ready")
     opened = _request(stage, "host-a", "--open", "--request-id", "demo-request-0002")

@@ -163,8 +163,7 @@ class Stage:
         tpm = SoftwareTpm.manufacture(
             folder / "tpm", maker=maker, serial=name, outlives_parent=self.keep
         )
-        for part in ("state", "run"):
-            (folder / part).mkdir(mode=0o700)
+        (folder / "state").mkdir(mode=0o700)
         host = Host(name=name, folder=folder, tpm=tpm, config=folder / "hostagent.toml")
         self.hosts[name] = host
         self.boot_host(name, boot)
@@ -179,7 +178,9 @@ class Stage:
             host.tpm.reset()
         else:
             host.tpm.start()
-        shutil.rmtree(host.folder / "boot", ignore_errors=True)
+        for part in ("boot", "run"):  # a reboot empties /run
+            shutil.rmtree(host.folder / part, ignore_errors=True)
+        (host.folder / "run").mkdir(mode=0o700)
         replay_boot(host.tpm.tcti, BOOTS / boot, into=host.folder / "boot")
         host.boot = boot
 
@@ -205,4 +206,7 @@ state_dir = "{host.folder / "state"}"
 run_dir = "{host.folder / "run"}"
 boot_log = "{host.folder / "boot" / "eventlog.bin"}"
 ima_log = "{host.folder / "boot" / "ima.bin"}"
+
+[intervals]
+answer_timeout_ms = 6000
 """

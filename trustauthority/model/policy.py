@@ -67,7 +67,7 @@ class LeasePolicy:
     strict_ms: int = 5 * MINUTE_MS
     standard_ms: int = HOUR_MS
     continue_for_ms: int = 0
-    skew_ms: int = 10 * SECOND_MS
+    skew_ms: int = 20 * SECOND_MS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
