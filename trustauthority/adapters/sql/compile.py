@@ -56,7 +56,7 @@ from trustauthority.placement.condition import (
     WriteKind,
     value_of,
 )
-from trustauthority.placement.transitions import TRANSITIONS
+from trustauthority.placement.transitions import REVOKE, REVOKE_ALL, TRANSITIONS
 
 NEW_GRANTS_WINDOW_MS = 3_600_000
 """The window in which ``new_grants`` counts: one hour."""
@@ -91,6 +91,10 @@ NEW_GRANTS: ColumnElement[int] = (
     .scalar_subquery()
 )
 """How many grants the host was authorised for within the window."""
+
+_NOT_HALTED = select(_READ["authority"].c.halted_because).scalar_subquery() == ""
+_WHILE_HALTED = (REVOKE, REVOKE_ALL)
+"""A rolled-back database decides nothing, except to take trust away (N91)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +143,7 @@ def _compile(transition: Transition) -> Decision:
     was = sorted({f for w in transition.writes for f in _read_by(w)}, key=str)
     asked = {a for rule in transition.rules for a in _asked_in(rule.condition)}
     where = and_(
-        true(),
+        true() if transition in _WHILE_HALTED else _NOT_HALTED,
         *(_condition(rule.condition, own) for rule in transition.rules),
         *(_field(f, own).is_not_distinct_from(_was(f)) for f in was),
     )

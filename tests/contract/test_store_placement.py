@@ -1,0 +1,554 @@
+"""The contract of placement: the store decides as the pure core does, by one statement (design 3)."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncConnection
+from support.placement_database import (
+    BOOT,
+    CLUSTER,
+    HOUR_MS,
+    NOW_MS,
+    OTHER_BOOT,
+    OTHER_CLUSTER,
+    OTHER_VM,
+    VM,
+    A,
+    B,
+    Database,
+    dump,
+    fill,
+    good,
+    name,
+    pure_step,
+    state_of,
+)
+from support.stores import ENGINES
+
+from trustauthority.adapters.sql import tables
+from trustauthority.adapters.sql.compile import DECISIONS
+from trustauthority.adapters.sql.placement import SqlPlacement
+from trustauthority.adapters.sql.store import SqlStore
+from trustauthority.model.identifiers import HostId, VmId
+from trustauthority.model.placement import (
+    UNLIMITED_MS,
+    AbortRequest,
+    ConfirmRequest,
+    FailRequest,
+    GiveBackRequest,
+    GrantPhase,
+    GrantRequest,
+    Intent,
+    KeyState,
+    MovePhase,
+    OfferRequest,
+    PlacementState,
+    PrepareRequest,
+    Purpose,
+    RenewRequest,
+    Request,
+    RevokeAllRequest,
+    RevokeRequest,
+    SwitchRequest,
+    VmState,
+)
+from trustauthority.placement.authority import Accepted, Refused
+from trustauthority.placement.transitions import TRANSITIONS
+
+R1, R2, R3, M1, M2, I1 = (name(text) for text in ("r1", "r2", "r3", "m1", "m2", "i1"))
+EPOCH = 6
+"""The VM's grant epoch once A got it."""
+GRANT_A = GrantRequest(request_id=R1, vm_id=VM, host_id=A)
+GRANT_B = GrantRequest(request_id=R2, vm_id=VM, host_id=B)
+CONFIRM_A = ConfirmRequest(request_id=R1, vm_id=VM, host_id=A, response_hash=bytes(32))
+CONFIRM_B = ConfirmRequest(request_id=R2, vm_id=VM, host_id=B, response_hash=bytes(32))
+FAIL_A = FailRequest(request_id=R1, vm_id=VM, host_id=A)
+RENEW_A = RenewRequest(request_id=R3, vm_id=VM, host_id=A, grant_epoch=EPOCH)
+RETURN_A = GiveBackRequest(request_id=R3, vm_id=VM, host_id=A, grant_epoch=EPOCH)
+OFFER_A = OfferRequest(move_id=M1, vm_id=VM, host_id=A, grant_epoch=EPOCH, destination=B)
+PREPARE_B = PrepareRequest(request_id=R2, move_id=M1, vm_id=VM, host_id=B)
+SWITCH_A = SwitchRequest(move_id=M1, vm_id=VM, host_id=A)
+ABORT_A = AbortRequest(move_id=M1, vm_id=VM, host_id=A)
+ABORT_B = AbortRequest(move_id=M1, vm_id=VM, host_id=B)
+ABORT_M2 = AbortRequest(move_id=M2, vm_id=VM, host_id=A)
+REVOKE_A, REVOKE_ALL = RevokeRequest(host_id=A), RevokeAllRequest()
+
+
+def after(*requests: Request, start: Database | None = None) -> Database:
+    """The database after these requests, each of which is accepted."""
+    database = start or good()
+    for request in requests:
+        database, outcome = pure_step(database, request, NOW_MS)
+        assert isinstance(outcome, Accepted), (request, outcome)
+    return database
+
+
+def _with_intent() -> Database:
+    intent = Intent(intent_id=I1, vm_id=VM, destination=B, expires_ms=NOW_MS + 60_000)
+    return replace(good(), intents={I1: intent})
+
+
+SCENARIOS: dict[str, Database] = {
+    "free": good(),
+    "intended": _with_intent(),
+    "granted": after(GRANT_A),
+    "granted-by-intent": after(GRANT_B, start=_with_intent()),
+    "released": after(GRANT_A, CONFIRM_A),
+    "failed": after(GRANT_A, FAIL_A),
+    "given-back": after(GRANT_A, RETURN_A),
+    "offered": after(GRANT_A, OFFER_A),
+    "prepared": after(GRANT_A, OFFER_A, PREPARE_B),
+    "confirmed": after(GRANT_A, OFFER_A, PREPARE_B, CONFIRM_B),
+    "switched": after(GRANT_A, OFFER_A, PREPARE_B, CONFIRM_B, SWITCH_A),
+    "aborted": after(GRANT_A, OFFER_A, PREPARE_B, ABORT_A),
+    "never-offered": after(GRANT_A, ABORT_M2),
+    "revoked": after(GRANT_A, REVOKE_A, REVOKE_ALL),
+}
+
+ACCEPTED: list[tuple[str, Request, str]] = [
+    ("free", GRANT_A, "grant"),
+    ("intended", GRANT_B, "grant"),
+    ("granted", GRANT_A, "grant-replay"),
+    ("released", GRANT_A, "grant-replay"),
+    ("prepared", PREPARE_B, "grant-replay"),
+    ("granted", CONFIRM_A, "confirm"),
+    ("prepared", CONFIRM_B, "confirm"),
+    ("granted", FAIL_A, "fail"),
+    ("granted", RENEW_A, "renew"),
+    ("granted", RETURN_A, "give-back"),
+    ("prepared", RETURN_A, "give-back"),
+    ("given-back", RETURN_A, "give-back-replay"),
+    ("granted", OFFER_A, "offer"),
+    ("aborted", replace(OFFER_A, move_id=M2), "offer"),
+    ("offered", OFFER_A, "offer-replay"),
+    ("offered", PREPARE_B, "prepare"),
+    ("confirmed", SWITCH_A, "switch"),
+    ("switched", SWITCH_A, "switch-replay"),
+    ("offered", ABORT_A, "abort"),
+    ("prepared", ABORT_B, "abort"),
+    ("granted", ABORT_M2, "abort-unknown"),
+    ("aborted", ABORT_A, "abort-replay"),
+    ("free", REVOKE_A, "revoke"),
+    ("free", REVOKE_ALL, "revoke-all"),
+]
+
+
+Spoil = Callable[[SqlPlacement], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One connection in one transaction that is never committed: a decision costs no disk."""
+
+    runner: asyncio.Runner
+    connection: AsyncConnection
+
+    def decide(
+        self, database: Database, request: Request, spoil: Spoil | None = None
+    ) -> tuple[PlacementState, tuple[str, ...], Database]:
+        """Let the store decide; ``spoil`` may tamper with it first."""
+        return self.runner.run(self._decide(database, request, spoil))
+
+    async def _decide(
+        self, database: Database, request: Request, spoil: Spoil | None
+    ) -> tuple[PlacementState, tuple[str, ...], Database]:
+        await self.connection.run_sync(fill, database)
+        placement = SqlPlacement(self.connection, NOW_MS)
+        if spoil is not None:
+            await spoil(placement)
+        state, failed = await placement.decide(request)
+        left = await self.connection.run_sync(dump)
+        return state, tuple(rule.name for rule in failed), left
+
+
+def replacing(connection: AsyncConnection, meanwhile: Database) -> Spoil:
+    """Replace all rows between reading and writing."""
+
+    async def spoil(placement: SqlPlacement) -> None:
+        read = placement._rows_of
+
+        async def read_then_change(request: Request) -> Any:
+            found = await read(request)
+            placement._rows_of = read  # type: ignore[method-assign]
+            await connection.run_sync(fill, meanwhile)
+            return found
+
+        placement._rows_of = read_then_change  # type: ignore[method-assign]
+
+    return spoil
+
+
+async def _connected(store: SqlStore) -> AsyncConnection:
+    connection = await store._engine.connect()
+    await connection.begin()
+    return connection
+
+
+@pytest.fixture(scope="module", params=sorted(ENGINES))
+def bench(request, tmp_path_factory) -> Iterator[Bench]:
+    """A connection of each engine."""
+    folder: Path = tmp_path_factory.mktemp("placement")
+    with asyncio.Runner() as runner:
+        stores = ENGINES[request.param](folder)
+        store = runner.run(stores.open())
+        connection = runner.run(_connected(store))
+        yield Bench(runner=runner, connection=connection)
+        runner.run(connection.close())
+        runner.run(stores.close())
+
+
+def _without_counts(state: PlacementState) -> PlacementState:
+    host = state.host and replace(state.host, live_grants=0, new_grants=0)
+    return replace(state, host=host, intent=None)
+
+
+def agree(bench: Bench, database: Database, request: Request) -> str:
+    """Check that store and core decide alike; returns the transition that was accepted, or ""."""
+    expected, outcome = pure_step(database, request, NOW_MS)
+    state, failed, left = bench.decide(database, request)
+    assert left == expected
+    if isinstance(outcome, Refused):
+        assert failed == tuple(rule.name for rule in outcome.failed)
+        assert state == state_of(database, request, NOW_MS)
+        return ""
+    assert failed == ()
+    after_it = state_of(expected, request, NOW_MS)
+    assert _without_counts(state) == _without_counts(after_it)
+    return outcome.transition.name
+
+
+# --- what may differ between rows ----------------------------------------------------------------
+
+TIMES = (0, NOW_MS - 1, NOW_MS, NOW_MS + 1, NOW_MS + 50_000)
+DOMAINS: dict[str, tuple[Any, ...]] = {
+    "global_epoch": (1, 3),
+    "policy_epoch": (6, 8),
+    "trust_epoch": (3, 5),
+    "verdict_trust_epoch": (3, 5),
+    "verdict_policy_epoch": (6, 8),
+    "verdict_global_epoch": (1, 3),
+    "key_epoch": (0, 2),
+    "grant_epoch": (4, 5, 6, 7, 2**62),
+    "may_hold_keys": (False,),
+    "live_grants_cap": (0, 1, 2),
+    "new_grants_cap": (0, 1, 2),
+    "admitted": (False,),
+    "revoked": (True,),
+    "any_host_of_cluster": (True,),
+    "boot": (BOOT, OTHER_BOOT, b""),
+    "owner_boot": (BOOT, OTHER_BOOT, b""),
+    "prepared_boot": (BOOT, OTHER_BOOT, None),
+    "cluster_id": (CLUSTER, OTHER_CLUSTER),
+    "state": tuple(VmState),
+    "key_state": tuple(KeyState),
+    "lease_ms": (1, UNLIMITED_MS),
+    "continue_for_ms": (0, 500),
+    "owner": (A, B, "h-x", None),
+    "last_owner": (A, B, None),
+    "move_id": (M1, M2, None),
+    "used_by": (R1, None),
+    "destination": (A, B),
+    "source": (A, B),
+    "host_id": (A, B),
+    "vm_id": (VM, OTHER_VM),
+    "purpose": tuple(Purpose),
+    "response_hash": (None, bytes(32)),
+    "replays": (0, 7),
+}
+PHASES = {"grants": tuple(GrantPhase), "moves": tuple(MovePhase)}
+KEYS = {
+    "clusters": "cluster_id",
+    "hosts": "host_id",
+    "vms": "vm_id",
+    "intents": "intent_id",
+    "grants": "request_id",
+    "moves": "move_id",
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One column of one row with another value."""
+
+    rows: str
+    key: str
+    column: str
+    value: Any
+
+    def apply(self, database: Database) -> Database:
+        """The database with it; the same where there is no such row."""
+        if self.rows == "authority":
+            row = replace(database.authority, **{self.column: self.value})
+            return replace(database, authority=row)
+        rows = getattr(database, self.rows)
+        if self.key not in rows:
+            return database
+        changed = replace(rows[self.key], **{self.column: self.value})
+        return replace(database, **{self.rows: {**rows, self.key: changed}})
+
+
+def _values(rows: str, column: str) -> tuple[Any, ...]:
+    if column == "phase":
+        return PHASES[rows]
+    if column in DOMAINS:
+        return DOMAINS[column]
+    return TIMES if column.endswith("_ms") and column not in ("skew_ms", "offer_ms") else ()
+
+
+def _changes() -> list[Change]:
+    """Every change of one column of a row that any scenario has."""
+    found: dict[tuple[str, str, str, str], Change] = {}
+    for database in SCENARIOS.values():
+        named = {"authority": {"": database.authority}}
+        for rows in (*named, *KEYS):
+            for key, row in (named.get(rows) or getattr(database, rows)).items():
+                for column in (each.name for each in fields(row)):
+                    if column == KEYS.get(rows):
+                        continue
+                    for value in _values(rows, column):
+                        found[rows, key, column, repr(value)] = Change(rows, key, column, value)
+    return list(found.values())
+
+
+CHANGES = _changes()
+REQUESTS = [request for _, request, _ in ACCEPTED]
+
+
+def _requests() -> st.SearchStrategy[Request]:
+    """Requests that were seen, with one field or two from somewhere else."""
+    others: dict[str, st.SearchStrategy[Any]] = {
+        "request_id": st.sampled_from([R1, R2, R3]),
+        "move_id": st.sampled_from([M1, M2]),
+        "vm_id": st.sampled_from([VM, OTHER_VM, VmId("nothing")]),
+        "host_id": st.sampled_from([A, B]),
+        "destination": st.sampled_from([A, B, HostId("h-x")]),
+        "grant_epoch": st.sampled_from([0, 5, 6, 7, 2**63 - 1, 2**63, 2**64 - 1]),
+        "response_hash": st.just(bytes(32)),
+    }
+
+    @st.composite
+    def draw_request(draw: Callable[..., Any]) -> Request:
+        request = draw(st.sampled_from(REQUESTS))
+        names = [each.name for each in fields(request)]
+        if not names or draw(st.integers(0, 2)):
+            return request
+        changed = draw(st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True))
+        return replace(request, **{each: draw(others[each]) for each in changed})
+
+    return draw_request()
+
+
+DATABASES = st.builds(
+    lambda base, changes: reduce(lambda found, each: each.apply(found), changes, SCENARIOS[base]),
+    st.sampled_from(sorted(SCENARIOS)),
+    st.lists(st.sampled_from(CHANGES), max_size=3),
+)
+bounded = settings(
+    max_examples=int(os.environ.get("TA_EXAMPLES", "100")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+# --- agreement -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("base", "request_", "transition"), ACCEPTED)
+def test_accepted(bench: Bench, base, request_, transition) -> None:
+    """Each transition writes the rows that the pure core writes, no more and no less (S2, S3)."""
+    assert agree(bench, SCENARIOS[base], request_) == transition
+
+
+def test_every_transition_was_accepted() -> None:
+    """No transition is left out above, and each has its statement."""
+    names = {each.name for each in TRANSITIONS}
+    assert {transition for _, _, transition in ACCEPTED} == names == set(DECISIONS)
+
+
+def _first_refusal(request: Request, base: str, rule: str) -> Database | None:
+    for change in CHANGES:
+        database = change.apply(SCENARIOS[base])
+        _, outcome = pure_step(database, request, NOW_MS)
+        if isinstance(outcome, Refused) and rule in {each.name for each in outcome.failed}:
+            if outcome.transition.name != ACCEPTED_AS[base, request]:
+                continue
+            return database
+    return None
+
+
+ACCEPTED_AS = {(base, request): transition for base, request, transition in ACCEPTED}
+
+
+def _spoiled() -> list[Any]:
+    """For each rule of each transition, an acceptable request and a row that breaks the rule."""
+    by_name = {each.name: each for each in TRANSITIONS}
+    found: dict[tuple[str, str], Any] = {}
+    for base, request, transition in ACCEPTED:
+        for rule in by_name[transition].rules:
+            if (transition, rule.name) not in found:
+                database = _first_refusal(request, base, rule.name)
+                if database is not None:
+                    mark = f"{transition}-{rule.name}"
+                    found[transition, rule.name] = pytest.param(database, request, id=mark)
+    return list(found.values())
+
+
+SPOILED = _spoiled()
+
+
+@pytest.mark.parametrize(("database", "request_"), SPOILED)
+def test_refused(bench: Bench, database, request_) -> None:
+    """Each rule of each transition refuses in SQL as it does in the core, and nothing changes."""
+    assert agree(bench, database, request_) == ""
+
+
+BY_REQUEST = {
+    "offer-no-other-move": (SCENARIOS["offered"], replace(OFFER_A, move_id=M2)),
+    "offer-another-destination": (SCENARIOS["granted"], replace(OFFER_A, destination=A)),
+}
+
+
+@pytest.mark.parametrize("rule", BY_REQUEST)
+def test_refused_by_request(bench: Bench, rule) -> None:
+    """Rules that no row breaks by itself, but a request does."""
+    database, request = BY_REQUEST[rule]
+    _, outcome = pure_step(database, request, NOW_MS)
+    assert isinstance(outcome, Refused)
+    assert f"{outcome.transition.name}-{outcome.failed[0].name}" == rule
+    assert agree(bench, database, request) == ""
+
+
+def test_every_rule_was_broken() -> None:
+    """No rule of any transition is left out above."""
+    broken = {param.id for param in SPOILED} | set(BY_REQUEST)
+    every = {f"{each.name}-{rule.name}" for each in TRANSITIONS for rule in each.rules}
+    # a return under another epoch is not taken for a replay in the first place
+    assert every - broken == {"give-back-replay-grant-epoch-current"}
+
+
+@given(database=DATABASES, request_=_requests())
+@bounded
+def test_store_and_core_agree(bench: Bench, database, request_) -> None:
+    """Whatever the rows and the request: same outcome, same rules, same rows (design 3)."""
+    agree(bench, database, request_)
+
+
+@pytest.mark.parametrize("epoch", [2**63 - 1, 2**63, 2**64 - 1])
+def test_epochs_near_the_end(bench: Bench, epoch) -> None:
+    """A request with an epoch beyond 63 bits is refused, not a crash (N84)."""
+    for request in (RENEW_A, RETURN_A, OFFER_A):
+        assert agree(bench, SCENARIOS["granted"], replace(request, grant_epoch=epoch)) == ""
+
+
+def test_unknown_host_is_not_revoked(bench: Bench) -> None:
+    """Revoking nobody is refused and writes nothing."""
+    database = good()
+    _, failed, left = bench.decide(database, RevokeRequest(host_id=HostId("h-x")))
+    assert failed
+    assert left == database
+
+
+def test_old_grants_do_not_count(bench: Bench) -> None:
+    """The cap on new grants counts an hour, to the millisecond."""
+    base = after(GRANT_A, RETURN_A)
+    clusters = {**base.clusters, CLUSTER: replace(base.clusters[CLUSTER], new_grants_cap=1)}
+    request = replace(GRANT_A, request_id=R3)
+    for age_ms, transition in ((HOUR_MS - 1, ""), (HOUR_MS, "grant")):
+        at = {R1: NOW_MS - age_ms}
+        database = replace(base, clusters=clusters, authorised_ms=at)
+        assert agree(bench, database, request) == transition
+
+
+# --- stale reads ---------------------------------------------------------------------------------
+
+
+def stale(bench: Bench, read: Database, meanwhile: Database, request: Request) -> bool:
+    """Decide after a stale read; returns whether it was accepted, which only truth may be."""
+    expected, outcome = pure_step(meanwhile, request, NOW_MS)
+    _, failed, left = bench.decide(read, request, replacing(bench.connection, meanwhile))
+    if failed:
+        assert left == meanwhile
+        return False
+    assert isinstance(outcome, Accepted)
+    assert left == expected
+    return True
+
+
+@given(
+    base=st.sampled_from(ACCEPTED),
+    changes=st.lists(st.sampled_from(CHANGES), min_size=1, max_size=2),
+)
+@bounded
+def test_a_stale_read_only_refuses(bench: Bench, base, changes) -> None:
+    """Rows that change between read and write lead to a refusal, or do not matter (N48, S1, S7)."""
+    read = SCENARIOS[base[0]]
+    meanwhile = reduce(lambda found, each: each.apply(found), changes, read)
+    stale(bench, read, meanwhile, base[1])
+
+
+STALE = [
+    ("free", REVOKE_A, GRANT_A),
+    ("free", REVOKE_ALL, GRANT_A),
+    ("free", Change("clusters", CLUSTER, "policy_epoch", 8), GRANT_A),
+    ("free", Change("hosts", A, "boot", OTHER_BOOT), GRANT_A),
+    ("free", Change("vms", VM, "lease_ms", 1), GRANT_A),
+    ("free", GRANT_A, GRANT_A),
+    ("free", GRANT_A, replace(GRANT_A, request_id=R3)),
+    ("intended", Change("intents", I1, "used_by", R3), GRANT_B),
+    ("intended", Change("intents", I1, "expires_ms", NOW_MS), GRANT_B),
+    ("granted", REVOKE_A, CONFIRM_A),
+    ("granted", RETURN_A, CONFIRM_A),
+    ("granted", FAIL_A, FAIL_A),
+    ("granted", RETURN_A, RENEW_A),
+    ("granted", OFFER_A, replace(OFFER_A, move_id=M2)),
+    ("granted", ABORT_A, OFFER_A),
+    ("granted", OFFER_A, ABORT_A),
+    ("offered", ABORT_A, PREPARE_B),
+    ("offered", PREPARE_B, PREPARE_B),
+    ("confirmed", ABORT_B, SWITCH_A),
+    ("confirmed", RETURN_A, SWITCH_A),
+    ("confirmed", SWITCH_A, ABORT_B),
+    ("confirmed", Change("hosts", B, "boot", OTHER_BOOT), SWITCH_A),
+    ("confirmed", Change("moves", M1, "destination", A), SWITCH_A),
+]
+
+
+@pytest.mark.parametrize(("base", "between", "request_"), STALE, ids=range(len(STALE)))
+def test_a_decision_between_read_and_write(bench: Bench, base, between, request_) -> None:
+    """What was decided in between is never undone or passed over (N48, N51, S7, L2)."""
+    read = SCENARIOS[base]
+    meanwhile = between.apply(read) if isinstance(between, Change) else after(between, start=read)
+    assert meanwhile != read
+    assert not stale(bench, read, meanwhile, request_)
+
+
+def test_a_halt_between_read_and_write(bench: Bench) -> None:
+    """Releases stop at once: the deciding statement itself asks (N91)."""
+
+    async def halt(placement: SqlPlacement) -> None:
+        read = placement._rows_of
+
+        async def read_then_halt(request: Request) -> Any:
+            found = await read(request)
+            halted = update(tables.authority).values(halted_because="rolled back")
+            await bench.connection.execute(halted)
+            return found
+
+        placement._rows_of = read_then_halt  # type: ignore[method-assign]
+
+    for base, request, transition in ACCEPTED:
+        _, failed, left = bench.decide(SCENARIOS[base], request, spoil=halt)
+        if request in (REVOKE_A, REVOKE_ALL):
+            assert failed == ()
+        else:
+            assert failed == ("raced",), transition
+            assert left == SCENARIOS[base]
