@@ -20,6 +20,11 @@ model-check: setup  ## search every state of the placement protocol's model (a m
 test: setup  ## run the whole test suite
 	@$(BIN)/pytest
 
+bench: setup  ## latency and CPU of attestation and release, in units of the same run
+	@$(PY) benchmarks/service.py
+	@PYTHONPATH=tests $(PY) benchmarks/quotes.py
+	@PYTHONPATH=tests $(PY) benchmarks/logs.py
+
 lint: setup  ## ruff, buf lint, dependency hygiene
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
