@@ -4,6 +4,7 @@ Unknown keys are errors, all problems are reported at once. Secrets are files th
 values in it; a configuration that others can change, or a secret that they can read, is refused (N60).
 """
 
+import os
 import stat
 import tomllib
 from pathlib import Path
@@ -87,6 +88,8 @@ def load_settings(path: Path) -> Settings:
         ) from error
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH | stat.S_IROTH):
         raise InsecureFile(f"{path} is open to others; run: chmod 640 {path}", path=str(path))
+    if status.st_uid not in (0, os.getuid()):
+        raise InsecureFile(f"{path} belongs to another user", path=str(path))
     try:
         return Settings.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:

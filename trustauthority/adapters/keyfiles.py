@@ -56,6 +56,25 @@ class KeyFiles:
 
     # --- reading -------------------------------------------------------------------------------
 
+    def require_private(self) -> None:
+        """Check the folder of the keys: public parts and CA certificates are only as good as it is.
+
+        Raises:
+            InsecureFile: others can look into it or change it. ConfigurationInvalid: it is not there.
+        """
+        try:
+            status = self.folder.stat()
+        except OSError as error:
+            raise ConfigurationInvalid(
+                f"can't read {self.folder}: {error.strerror}; trustauthority init makes it",
+                path=str(self.folder),
+            ) from error
+        if _open_to_others(status):
+            raise InsecureFile(
+                f"{self.folder} holds keys and is open to others; run: chmod 700 {self.folder}",
+                path=str(self.folder),
+            )
+
     def secret(self, name: str) -> bytes:
         """Read a secret file.
 
@@ -70,7 +89,7 @@ class KeyFiles:
             raise ConfigurationInvalid(
                 f"can't read {path}: {error.strerror}", path=str(path)
             ) from error
-        if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO) or status.st_uid not in (0, os.getuid()):
+        if _open_to_others(status):
             raise InsecureFile(
                 f"{path} holds a secret and is open to others; run: chmod 600 {path}",
                 path=str(path),
@@ -123,6 +142,11 @@ class KeyFiles:
         """SHA-256 of the CA certificate that agents pin."""
         der = self.certificate(SERVER_CA).public_bytes(serialization.Encoding.DER)
         return hashlib.sha256(der).digest()
+
+
+def _open_to_others(status: os.stat_result) -> bool:
+    shared = status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+    return bool(shared) or status.st_uid not in (0, os.getuid())
 
 
 def private_pem(key: ec.EllipticCurvePrivateKey | Ed25519PrivateKey) -> bytes:

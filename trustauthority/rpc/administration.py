@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from cryptography.hazmat.primitives import serialization
@@ -80,8 +81,9 @@ class IdentityRpc(admin_pb2_grpc.IdentityServiceServicer):
 class AuditRpc(admin_pb2_grpc.AuditServiceServicer):
     """The log of decisions."""
 
-    def __init__(self, service: AuditService) -> None:
+    def __init__(self, service: AuditService, stopping: asyncio.Event) -> None:
         self._service = service
+        self._stopping = stopping
 
     async def ListAudit(self, request: pb.ListAuditRequest, context: Any) -> pb.ListAuditResponse:
         """A range of entries."""
@@ -95,16 +97,17 @@ class AuditRpc(admin_pb2_grpc.AuditServiceServicer):
     async def TailAudit(
         self, request: pb.TailAuditRequest, context: Any
     ) -> AsyncIterator[pb.TailAuditResponse]:
-        """Entries as they come, until the caller hangs up."""
+        """Entries as they come, until the caller hangs up or the process stops."""
         position = request.from_sequence
-        while True:
+        while not self._stopping.is_set():
             entries, _ = await self._service.entries(start=position, limit=0)
             for each in entries:
                 position = each.sequence + 1
                 yield pb.TailAuditResponse(entry=_entry(each))
             if not entries:
                 position = max(position, 0)
-                await asyncio.sleep(TAIL_INTERVAL_S)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), timeout=TAIL_INTERVAL_S)
 
     async def GetCheckpoint(
         self, request: pb.GetCheckpointRequest, context: Any

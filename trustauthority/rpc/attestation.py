@@ -22,6 +22,7 @@ from trustauthority.verification.residency import KeyCertification
 
 RENEW_CERTIFICATE_BELOW_MS = 12 * 3_600_000
 """A host that attests gets a new certificate when half of the old one's life is over."""
+STILL_HERE_S = 30
 
 
 def calling_host() -> HostRecord:
@@ -154,9 +155,12 @@ class AttestationRpc(attestation_pb2_grpc.AttestationServiceServicer):
             yield pb.WatchHostResponse(detail="watching")
             while True:
                 try:
-                    yield await asyncio.wait_for(queue.get(), timeout=30)
+                    wish = await asyncio.wait_for(queue.get(), timeout=STILL_HERE_S)
                 except TimeoutError:
-                    yield pb.WatchHostResponse(detail="still here")
+                    wish = pb.WatchHostResponse(detail="still here")
+                if wish is None:
+                    return
+                yield wish
 
 
 async def _collect(

@@ -39,6 +39,7 @@ CODES: dict[type[TrustAuthorityError], grpc.StatusCode] = {
     errors.ConfigurationInvalid: _C.FAILED_PRECONDITION,
 }
 """A class without a row of its own has the code of its nearest base."""
+MAX_TEXT_BYTES = 1024
 RETRY_MS = {errors.DependencyUnavailable: 2_000, errors.RateLimited: 1_000}
 
 
@@ -53,10 +54,9 @@ def code_of(kind: type[TrustAuthorityError]) -> grpc.StatusCode:
 def status_of(error: TrustAuthorityError) -> status_pb2.Status:
     """The rich status of an error: exactly one ErrorInfo, and RetryInfo where retrying may help."""
     code = code_of(type(error))
+    metadata = {key: bounded(value) for key, value in error.metadata.items()}
     details = [
-        _packed(
-            error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
-        )
+        _packed(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))
     ]
     retry_ms = _retry_ms(error)
     if retry_ms is not None:
@@ -64,8 +64,16 @@ def status_of(error: TrustAuthorityError) -> status_pb2.Status:
         delay.FromMilliseconds(retry_ms)
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
     return status_pb2.Status(
-        code=getattr(code_pb2, code.name), message=error.message, details=details
+        code=getattr(code_pb2, code.name), message=bounded(error.message), details=details
     )
+
+
+def bounded(text: str) -> str:
+    """Cut a text that a request made long: a status rides in metadata, and clients take 8 KiB of it."""
+    content = text.encode("utf-8", "replace")
+    if len(content) <= MAX_TEXT_BYTES:
+        return content.decode()
+    return content[: MAX_TEXT_BYTES - 3].decode("utf-8", "ignore") + "…"
 
 
 async def abort(

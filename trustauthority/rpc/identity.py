@@ -38,16 +38,17 @@ class CallerResolver:
     def __init__(self, store: Store, roots: TrustRoots | None, listener: Listener) -> None:
         self._store = store
         self._roots = roots
-        self._listener = listener
+        self.listener = listener
 
     async def resolve(self, peer: str, auth: Mapping[str, Sequence[bytes]]) -> Caller:
         """The caller behind a connection.
 
         Raises:
-            Unauthenticated: a certificate that neither CA issued, or an unknown key.
+            Unauthenticated: a certificate that neither CA issued or that expired since the handshake,
+                or an unknown key.
         """
-        if self._listener is Listener.ENROL or self._roots is None:
-            return Caller(listener=self._listener, peer=peer)
+        if self.listener is Listener.ENROL or self._roots is None:
+            return Caller(listener=self.listener, peer=peer)
         pem = next(iter(auth.get("x509_pem_cert", ())), b"")
         try:
             certificate = x509.load_pem_x509_certificate(pem)
@@ -61,16 +62,16 @@ class CallerResolver:
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
         async with self._store.snapshot() as tx:
+            if tx.now_ms >= certificate.not_valid_after_utc.timestamp() * 1000:
+                raise Unauthenticated("the connection's certificate expired; renew and reconnect")
             if _issued(certificate, self._roots.host_ca):
                 host = await tx.hosts.by_tls_key(digest)
                 if host is None:
                     raise Unauthenticated("no enrolled host has this key")
-                return Caller(listener=self._listener, peer=peer, host=host, key_pem=key_pem)
+                return Caller(listener=self.listener, peer=peer, host=host, key_pem=key_pem)
             if _issued(certificate, self._roots.admin_ca):
                 identity = await tx.identities.by_key(digest)
-                return Caller(
-                    listener=self._listener, peer=peer, identity=identity, key_pem=key_pem
-                )
+                return Caller(listener=self.listener, peer=peer, identity=identity, key_pem=key_pem)
         raise Unauthenticated("the certificate was not issued by this authority")
 
 

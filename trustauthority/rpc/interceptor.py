@@ -1,19 +1,22 @@
 """What happens around each call, once: caller, matrix, checkpoint echo, errors, one log line.
 
-Any exception that is not ours is INTERNAL with an error id, its text only in the log (S12).
+Any exception that is not ours is INTERNAL with an error id, its text only in the log (S12). A request
+that does not decode, and a call that belongs to the other listener, are refused like any other: with
+one ErrorInfo, the checkpoint and the request id.
 """
 
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from contextvars import ContextVar
 from typing import Any
 
 import grpc
 
-from trustauthority.errors import InvalidRequest, TrustAuthorityError
+from trustauthority.errors import InvalidRequest, RateLimited, TrustAuthorityError
 from trustauthority.ports import Journal
-from trustauthority.rpc.authorize import Caller, Listener, authorize
+from trustauthority.rpc.authorize import Caller, Listener, authorize, rule_of
 from trustauthority.rpc.errors import abort, code_of
 from trustauthority.rpc.identity import CallerResolver
 from trustauthority.rpc.limits import PeerLimits
@@ -22,8 +25,11 @@ from trustauthority.services.audit import AuditService
 CHECKPOINT_KEY = "ta-checkpoint-bin"
 REQUEST_ID_KEY = "ta-request-id"
 MAX_CHECKPOINT_BYTES = 4096
+MAX_REQUEST_ID = 64
 
 _caller: ContextVar[Caller] = ContextVar("caller")
+_UNDECODABLE = object()
+"""Stands for bytes that are no message of the call's type."""
 
 
 def current_caller() -> Caller:
@@ -32,7 +38,7 @@ def current_caller() -> Caller:
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps every handler."""
+    """Wraps every handler of one listener."""
 
     def __init__(
         self,
@@ -52,100 +58,119 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         """Wrap the handler of one call."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return handler
         method = handler_call_details.method
+        handler = await continuation(handler_call_details) or self._elsewhere(method)
+        if handler is None:
+            return None
         if handler.response_streaming:
             return self._wrap_stream(handler, method)
         return self._wrap_unary(handler, method)
+
+    def _elsewhere(self, method: str) -> Any:
+        """A handler for calls of the other listener: who asks for one is told so (N02).
+
+        A call that this listener has, but that belongs to a role of another process, stays
+        UNIMPLEMENTED: clients then ask that process.
+        """
+        rule = rule_of(method)
+        listener = self._resolver.listener
+        if listener is Listener.ENROL or (rule is not None and rule.listener is not listener):
+            return grpc.stream_stream_rpc_method_handler(_never)
+        return None
 
     def _wrap_unary(self, handler: Any, method: str) -> Any:
         inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
 
         async def call(request: Any, context: Any) -> Any:
-            async def run() -> Any:
-                return await inner(request, context)
-
-            return await self._serve(method, context, run)
+            served = _Call(method, context)
+            try:
+                await self._begin(served)
+                reply = await inner(_decoded(request, handler), context)
+                await self._attach(served)
+            except BaseException as failure:
+                await self._end(served, failure)
+                raise
+            self._line(served, "OK")
+            return reply
 
         make = (
             grpc.stream_unary_rpc_method_handler
             if handler.request_streaming
             else grpc.unary_unary_rpc_method_handler
         )
-        return make(call, handler.request_deserializer, handler.response_serializer)
+        return make(call, _total(handler.request_deserializer), handler.response_serializer)
 
     def _wrap_stream(self, handler: Any, method: str) -> Any:
         inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
-            began = time.monotonic()
-            error: TrustAuthorityError | None = None
+            served = _Call(method, context)
             try:
-                await self._begin(method, context)
-                await self._attach(context)
-                async for reply in inner(request, context):
-                    yield reply
-            except TrustAuthorityError as failure:
-                error = failure
-            except (Exception, grpc.aio.AbortError) as failure:
-                if isinstance(failure, grpc.aio.AbortError):
-                    raise
-                error = self._internal(method, failure)
-            self._line(method, began, error)
-            if error is not None:
-                await abort(context, error)
+                await self._begin(served)
+                await self._attach(served)
+                replies = inner(_decoded(request, handler), context)
+                if hasattr(replies, "__aiter__"):
+                    async with aclosing(replies) as open_replies:
+                        async for reply in open_replies:
+                            yield reply
+                else:
+                    await replies  # this servicer writes to the context by itself
+                await self._attach(served)
+            except BaseException as failure:
+                await self._end(served, failure)
+                raise
+            self._line(served, "OK")
 
         make = (
             grpc.stream_stream_rpc_method_handler
             if handler.request_streaming
             else grpc.unary_stream_rpc_method_handler
         )
-        return make(call, handler.request_deserializer, handler.response_serializer)
+        return make(call, _total(handler.request_deserializer), handler.response_serializer)
 
-    async def _serve(self, method: str, context: Any, run: Callable[[], Awaitable[Any]]) -> Any:
-        began = time.monotonic()
-        error: TrustAuthorityError
-        try:
-            await self._begin(method, context)
-            reply = await run()
-            await self._attach(context)
-        except TrustAuthorityError as failure:
-            error = failure
-        except Exception as failure:  # noqa: BLE001 - nothing foreign crosses the boundary
-            error = self._internal(method, failure)
-        else:
-            self._line(method, began, None)
-            return reply
-        self._line(method, began, error)
-        await self._attach(context)
-        return await abort(context, error)
-
-    async def _begin(self, method: str, context: Any) -> None:
-        metadata = dict(context.invocation_metadata() or ())
+    async def _begin(self, served: "_Call") -> None:
+        context = served.context
         peer = _address(context.peer())
-        self._limits.check(peer, method)
+        self._limits.check(peer, served.method)
         caller = await self._resolver.resolve(peer, context.auth_context())
-        authorize(method, caller)
+        served.caller = caller
+        authorize(served.method, caller)
         _caller.set(caller)
-        note = metadata.get(CHECKPOINT_KEY)
+        note = served.metadata.get(CHECKPOINT_KEY)
         if note and caller.listener is Listener.MUTUAL:
             if not isinstance(note, bytes) or len(note) > MAX_CHECKPOINT_BYTES:
                 raise InvalidRequest("the echoed checkpoint is too long", field=CHECKPOINT_KEY)
             await self._audit.check_echo(note.decode("utf-8", "replace"))
 
-    async def _attach(self, context: Any) -> None:
-        metadata = dict(context.invocation_metadata() or ())
-        request_id = metadata.get(REQUEST_ID_KEY)
-        trailing: list[tuple[str, str | bytes]] = []
-        if isinstance(request_id, str) and len(request_id) <= 64:
-            trailing.append((REQUEST_ID_KEY, request_id))
+    async def _end(self, served: "_Call", failure: BaseException) -> None:
+        """Turn a failure into the status of the call, unless the caller hung up or it has one."""
+        if not isinstance(failure, Exception):  # the caller hung up, or the process ends
+            self._line(served, "CANCELLED")
+            return
+        if isinstance(failure, grpc.aio.AbortError):  # a standard service ended its call
+            self._line(served, "ABORT")
+            return
+        error = (
+            failure
+            if isinstance(failure, TrustAuthorityError)
+            else self._internal(served.method, failure)
+        )
+        self._line(served, code_of(type(error)).name, error.reason)
+        await self._attach(served, cheaply=isinstance(error, RateLimited))
+        await abort(served.context, error)
+
+    async def _attach(self, served: "_Call", *, cheaply: bool = False) -> None:
+        """Put request id and checkpoint on the reply; a reply without one is still a reply."""
+        trailing: list[tuple[str, str | bytes]] = [(REQUEST_ID_KEY, served.request_id)]
         try:
-            trailing.append((CHECKPOINT_KEY, (await self._audit.checkpoint()).encode()))
+            note = await self._audit.checkpoint(cheaply=cheaply)
         except TrustAuthorityError as error:
             self._journal.record("checkpoint_unavailable", reason=error.reason)
-        context.set_trailing_metadata(tuple(trailing))
+        except Exception as failure:  # noqa: BLE001 - the outcome of the call is decided already
+            self._internal(served.method, failure)
+        else:
+            trailing.append((CHECKPOINT_KEY, note.encode()))
+        served.context.set_trailing_metadata(tuple(trailing))
 
     def _internal(self, method: str, failure: BaseException) -> TrustAuthorityError:
         error_id = secrets.token_hex(8)
@@ -154,16 +179,65 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             f"internal error {error_id}; the authority's log says more", errorId=error_id
         )
 
-    def _line(self, method: str, began: float, error: TrustAuthorityError | None) -> None:
-        caller = _caller.get(None)
+    def _line(self, served: "_Call", code: str, reason: str = "") -> None:
         self._journal.record(
             "rpc",
-            method=method,
-            code="OK" if error is None else code_of(type(error)).name,
-            reason="" if error is None else error.reason,
-            caller="" if caller is None else caller.name,
-            duration_ms=round((time.monotonic() - began) * 1000, 1),
+            method=served.method,
+            code=code,
+            reason=reason,
+            caller="" if served.caller is None else served.caller.name,
+            request_id=served.request_id,
+            duration_ms=round((time.monotonic() - served.began) * 1000, 1),
         )
+
+
+class _Call:
+    """One call while it is served."""
+
+    def __init__(self, method: str, context: Any) -> None:
+        self.method = method
+        self.context = context
+        self.began = time.monotonic()
+        self.caller: Caller | None = None
+        self.metadata: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
+        sent = self.metadata.get(REQUEST_ID_KEY)
+        usable = isinstance(sent, str) and 0 < len(sent) <= MAX_REQUEST_ID
+        self.request_id = str(sent) if usable else secrets.token_hex(16)
+
+
+async def _never(_request: Any, _context: Any) -> AsyncIterator[bytes]:
+    """Serves nothing: the matrix refuses the call before."""
+    raise InvalidRequest("this call is not served here", field="method")
+    yield b""
+
+
+def _total(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    """A decoder that does not raise: what fails inside of gRPC bypasses the error table."""
+
+    def total(content: bytes) -> Any:
+        if decode is None:
+            return content
+        try:
+            return decode(content)
+        except Exception:  # noqa: BLE001 - whatever the library raises, the bytes are wrong
+            return _UNDECODABLE
+
+    return total
+
+
+def _decoded(request: Any, handler: Any) -> Any:
+    return _decoded_parts(request) if handler.request_streaming else _message(request)
+
+
+async def _decoded_parts(parts: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for part in parts:
+        yield _message(part)
+
+
+def _message(request: Any) -> Any:
+    if request is _UNDECODABLE:
+        raise InvalidRequest("the request does not decode as its message", field="request")
+    return request
 
 
 def _address(peer: str) -> str:

@@ -14,12 +14,15 @@ class Watchers:
     """Queues by host id."""
 
     def __init__(self) -> None:
-        self._queues: dict[str, set[asyncio.Queue[pb.WatchHostResponse]]] = {}
+        self._closed = False
+        self._queues: dict[str, set[asyncio.Queue[pb.WatchHostResponse | None]]] = {}
 
     @contextmanager
-    def subscribe(self, host_id: str) -> Iterator["asyncio.Queue[pb.WatchHostResponse]"]:
-        """Listen until the block is left."""
-        queue: asyncio.Queue[pb.WatchHostResponse] = asyncio.Queue(MAX_WAITING)
+    def subscribe(self, host_id: str) -> Iterator["asyncio.Queue[pb.WatchHostResponse | None]"]:
+        """Listen until the block is left; None in the queue says that the process stops."""
+        queue: asyncio.Queue[pb.WatchHostResponse | None] = asyncio.Queue(MAX_WAITING + 1)
+        if self._closed:
+            queue.put_nowait(None)
         self._queues.setdefault(host_id, set()).add(queue)
         try:
             yield queue
@@ -31,10 +34,17 @@ class Watchers:
     def push(self, host_id: str, wish: "pb.HostWish.ValueType", detail: str) -> None:
         """Tell a wish to every connection of a host."""
         for queue in self._queues.get(host_id, ()):
-            if not queue.full():
+            if queue.qsize() < MAX_WAITING:
                 queue.put_nowait(pb.WatchHostResponse(wish=wish, detail=detail))
 
     def push_all(self, wish: "pb.HostWish.ValueType", detail: str) -> None:
         """Tell a wish to every host."""
         for host_id in tuple(self._queues):
             self.push(host_id, wish, detail)
+
+    def close(self) -> None:
+        """End every stream, and those to come."""
+        self._closed = True
+        for queue in (queue for queues in self._queues.values() for queue in queues):
+            if not queue.full():
+                queue.put_nowait(None)
