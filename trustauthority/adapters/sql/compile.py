@@ -56,7 +56,14 @@ from trustauthority.placement.condition import (
     WriteKind,
     value_of,
 )
-from trustauthority.placement.transitions import REVOKE, REVOKE_ALL, TRANSITIONS
+from trustauthority.placement.transitions import (
+    ABORT_REPLAY,
+    GIVE_BACK_REPLAY,
+    REVOKE,
+    REVOKE_ALL,
+    SWITCH_REPLAY,
+    TRANSITIONS,
+)
 
 NEW_GRANTS_WINDOW_MS = 3_600_000
 """The window in which ``new_grants`` counts: one hour."""
@@ -96,6 +103,13 @@ _NOT_HALTED = select(_READ["authority"].c.halted_because).scalar_subquery() == "
 _WHILE_HALTED = (REVOKE, REVOKE_ALL)
 """A rolled-back database decides nothing, except to take trust away (N91)."""
 
+_CHOSEN_BY = {
+    GIVE_BACK_REPLAY.name: frozenset({Field("vm", "owner"), Field("vm", "last_owner")}),
+    SWITCH_REPLAY.name: frozenset({Field("move", "phase")}),
+    ABORT_REPLAY.name: frozenset({Field("move", "phase")}),
+}
+"""What made ``transition_for`` take the outcome for recorded, where no rule asks for it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
@@ -107,7 +121,8 @@ class Decision:
     """Its parameters."""
     asked: tuple[str, ...]
     was: tuple[Field, ...]
-    """Columns that must still hold what was read, because values to be written come from them."""
+    """Columns that must still hold what was read: values to be written come from them, or the
+    choice of this transition."""
     first: Write | None
 
     def parameters(self, scene: Scene, keys: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,7 +155,8 @@ def _bound(value: Any) -> Any:
 def _compile(transition: Transition) -> Decision:
     first = transition.writes[0] if transition.writes else None
     own = first.record if first is not None and first.kind is WriteKind.UPDATE else None
-    was = sorted({f for w in transition.writes for f in _read_by(w)}, key=str)
+    read = {f for w in transition.writes for f in _read_by(w)}
+    was = sorted(read | _CHOSEN_BY.get(transition.name, frozenset()), key=str)
     asked = {a for rule in transition.rules for a in _asked_in(rule.condition)}
     where = and_(
         true() if transition in _WHILE_HALTED else _NOT_HALTED,
