@@ -33,6 +33,8 @@ class AppraisalContext:
     issued_at_ms: int
     """When the challenge was issued: evidence is at least this fresh."""
     now_ms: int
+    revoked: bool = False
+    """An administrator took trust away: no evidence gives it back."""
 
 
 def appraise(
@@ -46,6 +48,7 @@ def appraise(
     checks = (
         _identity_check("endorsement", "the TPM is accepted", context.endorsement),
         _identity_check("residency", "the keys live in that TPM", "proven at enrolment"),
+        *_revocation(context),
         _group("quote", "the quote is genuine and fresh", lambda: _quote_checks(evidence)),
         _group("boot-log", "the boot log explains the PCRs", lambda: _boot_log(evidence, policy)),
         _group(
@@ -83,6 +86,22 @@ def appraise(
 def _identity_check(check_id: str, title: str, found: str) -> Check:
     """What enrolment proved; a host without it has no row and no evidence is looked at."""
     return Check(id=check_id, title=title, state=CheckState.PASSED, found=found)
+
+
+def _revocation(context: AppraisalContext) -> tuple[Check, ...]:
+    """Make no signed statement say that a revoked host is good; nothing for the others."""
+    if not context.revoked:
+        return ()
+    return (
+        Check(
+            id="revocation",
+            title="the host is not revoked",
+            state=CheckState.FAILED,
+            found="revoked",
+            detail="an administrator revoked this host",
+            remedy="ta host reinstate, once it is known why it was revoked",
+        ),
+    )
 
 
 def _group(check_id: str, title: str, make: Callable[[], tuple[Check, ...]]) -> Check:

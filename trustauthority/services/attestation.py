@@ -1,7 +1,8 @@
 """Attestation: evidence in, a recorded verdict and a signed report out (design.md 6.2).
 
 What it guarantees: one transaction uses the challenge up, moves the TPM's position forward, writes
-verdict, seal, report and audit entry, or none of them. A rejected evidence changes nothing.
+verdict, seal, report and audit entry, or none of them. Rejected evidence leaves an audit entry and
+changes nothing else.
 """
 
 import hashlib
@@ -10,43 +11,35 @@ from dataclasses import dataclass, replace
 
 from trustauthority.appraisal.appraise import AppraisalContext, appraise
 from trustauthority.appraisal.baseline import decode_baseline
-from trustauthority.codec.tpm import (
-    decode_public,
-    object_name,
-    primary_qualified_name,
-    qualified_name,
+from trustauthority.errors import (
+    ChallengeAlreadyUsed,
+    EvidenceRejected,
+    FailedPrecondition,
+    MalformedEvidence,
+    TpmClockRolledBack,
+    TrustAuthorityError,
 )
-from trustauthority.errors import ChallengeAlreadyUsed, FailedPrecondition, TpmClockRolledBack
 from trustauthority.model.audit import AuditEvent
 from trustauthority.model.baseline import Baseline, BaselineState
 from trustauthority.model.evidence import Evidence
 from trustauthority.model.host import HostRecord
 from trustauthority.model.policy import Policy
-from trustauthority.model.report import REPORT_TYPE, ReportContext, VerdictSeal
-from trustauthority.model.tpm import HANDLE_ENDORSEMENT, ClockInfo, PcrSelection
+from trustauthority.model.tpm import PcrSelection
 from trustauthority.model.verdict import Verdict
 from trustauthority.ports import Journal, Store, Transaction
-from trustauthority.report.issue import report_claims
-from trustauthority.report.seal import sign_seal
-from trustauthority.report.token import sign_token
 from trustauthority.services.policies import cluster_policy
 from trustauthority.services.secrets import AuthoritySecrets
+from trustauthority.services.statements import Statement, sign_report, sign_verdict
 from trustauthority.services.verdicts import (
     archive_evidence,
-    decode_progress,
     encode_progress,
+    expected_evidence,
     verdict_document,
 )
 from trustauthority.verification import challenge as challenges
-from trustauthority.verification.pipeline import (
-    ExpectedEvidence,
-    VerifiedEvidence,
-    verify_evidence,
-)
+from trustauthority.verification.pipeline import VerifiedEvidence, verify_evidence
 
 CHALLENGE_TTL_MS = 60_000
-AUDIENCE = "trustauthority"
-VERIFIER_BUILD = "0.1.0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +87,13 @@ class AttestationService:
         """Issue a challenge of purpose attest."""
         async with self._store.snapshot() as tx:
             _, policy = await cluster_policy(tx, host.cluster_id)
-            return self._invitation(host, policy, issued_at_ms=tx.now_ms, ttl_ms=CHALLENGE_TTL_MS)
+            return self._invitation(
+                host,
+                policy,
+                issued_at_ms=tx.now_ms,
+                purpose=challenges.Purpose.ATTEST,
+                ttl_ms=CHALLENGE_TTL_MS,
+            )
 
     async def known_boot_log(self, host: HostRecord, sha256: bytes) -> bytes:
         """The body of a boot log that was sent before.
@@ -116,11 +115,26 @@ class AttestationService:
         """Verify, appraise and record.
 
         Raises:
-            EvidenceRejected, MalformedEvidence: nothing was changed.
+            EvidenceRejected, MalformedEvidence: nothing but the audit log was changed.
+            FailedPrecondition: the host was removed, revoked or enrolled anew meanwhile.
         """
+        try:
+            return await self._attest(host, evidence)
+        except (EvidenceRejected, MalformedEvidence, FailedPrecondition) as error:
+            await self._record_refusal(host, error.reason, error.message)
+            raise
+        except TrustAuthorityError:
+            raise
+        except Exception as error:
+            # a defect of ours is no verdict either; its trace goes to the journal, not in here
+            await self._record_refusal(host, TrustAuthorityError.reason, type(error).__name__)
+            raise
+
+    async def _attest(self, host: HostRecord, evidence: Evidence) -> Attested:
         judged = await self._judge(host, evidence)
         policy, verdict = judged.policy, judged.verdict
         async with self._store.transaction() as tx:
+            await _require_unchanged(tx, judged.host)
             used_until_ms = judged.challenge.issued_at_ms + self._ttl_ms(policy) + 60_000
             if not await tx.enrolments.consume_challenge(
                 judged.challenge.challenge_id, expires_at_ms=used_until_ms
@@ -128,7 +142,11 @@ class AttestationService:
                 raise ChallengeAlreadyUsed("a verdict was recorded for this challenge before")
             recorded = await self._record(tx, judged, evidence)
             invitation = self._invitation(
-                recorded.host, policy, issued_at_ms=tx.now_ms, ttl_ms=self._ttl_ms(policy)
+                recorded.host,
+                policy,
+                issued_at_ms=tx.now_ms,
+                purpose=challenges.Purpose.ATTEST_NEXT,
+                ttl_ms=self._ttl_ms(policy),
             )
         self._journal.record(
             "attestation", host=host.host_id, standing="passed" if verdict.passed else "failed"
@@ -141,6 +159,21 @@ class AttestationService:
             invitation=invitation,
             attest_again_in_ms=policy.evidence.attest_interval_ms,
         )
+
+    async def _record_refusal(self, host: HostRecord, reason: str, why: str) -> None:
+        """Keep a trace of evidence that proved nothing: a relay or a rollback shows up here."""
+        async with self._store.transaction() as tx:
+            await tx.audit.append(
+                AuditEvent(
+                    actor=f"host:{host.host_id}",
+                    operation="host.attest",
+                    subject=host.host_id,
+                    decision="refused",
+                    reason=reason,
+                    details={"name": host.name, "why": why},
+                )
+            )
+        self._journal.record("attestation", host=host.host_id, standing="refused", reason=reason)
 
     async def _judge(self, host: HostRecord, evidence: Evidence) -> "_Judged":
         """Verify and appraise on a snapshot: the expensive part, outside of the write lock.
@@ -157,7 +190,7 @@ class AttestationService:
             global_epoch = (await tx.placement.authority()).global_epoch
             now_ms = tx.now_ms
         challenge = self._check_challenge(evidence, current, policy, now_ms)
-        verified = verify_evidence(evidence, _expected(evidence, current), policy)
+        verified = verify_evidence(evidence, expected_evidence(evidence, current), policy)
         context = AppraisalContext(
             host_id=current.host_id,
             cluster=current.cluster_id,
@@ -166,6 +199,7 @@ class AttestationService:
             policy_epoch=cluster.policy_epoch,
             issued_at_ms=challenge.issued_at_ms,
             now_ms=now_ms,
+            revoked=current.revoked,
         )
         return _Judged(
             host=current,
@@ -183,18 +217,25 @@ class AttestationService:
     def _check_challenge(
         self, evidence: Evidence, host: HostRecord, policy: Policy, now_ms: int
     ) -> challenges.Challenge:
+        rode = challenges.claimed_purpose(evidence.challenge) is challenges.Purpose.ATTEST_NEXT
         return challenges.check(
             evidence.challenge,
             keys=self._keys.challenge_keys,
             cluster=host.cluster_id,
-            purpose=challenges.Purpose.ATTEST,
+            purpose=challenges.Purpose.ATTEST_NEXT if rode else challenges.Purpose.ATTEST,
             host=host.host_id,
             now_ms=now_ms,
-            ttl_ms=self._ttl_ms(policy),
+            ttl_ms=self._ttl_ms(policy) if rode else CHALLENGE_TTL_MS,
         )
 
     def _invitation(
-        self, host: HostRecord, policy: Policy, *, issued_at_ms: int, ttl_ms: int
+        self,
+        host: HostRecord,
+        policy: Policy,
+        *,
+        issued_at_ms: int,
+        purpose: challenges.Purpose,
+        ttl_ms: int,
     ) -> Invitation:
         kid = max(self._keys.challenge_keys)
         position = host.tpm_position or bytes(16)
@@ -203,7 +244,7 @@ class AttestationService:
                 kid=kid,
                 key=self._keys.challenge_keys[kid],
                 cluster=host.cluster_id,
-                purpose=challenges.Purpose.ATTEST,
+                purpose=purpose,
                 host=host.host_id,
                 issued_at_ms=issued_at_ms,
                 random=os.urandom(challenges.RANDOM_SIZE),
@@ -226,22 +267,26 @@ class AttestationService:
         policy = judged.policy
         boot_log_sha256 = await tx.archive.put_blob(evidence.boot_log)
         evidence_sha256 = await archive_evidence(tx, evidence, boot_log_sha256)
-        global_epoch = judged.global_epoch
         document = verdict_document(verdict, evidence_sha256)
         verdict_id = hashlib.sha256(document.encode()).hexdigest()
         clock = verified.quote.clock_info
+        stated = Statement(
+            host=host,
+            verified=verified,
+            verdict=verdict,
+            verdict_id=verdict_id,
+            evidence_sha256=evidence_sha256,
+            challenge_sha256=hashlib.sha256(evidence.challenge).hexdigest(),
+        )
+        report = sign_report(stated, self._keys, node=self._node)
         await tx.archive.put_verdict(
             verdict_id,
             {
                 "host_id": host.host_id,
                 "decided_at_ms": tx.now_ms,
                 "document": document,
-                "seal": self._seal(host, verified, verdict, verdict_id, global_epoch, policy),
-                "report": (
-                    report := self._report(
-                        host, verified, verdict, verdict_id, evidence, evidence_sha256
-                    )
-                ),
+                "seal": sign_verdict(stated, self._keys, judged.global_epoch, policy),
+                "report": report,
                 "evidence_sha256": evidence_sha256,
             },
         )
@@ -259,7 +304,7 @@ class AttestationService:
             "attested_until_ms": verdict.attested_until_ms if verdict.passed else 0,
             "verdict_trust_epoch": host.trust_epoch,
             "verdict_policy_epoch": verdict.policy_epoch,
-            "verdict_global_epoch": global_epoch,
+            "verdict_global_epoch": judged.global_epoch,
             "baseline": verdict.baseline,
             "reason": verdict.reason,
             "boot_log_sha256": boot_log_sha256,
@@ -298,66 +343,6 @@ class AttestationService:
             host=moved, verdict_id=verdict_id, evidence_sha256=evidence_sha256, report=report
         )
 
-    def _seal(
-        self,
-        host: HostRecord,
-        verified: VerifiedEvidence,
-        verdict: Verdict,
-        verdict_id: str,
-        global_epoch: int,
-        policy: Policy,
-    ) -> str:
-        clock = verified.quote.clock_info
-        bank = policy.evidence.bank
-        seal = VerdictSeal(
-            verdict_id=verdict_id,
-            host_id=host.host_id,
-            cluster=host.cluster_id,
-            passed=verdict.passed,
-            policy_epoch=verdict.policy_epoch,
-            trust_epoch=host.trust_epoch,
-            global_epoch=global_epoch,
-            attested_until_ms=verdict.attested_until_ms,
-            quote_received_ms=verdict.decided_at_ms,
-            clock_ms=clock.clock,
-            counters=clock.counter_bytes,
-            storage_public=host.storage_public,
-            sealed_pcrs={
-                bank: {pcr: verified.quote.pcrs[bank][pcr] for pcr in policy.grants.sealed_pcrs}
-            },
-        )
-        if self._keys.report_key is None:
-            raise FailedPrecondition("this process does not hold the report key")
-        return sign_seal(seal, self._keys.report_key)
-
-    def _report(
-        self,
-        host: HostRecord,
-        verified: VerifiedEvidence,
-        verdict: Verdict,
-        verdict_id: str,
-        evidence: Evidence,
-        evidence_sha256: str,
-    ) -> str:
-        if self._keys.report_key is None:
-            raise FailedPrecondition("this process does not hold the report key")
-        clock = verified.quote.clock_info
-        context = ReportContext(
-            issuer=self._keys.origin,
-            audience=AUDIENCE,
-            node=self._node,
-            verdict_id=verdict_id,
-            challenge_sha256=hashlib.sha256(evidence.challenge).hexdigest(),
-            evidence_sha256=evidence_sha256,
-            ak_name=object_name(decode_public(host.ak_public)),
-            tls_spki_sha256=host.tls_spki_sha256,
-            reset_count=clock.reset_count,
-            restart_count=clock.restart_count,
-            verifier_build=VERIFIER_BUILD,
-        )
-        claims = report_claims(verdict, context)
-        return sign_token(claims, token_type=REPORT_TYPE, key=self._keys.report_key)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Judged:
@@ -377,27 +362,20 @@ class _Recorded:
     report: str
 
 
-def _expected(evidence: Evidence, host: HostRecord) -> ExpectedEvidence:
-    position = host.tpm_position
-    last = (
-        ClockInfo.from_bytes(clock=position[8:], counters=position[:8], safe=True)
-        if position
-        else None
-    )
-    return ExpectedEvidence(
-        ak_public=host.ak_public,
-        ak_qualified_name=qualified_name(
-            primary_qualified_name(HANDLE_ENDORSEMENT, object_name(decode_public(host.ek_public))),
-            object_name(decode_public(host.ak_public)),
-        ),
-        qualifying_data=challenges.qualifying_data(
-            evidence.challenge,
-            object_name(decode_public(host.tls_public)),
-            challenges.Purpose.ATTEST,
-        ),
-        last_clock=last,
-        progress=decode_progress(host.ima_state),
-    )
+async def _require_unchanged(tx: Transaction, judged: HostRecord) -> None:
+    """What was judged outside of the transaction must be the row that the verdict is written to.
+
+    Raises:
+        FailedPrecondition: other keys (N03), another cluster, or a revocation came between.
+    """
+    now = await tx.hosts.get(judged.host_id)
+    if now is None or _standing_on(now) != _standing_on(judged):
+        raise FailedPrecondition("the host was removed, revoked or enrolled anew meanwhile")
+
+
+def _standing_on(host: HostRecord) -> tuple[object, ...]:
+    keys = (host.ek_public, host.ak_public, host.tls_public, host.storage_public)
+    return (*keys, host.cluster_id, host.admission, host.revoked, host.trust_epoch)
 
 
 async def _approved(tx: Transaction, cluster: str) -> list[Baseline]:

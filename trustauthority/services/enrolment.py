@@ -10,8 +10,6 @@ import os
 import secrets as random
 from dataclasses import dataclass
 
-from cryptography.hazmat.primitives import serialization
-
 from trustauthority.codec.tpm import (
     decode_public,
     object_name,
@@ -20,7 +18,7 @@ from trustauthority.codec.tpm import (
 )
 from trustauthority.errors import (
     AlreadyExists,
-    EvidenceRejected,
+    ChallengeAlreadyUsed,
     FailedPrecondition,
     InvalidRequest,
     NotFound,
@@ -29,10 +27,11 @@ from trustauthority.errors import (
 )
 from trustauthority.model.audit import AuditEvent
 from trustauthority.model.host import Admission, Enrolment, HostRecord, PendingEnrolment
-from trustauthority.model.identifiers import ClusterId, HostId, is_name
-from trustauthority.model.tpm import HANDLE_OWNER, TpmPublic
+from trustauthority.model.identifiers import ClusterId, is_name
+from trustauthority.model.tpm import HANDLE_OWNER
 from trustauthority.ports import Store, Transaction
 from trustauthority.services.endorsement import AcceptedEndorsement, accept_endorsement
+from trustauthority.services.pending import host_id_of, pending_hash, spki_sha256, unproven
 from trustauthority.services.policies import cluster_policy
 from trustauthority.services.secrets import AuthoritySecrets
 from trustauthority.verification import challenge as challenges
@@ -171,7 +170,7 @@ class EnrolmentService:
             if not await tx.enrolments.consume_challenge(
                 checked.challenge_id, expires_at_ms=expires_ms
             ):
-                raise EvidenceRejected("this challenge was used already; ask for a new one")
+                raise ChallengeAlreadyUsed("this challenge was used already; ask for a new one")
             pending = await self._pending(tx, claim, keys, endorsement, peer, expires_ms)
             pending_id = random.token_hex(16)
             row_sha256 = pending_hash(pending_id, pending)
@@ -193,6 +192,8 @@ class EnrolmentService:
     async def activate(self, pending_id: str, proof: bytes) -> ActivatedHost:
         """Accept the proof of residency and issue the host certificate from that pending row.
 
+        A refusal leaves the row used up and its audit entry written.
+
         Raises:
             NotFound: no such row, or it expired. ResidencyUnproven: wrong proof; the row is gone.
             AlreadyExists: the host exists with other keys.
@@ -208,9 +209,10 @@ class EnrolmentService:
                 and hmac.compare_digest(self._proof(row_sha256), proof)
             )
             host = await self._insert(tx, pending) if good else None
+            if not good:
+                await tx.audit.append(unproven(pending))
             _, policy = await cluster_policy(tx, pending.enrolment.cluster)
             now_ms = tx.now_ms
-        # a wrong proof or a foreign identity leaves its row used up and its audit entry written
         if not good:
             raise ResidencyUnproven("the credential was not opened by the TPM of this EK")
         if host is None:
@@ -250,7 +252,6 @@ class EnrolmentService:
     ) -> PendingEnrolment:
         cluster, ek_sha256 = ClusterId(claim.cluster), hashlib.sha256(claim.ek_public).hexdigest()
         listed = await tx.inventory.find(cluster, ek_sha256)
-        tls_spki_sha256 = spki_sha256(keys.tls)
         approval = hashlib.sha256()
         for part in (
             claim.name.encode(),
@@ -274,7 +275,7 @@ class EnrolmentService:
                 storage_qualified_name=primary_qualified_name(
                     HANDLE_OWNER, object_name(keys.storage)
                 ),
-                tls_spki_sha256=tls_spki_sha256,
+                tls_spki_sha256=spki_sha256(keys.tls),
                 approval_sha256=approval.hexdigest(),
                 anchor=endorsement.anchor,
                 tpm=endorsement.tpm,
@@ -349,24 +350,6 @@ class EnrolmentService:
 
     def _proof(self, row_sha256: bytes) -> bytes:
         return hmac.digest(self._activation_secret(row_sha256), row_sha256, "sha256")
-
-
-def host_id_of(ek_public: bytes) -> HostId:
-    """The id of the host with this EK: nobody can choose one (N77)."""
-    return HostId("h-" + hashlib.sha256(ek_public).hexdigest()[:32])
-
-
-def spki_sha256(public: TpmPublic) -> str:
-    """Hex SHA-256 of a TPM key's SubjectPublicKeyInfo: how a connection shows it."""
-    der = public_key(public).public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    return hashlib.sha256(der).hexdigest()
-
-
-def pending_hash(pending_id: str, pending: PendingEnrolment) -> bytes:
-    """The hash of a pending row that the host answers over; every field counts (N78)."""
-    return hashlib.sha256(f"{pending_id}|{pending!r}".encode()).digest()
 
 
 def _check_claim(claim: EnrolmentClaim) -> None:

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 
 from joserfc.jwk import KeySet
 
-from trustauthority.codec.tpm import decode_public, object_name
 from trustauthority.errors import (
     AlreadyExists,
-    Conflict,
     HostNotAttested,
     KmsUnavailable,
     NotFound,
@@ -23,9 +21,7 @@ from trustauthority.errors import (
     ReleaseRefused,
     TrustAuthorityError,
 )
-from trustauthority.keyrelease.decide import QuoteTime, release
 from trustauthority.model.audit import AuditEvent
-from trustauthority.model.grant import GrantBinding, ReleaseOrder
 from trustauthority.model.host import HostRecord
 from trustauthority.model.identifiers import HostId, RequestId, VmId
 from trustauthority.model.placement import (
@@ -37,7 +33,6 @@ from trustauthority.model.placement import (
     LeaseTerms,
     PlacementState,
     PrepareRequest,
-    Purpose,
     RenewRequest,
 )
 from trustauthority.model.report import VerdictSeal
@@ -46,6 +41,13 @@ from trustauthority.placement.authority import refusal, retry_after_ms
 from trustauthority.ports import Journal, KeyRoom, Store, Transaction
 from trustauthority.report.seal import open_seal
 from trustauthority.services.decisions import audit_decision, audit_refusal
+from trustauthority.services.orders import (
+    Authorised,
+    Undone,
+    plan_release,
+    terms_of,
+    wrapping_aad,
+)
 from trustauthority.services.policies import cluster_policy
 
 DEFAULT_PROVIDER = "default"
@@ -59,13 +61,6 @@ class ReleasedKey:
     grant_epoch: int
     terms: LeaseTerms
     key_grant: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Authorised:
-    order: ReleaseOrder
-    grant_epoch: int
-    terms: LeaseTerms
 
 
 class KeyService:
@@ -162,7 +157,12 @@ class KeyService:
             ReleaseRefused: a predicate of the decision failed; the reason says which.
             KmsUnavailable: nothing left, nothing is lost; repeat with the same request id.
         """
-        authorised = await self._authorise(host, VmId(vm), RequestId(request_id), move_id)
+        try:
+            authorised = await self._authorise(host, VmId(vm), RequestId(request_id), move_id)
+        except Undone as undone:
+            # nothing of transaction 1 stands, so that the refusal needs one of its own
+            await self._record_refusal(host, VmId(vm), undone.refusal)
+            raise undone.refusal from None
         try:
             grant = await self._room.release(authorised.order)
         except KmsUnavailable as error:
@@ -217,9 +217,9 @@ class KeyService:
 
     async def _authorise(
         self, host: HostRecord, vm: VmId, request_id: RequestId, move_id: str
-    ) -> _Authorised:
+    ) -> Authorised:
         """Transaction 1: the grant, the lease and the audit row *authorised*."""
-        authorised: _Authorised | None = None
+        authorised: Authorised | None = None
         async with self._store.transaction() as tx:
             current = await tx.hosts.get(host.host_id)
             if current is None:
@@ -238,7 +238,7 @@ class KeyService:
                 )
                 refused = refusal(failed, retry_after_ms=retry_after_ms(state, tx.now_ms))
                 if not failed:
-                    authorised = await _order(tx, current, state, seal)
+                    authorised = await plan_release(tx, current, state, seal)
         # a refusal is recorded too, so it is raised only after its transaction was committed
         if authorised is None:
             self._journal.record("key_release", decision="refused", reason=refused.reason)
@@ -269,7 +269,7 @@ class KeyService:
             raise HostNotAttested("the host's row does not say what its signed verdict says")
         return seal
 
-    async def _confirm(self, host: HostRecord, authorised: _Authorised, grant: bytes) -> None:
+    async def _confirm(self, host: HostRecord, authorised: Authorised, grant: bytes) -> None:
         """Transaction 2: epochs still current, audit row *released* with the response hash."""
         binding = authorised.order.binding
         response_hash = hashlib.sha256(grant).digest()
@@ -293,6 +293,11 @@ class KeyService:
             )
         if failed:
             raise refusal(failed)
+
+    async def _record_refusal(self, host: HostRecord, vm: VmId, error: TrustAuthorityError) -> None:
+        async with self._store.transaction() as tx:
+            await tx.audit.append(audit_refusal(host, vm, "key.request", error))
+        self._journal.record("key_release", decision="refused", reason=error.reason)
 
     async def _record_failure(
         self, host: HostRecord, vm: VmId, request_id: RequestId, error: KmsUnavailable
@@ -324,70 +329,3 @@ def _grant_request(
             request_id=request_id, move_id=RequestId(move_id), vm_id=vm, host_id=host
         )
     return GrantRequest(request_id=request_id, vm_id=vm, host_id=host)
-
-
-async def _order(
-    tx: Transaction, host: HostRecord, state: PlacementState, seal: VerdictSeal
-) -> _Authorised:
-    """What the key room is told: every value from the signed verdict or the decided rows."""
-    if state.grant is None or state.vm is None:
-        raise Conflict("the grant is not there; repeat with the same request id")
-    key = await tx.keys.newest(state.vm.vm_id)
-    if key is None:
-        raise NotFound("the VM has no key", kind="key", name=state.vm.vm_id)
-    _, policy = await cluster_policy(tx, host.cluster_id)
-    plan = release(
-        state.grant,
-        key_state=key.state,
-        key_epoch=key.key_epoch,
-        quote=QuoteTime(
-            boot=seal.counters, clock_ms=seal.clock_ms, received_ms=seal.quote_received_ms
-        ),
-        now_ms=tx.now_ms,
-        open_by_limit_ms=policy.grants.open_by_ms,
-        quote_age_limit_ms=policy.grants.max_quote_age_ms,
-    )
-    binding = GrantBinding(
-        vm_id=state.vm.vm_id,
-        host_id=host.host_id,
-        storage_name=object_name(decode_public(seal.storage_public)),
-        grant_epoch=state.grant.grant_epoch,
-        key_epoch=key.key_epoch,
-        request_id=state.grant.request_id,
-        purpose=state.grant.purpose,
-        clock_bound=plan.clock_limit_ms,
-    )
-    order = ReleaseOrder(
-        binding=binding,
-        provider=key.provider,
-        kek_id=key.kek_id,
-        wrapped=key.wrapped,
-        aad=wrapping_aad(key.vm_id, key.key_epoch, key.provider),
-        storage_public=seal.storage_public,
-        sealed_pcrs=seal.sealed_pcrs,
-        counters=seal.counters,
-    )
-    return _Authorised(order=order, grant_epoch=state.grant.grant_epoch, terms=_terms(state))
-
-
-def _terms(state: PlacementState) -> LeaseTerms:
-    """How long the key may be held: the VM's lease to run it, the preparation to receive it."""
-    if state.grant is not None and state.grant.purpose is Purpose.PREPARE:
-        return LeaseTerms(lease_ms=state.cluster.prepare_for_ms, skew_ms=0)
-    return terms_of(state)
-
-
-def wrapping_aad(vm: VmId, key_epoch: int, provider: str) -> bytes:
-    """What a wrapped key is bound to: it unwraps for no other VM, epoch or provider."""
-    return json.dumps(
-        {"format": "ta-vm-key-v1", "keyEpoch": key_epoch, "provider": provider, "vm": vm},
-        sort_keys=True,
-        separators=(",", ":"),
-    ).encode()
-
-
-def terms_of(state: PlacementState) -> LeaseTerms:
-    """The lease terms of a decided VM."""
-    if state.vm is None:
-        raise Conflict("the VM is gone; repeat")
-    return state.vm.terms

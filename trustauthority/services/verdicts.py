@@ -6,10 +6,19 @@ Evidence can be judged again later from what stands here (rule 67).
 import json
 from dataclasses import asdict
 
+from trustauthority.codec.tpm import (
+    decode_public,
+    object_name,
+    primary_qualified_name,
+    qualified_name,
+)
 from trustauthority.model.evidence import Evidence
+from trustauthority.model.host import HostRecord
+from trustauthority.model.tpm import HANDLE_ENDORSEMENT, ClockInfo
 from trustauthority.model.verdict import Verdict
 from trustauthority.ports import Transaction
-from trustauthority.verification.pipeline import RuntimeProgress
+from trustauthority.verification import challenge as challenges
+from trustauthority.verification.pipeline import ExpectedEvidence, RuntimeProgress
 from trustauthority.verification.runtime import BootAggregate
 
 
@@ -52,3 +61,27 @@ async def archive_evidence(tx: Transaction, evidence: Evidence, boot_log_sha256:
     }
     encoded = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
     return (await tx.archive.put_blob(encoded)).hex()
+
+
+def expected_evidence(evidence: Evidence, host: HostRecord) -> ExpectedEvidence:
+    """What this evidence must be, from the host's row: its AK, its challenge, its TPM's position."""
+    position = host.tpm_position
+    last = (
+        ClockInfo.from_bytes(clock=position[8:], counters=position[:8], safe=True)
+        if position
+        else None
+    )
+    return ExpectedEvidence(
+        ak_public=host.ak_public,
+        ak_qualified_name=qualified_name(
+            primary_qualified_name(HANDLE_ENDORSEMENT, object_name(decode_public(host.ek_public))),
+            object_name(decode_public(host.ak_public)),
+        ),
+        qualifying_data=challenges.qualifying_data(
+            evidence.challenge,
+            object_name(decode_public(host.tls_public)),
+            challenges.Purpose.ATTEST,
+        ),
+        last_clock=last,
+        progress=decode_progress(host.ima_state),
+    )

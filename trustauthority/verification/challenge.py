@@ -30,6 +30,7 @@ FUTURE_TOLERANCE_MS = 2_000
 
 _VERSION = 1
 _MAC_SIZE = 32
+_PURPOSE_OFFSET = 5
 _BODY = struct.Struct(">BIBQ32s32s16s")
 _TOKEN_SIZE = _BODY.size + _MAC_SIZE
 _MAC_LABEL = b"trustauthority/challenge/v1\0"
@@ -41,10 +42,17 @@ class Purpose(StrEnum):
 
     ENROL = "enrol"
     ATTEST = "attest"
+    ATTEST_NEXT = "attest-next"
+    """Rides in the answer to evidence and lives until the next attestation is due."""
     RELEASE = "release"
 
 
-_PURPOSE_NUMBERS = {Purpose.ENROL: 1, Purpose.ATTEST: 2, Purpose.RELEASE: 3}
+_PURPOSE_NUMBERS = {
+    Purpose.ENROL: 1,
+    Purpose.ATTEST: 2,
+    Purpose.RELEASE: 3,
+    Purpose.ATTEST_NEXT: 4,
+}
 _PURPOSES = {number: purpose for purpose, number in _PURPOSE_NUMBERS.items()}
 
 
@@ -133,6 +141,11 @@ def check(
         purpose=_PURPOSES[number],
         issued_at_ms=issued_at_ms,
     )
+
+
+def claimed_purpose(token: bytes) -> Purpose | None:
+    """What a token says that it is for. To be believed only after ``check`` for that purpose."""
+    return _PURPOSES.get(token[_PURPOSE_OFFSET]) if len(token) == _TOKEN_SIZE else None
 
 
 def qualifying_data(challenge: bytes, tls_key_name: bytes, purpose: Purpose) -> bytes:

@@ -1,0 +1,118 @@
+"""From a decided grant to the order that the key room gets: the end of transaction 1.
+
+What it trusts: rows that the transaction returned, and a seal whose signature was checked. What it
+guarantees: every value of an order comes from the signed verdict or the decided rows, none from the
+caller. What it does not do: decide who holds a VM, or touch a key. Source: design.md 6.4.
+"""
+
+import json
+from dataclasses import dataclass
+
+from trustauthority.codec.tpm import decode_public, object_name
+from trustauthority.errors import Conflict, NotFound, TrustAuthorityError
+from trustauthority.keyrelease.decide import QuoteTime, release
+from trustauthority.model.grant import GrantBinding, ReleaseOrder
+from trustauthority.model.host import HostRecord
+from trustauthority.model.identifiers import VmId
+from trustauthority.model.placement import LeaseTerms, PlacementState, Purpose
+from trustauthority.model.report import VerdictSeal
+from trustauthority.ports import Transaction
+from trustauthority.services.policies import cluster_policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authorised:
+    """What transaction 1 decided, and what the key room is told of it."""
+
+    order: ReleaseOrder
+    grant_epoch: int
+    terms: LeaseTerms
+
+
+class Undone(Exception):
+    """A refusal after the decision: transaction 1 must not commit, its refusal must be recorded."""
+
+    def __init__(self, refusal: TrustAuthorityError) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+async def plan_release(
+    tx: Transaction, host: HostRecord, state: PlacementState, seal: VerdictSeal
+) -> Authorised:
+    """Plan the release of a grant that was decided in this transaction.
+
+    Raises:
+        Undone: it can't be released; the transaction must not commit.
+    """
+    try:
+        return await _order(tx, host, state, seal)
+    except TrustAuthorityError as error:
+        raise Undone(error) from error
+
+
+async def _order(
+    tx: Transaction, host: HostRecord, state: PlacementState, seal: VerdictSeal
+) -> Authorised:
+    """What the key room is told: every value from the signed verdict or the decided rows."""
+    if state.grant is None or state.vm is None:
+        raise Conflict("the grant is not there; repeat with the same request id")
+    key = await tx.keys.newest(state.vm.vm_id)
+    if key is None:
+        raise NotFound("the VM has no key", kind="key", name=state.vm.vm_id)
+    _, policy = await cluster_policy(tx, host.cluster_id)
+    plan = release(
+        state.grant,
+        key_state=key.state,
+        key_epoch=key.key_epoch,
+        quote=QuoteTime(
+            boot=seal.counters, clock_ms=seal.clock_ms, received_ms=seal.quote_received_ms
+        ),
+        now_ms=tx.now_ms,
+        open_by_limit_ms=policy.grants.open_by_ms,
+        quote_age_limit_ms=policy.grants.max_quote_age_ms,
+    )
+    binding = GrantBinding(
+        vm_id=state.vm.vm_id,
+        host_id=host.host_id,
+        storage_name=object_name(decode_public(seal.storage_public)),
+        grant_epoch=state.grant.grant_epoch,
+        key_epoch=key.key_epoch,
+        request_id=state.grant.request_id,
+        purpose=state.grant.purpose,
+        clock_bound=plan.clock_limit_ms,
+    )
+    order = ReleaseOrder(
+        binding=binding,
+        provider=key.provider,
+        kek_id=key.kek_id,
+        wrapped=key.wrapped,
+        aad=wrapping_aad(key.vm_id, key.key_epoch, key.provider),
+        storage_public=seal.storage_public,
+        sealed_pcrs=seal.sealed_pcrs,
+        counters=seal.counters,
+    )
+    return Authorised(order=order, grant_epoch=state.grant.grant_epoch, terms=_terms(state))
+
+
+def _terms(state: PlacementState) -> LeaseTerms:
+    """How long the key may be held: the VM's lease to run it, the preparation to receive it."""
+    if state.grant is not None and state.grant.purpose is Purpose.PREPARE:
+        return LeaseTerms(lease_ms=state.cluster.prepare_for_ms, skew_ms=0)
+    return terms_of(state)
+
+
+def wrapping_aad(vm: VmId, key_epoch: int, provider: str) -> bytes:
+    """What a wrapped key is bound to: it unwraps for no other VM, epoch or provider."""
+    return json.dumps(
+        {"format": "ta-vm-key-v1", "keyEpoch": key_epoch, "provider": provider, "vm": vm},
+        sort_keys=True,
+        separators=(",", ":"),
+    ).encode()
+
+
+def terms_of(state: PlacementState) -> LeaseTerms:
+    """The lease terms of a decided VM."""
+    if state.vm is None:
+        raise Conflict("the VM is gone; repeat")
+    return state.vm.terms
