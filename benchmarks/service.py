@@ -20,15 +20,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "deploy" / "demo"), str(ROOT / "tests")]
 os.environ["TSS2_LOG"] = "all+none"
 
-import hostagent  # noqa: E402, F401 - sets the TLS version before gRPC is first imported
-from acts import VM, act_1  # noqa: E402
-from cryptography.hazmat.primitives import hashes  # noqa: E402
-from cryptography.hazmat.primitives.asymmetric import padding, rsa  # noqa: E402
-from narrate import Narrator  # noqa: E402
-from stage import Stage  # noqa: E402
+from acts import VM, act_1
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from narrate import Narrator
+from stage import Stage
 
-from hostagent.direct import agent_of  # noqa: E402
-from hostagent.settings import load  # noqa: E402
+import hostagent  # noqa: F401 - sets the TLS version before gRPC is first imported
+from hostagent.direct import agent_of
+from hostagent.settings import load
 
 ROUNDS = 30
 TICKS = os.sysconf("SC_CLK_TCK")

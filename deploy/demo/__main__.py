@@ -1,6 +1,6 @@
 """The whole main job in one command: real software TPMs, real measured boots, a real KMIP server.
 
-    python deploy/demo [--keep] [--folder DIR]
+python deploy/demo [--keep] [--folder DIR]
 """
 
 import argparse
@@ -11,10 +11,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from stage import DemoFailed, Stage  # noqa: E402 - found by the line above
-
-from acts import ACTS  # noqa: E402
-from narrate import Narrator  # noqa: E402
+from acts import ACTS
+from narrate import Narrator
+from stage import DemoFailed, Stage
 
 
 def main() -> int:

@@ -66,7 +66,9 @@ def act_1(stage: Stage, tell: Narrator) -> None:
         enrolled = stage.agent(name, "enrol")
         _done(tell, f"{name} proves its TPM and is admitted", enrolled)
     enrolled = stage.agent("bench", "enrol")
-    _done(tell, "bench, a genuine TPM that is not in the inventory, enrols and waits (N76)", enrolled)
+    _done(
+        tell, "bench, a genuine TPM that is not in the inventory, enrols and waits (N76)", enrolled
+    )
     refused = stage.agent("stranger", "enrol")
     tell.expect(
         "stranger, whose TPM is of an unknown CA, is refused",
@@ -78,7 +80,11 @@ def act_1(stage: Stage, tell: Narrator) -> None:
 
 def _start_authority(stage: Stage, tell: Narrator) -> None:
     kms = stage.folder / "kms"
-    _done(tell, "kms-mock: a development KMS that speaks real KMIP", stage.run("kms-mock", "init", kms))
+    _done(
+        tell,
+        "kms-mock: a development KMS that speaks real KMIP",
+        stage.run("kms-mock", "init", kms),
+    )
     port = stage.address("kmip").rpartition(":")[2]
     stage.start("kms", "kms-mock", "serve", kms, "--port", port, ready="ready")
     made = stage.run(
@@ -136,19 +142,38 @@ def act_2(stage: Stage, tell: Narrator) -> None:
     listed = stage.ta("host", "list", "-c", "lab")
     tell.show(listed.out)
     bench = stage.agent("bench", "attest")
-    _done(tell, "bench attests and PASSED: it is a genuine TPM with a good boot, not one of ours", bench)
+    _done(
+        tell,
+        "bench attests and PASSED: it is a genuine TPM with a good boot, not one of ours",
+        bench,
+    )
 
 
 def act_3(stage: Stage, tell: Narrator) -> None:
     """A key for one TPM."""
     tell.act(3, "A key that only one TPM opens")
-    _done(tell, f"VM {VM} is protected", stage.ta("vm", "protect", VM, "--cluster", "lab", "--lease", "strict"))
+    _done(
+        tell,
+        f"VM {VM} is protected",
+        stage.ta("vm", "protect", VM, "--cluster", "lab", "--lease", "strict"),
+    )
     _done(tell, "its key is made, wrapped by a KEK of the KMS", stage.ta("key", "create", VM))
     refused = _request(stage, "host-b")
-    _refused(tell, "host-b asks without a reason and is refused (N73)", refused, "KEY_NOT_PERMITTED")
+    _refused(
+        tell, "host-b asks without a reason and is refused (N73)", refused, "KEY_NOT_PERMITTED"
+    )
     refused = _request(stage, "bench")
-    _refused(tell, "bench asks: attested, but never a key without admission (N76)", refused, "HOST_NOT_ADMITTED")
-    _done(tell, "the scheduler writes an intent for host-a", stage.ta("placement", "intent", "--vm", VM, "--host", "host-a"))
+    _refused(
+        tell,
+        "bench asks: attested, but never a key without admission (N76)",
+        refused,
+        "HOST_NOT_ADMITTED",
+    )
+    _done(
+        tell,
+        "the scheduler writes an intent for host-a",
+        stage.ta("placement", "intent", "--vm", VM, "--host", "host-a"),
+    )
     grant = stage.folder / "grant-a"
     opened = _request(stage, "host-a", "--save-grant", grant, "--open", "--request-id", REQUEST)
     _done(tell, "host-a gets the grant and opens the key in its TPM", opened)
@@ -169,7 +194,11 @@ def act_4(stage: Stage, tell: Narrator) -> None:
     _done(tell, "placement check for host-b: yes", checked)
     given = stage.agent("host-a", "key", "give-back", VM)
     _done(tell, "host-a stops the VM, wipes the key and gives it back", given)
-    _done(tell, "an intent for host-b", stage.ta("placement", "intent", "--vm", VM, "--host", "host-b"))
+    _done(
+        tell,
+        "an intent for host-b",
+        stage.ta("placement", "intent", "--vm", VM, "--host", "host-b"),
+    )
     opened = _request(stage, "host-b", "--save-grant", stage.folder / "grant-b", "--open")
     _done(tell, "host-b gets the next grant epoch", opened)
     shown = stage.ta("vm", "show", VM, "-o", "json")
@@ -204,7 +233,12 @@ def act_5(stage: Stage, tell: Narrator) -> None:
         seconds=opened.seconds,
     )
     failed = stage.agent("host-b", "attest")
-    tell.expect("its re-attestation FAILED", holds=failed.code == 1, said=failed.said, seconds=failed.seconds)
+    tell.expect(
+        "its re-attestation FAILED",
+        holds=failed.code == 1,
+        said=failed.said,
+        seconds=failed.seconds,
+    )
     refused = _request(stage, "host-b")
     _refused(tell, "it gets no key any more", refused, "HOST_NOT_ATTESTED")
     revoked = stage.ta("host", "revoke", "host-b", "--why", "failed after reboot", "--yes")
@@ -219,7 +253,11 @@ def act_5(stage: Stage, tell: Narrator) -> None:
 def act_6(stage: Stage, tell: Narrator) -> None:
     """Outages."""
     tell.act(6, "The KMS dies; the admin role stops")
-    _done(tell, "an intent for host-a", stage.ta("placement", "intent", "--vm", VM, "--host", "host-a"))
+    _done(
+        tell,
+        "an intent for host-a",
+        stage.ta("placement", "intent", "--vm", VM, "--host", "host-a"),
+    )
     tell.say("host-b's fence holds the VM until its lease, continue-for and skew are over")
     _wait_for_fence(stage, tell)
     shutil.copy2(stage.folder / "authority" / "authority.db", stage.folder / "yesterday.db")
@@ -277,7 +315,9 @@ def act_8(stage: Stage, tell: Narrator) -> None:
     """The audit log."""
     tell.act(8, "Who got which key when")
     tail = stage.ta("audit", "tail", "-n", "400")
-    released = [line for line in tail.out.splitlines() if "key.release" in line and "allowed" in line]
+    released = [
+        line for line in tail.out.splitlines() if "key.release" in line and "allowed" in line
+    ]
     tell.show("\n".join(released))
     tell.expect(
         "the audit log lists each release with host and time, and verifies",

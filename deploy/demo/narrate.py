@@ -30,7 +30,9 @@ class Narrator:
         for line in text.rstrip().splitlines()[:lines]:
             sys.stdout.write(f"   │ {line}\n")
 
-    def expect(self, what: str, *, holds: bool, said: str = "", seconds: float | None = None) -> None:
+    def expect(
+        self, what: str, *, holds: bool, said: str = "", seconds: float | None = None
+    ) -> None:
         """State an expectation and whether it held.
 
         Raises:

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -16,8 +15,8 @@ from typing import IO
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from support.boots import BOOTS, replay_boot  # noqa: E402 - the tests' software hosts are the demo's too
-from support.swtpm import SoftwareTpm, TpmMaker  # noqa: E402
+from support.boots import BOOTS, replay_boot
+from support.swtpm import SoftwareTpm, TpmMaker
 
 BIN = Path(sys.executable).parent
 READY_S = 60
