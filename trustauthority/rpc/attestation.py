@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -23,6 +24,7 @@ from trustauthority.verification.residency import KeyCertification
 RENEW_CERTIFICATE_BELOW_MS = 12 * 3_600_000
 """A host that attests gets a new certificate when half of the old one's life is over."""
 STILL_HERE_S = 30
+_PENDING_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def calling_host() -> HostRecord:
@@ -79,7 +81,7 @@ class EnrolmentRpc(attestation_pb2_grpc.EnrolmentServiceServicer):
 
     async def Activate(self, request: pb.ActivateRequest, context: Any) -> pb.ActivateResponse:
         """Accept the proof of residency and issue the host certificate."""
-        if not 0 < len(request.pending_id) <= 64 or not request.pending_id.isalnum():
+        if not _PENDING_ID.fullmatch(request.pending_id):
             raise InvalidRequest("pending_id is as Enrol gave it", field="pending_id")
         activated = await self._service.activate(request.pending_id, request.proof)
         return pb.ActivateResponse(

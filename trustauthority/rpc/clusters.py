@@ -69,7 +69,7 @@ class ClusterRpc(admin_pb2_grpc.ClusterServiceServicer):
         """Stop accepting an anchor."""
         await self._catalogue.remove_anchor(
             convert.name(request.cluster, "cluster"),
-            convert.text(request.anchor_id, "anchor_id"),
+            convert.sha256_hex(request.anchor_id, "anchor_id"),
             by=current_caller().name,
         )
         return pb.RemoveAnchorResponse()
@@ -102,7 +102,7 @@ class ClusterRpc(admin_pb2_grpc.ClusterServiceServicer):
         """Strike a machine off."""
         await self._catalogue.remove_inventory(
             convert.name(request.cluster, "cluster"),
-            convert.text(request.ek_sha256, "ek_sha256"),
+            convert.sha256_hex(request.ek_sha256, "ek_sha256"),
             by=current_caller().name,
         )
         return pb.RemoveInventoryResponse()
@@ -146,14 +146,10 @@ class ClusterRpc(admin_pb2_grpc.ClusterServiceServicer):
         self, request: pb.ApproveBaselineRequest, context: Any
     ) -> pb.ApproveBaselineResponse:
         """Put a baseline in force."""
-        if len(request.sha256) != 64:
-            raise InvalidRequest(
-                "sha256 of the baseline that was looked at: see ta baseline list", field="sha256"
-            )
         entry, epoch = await self._baselines.approve(
             convert.name(request.cluster, "cluster"),
             convert.name(request.name, "name"),
-            sha256=request.sha256,
+            sha256=convert.sha256_hex(request.sha256, "sha256"),
             by=current_caller().name,
             dry_run=request.dry_run,
         )

@@ -34,6 +34,7 @@ from trustauthority.v1 import (
 MAX_PAGE = 500
 DEFAULT_PAGE = 100
 MAX_TEXT = 1024
+HEX_DIGITS = frozenset("0123456789abcdef")
 
 STANDINGS = {
     Standing.PASSED: common_pb2.STANDING_PASSED,
@@ -111,6 +112,14 @@ def text(value: str, field: str) -> str:
             f"{field}: at most {MAX_TEXT} printable characters on one line", field=field
         )
     return value
+
+
+def sha256_hex(value: str, field: str) -> str:
+    """A hash as people copy it: 64 hex digits."""
+    digest = value.lower()
+    if len(digest) != 64 or not set(digest) <= HEX_DIGITS:
+        raise InvalidRequest(f"{field} is 64 hex digits", field=field)
+    return digest
 
 
 def page_size(value: int) -> int:

@@ -50,7 +50,7 @@ class HostRpc(admin_pb2_grpc.HostServiceServicer):
         """Admit a waiting host."""
         view = await self._service.admit(
             convert.name(request.host, "host"),
-            approval_sha256=request.approval_sha256,
+            approval_sha256=convert.sha256_hex(request.approval_sha256, "approval_sha256"),
             by=current_caller().name,
             dry_run=request.dry_run,
         )
@@ -63,7 +63,7 @@ class HostRpc(admin_pb2_grpc.HostServiceServicer):
         view = await self._service.rebind(
             convert.name(request.host, "host"),
             convert.name(request.new_host_id, "new_host_id"),
-            approval_sha256=request.approval_sha256,
+            approval_sha256=convert.sha256_hex(request.approval_sha256, "approval_sha256"),
             by=current_caller().name,
             dry_run=request.dry_run,
         )
