@@ -91,10 +91,10 @@ def optional_name(value: str, field: str) -> str:
     return name(value, field) if value else ""
 
 
-def request_id(value: str) -> str:
+def request_id(value: str, field: str = "request_id") -> str:
     """A request id by its grammar."""
     if not is_request_id(value):
-        raise InvalidRequest("request_id: 16-64 characters of A-Z a-z 0-9 _ -", field="request_id")
+        raise InvalidRequest(f"{field}: 16-64 characters of A-Z a-z 0-9 _ -", field=field)
     return value
 
 

@@ -60,7 +60,7 @@ class KeyProviderRpc(keyprovider_pb2_grpc.KeyProviderServiceServicer):
             calling_host(),
             vm=convert.name(request.vm_id, "vm_id"),
             request_id=convert.request_id(request.request_id),
-            move_id=convert.request_id(request.move_id) if migrating else "",
+            move_id=convert.request_id(request.move_id, "move_id") if migrating else "",
         )
         return pb.RequestKeyResponse(
             request_id=released.request_id,
