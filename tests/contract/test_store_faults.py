@@ -164,18 +164,26 @@ class TestCancel:
         """A caller that gives up during the commit learns of it after the outcome (design 7)."""
         store = await files.open()
         await populate(store)
-        task: asyncio.Task[None]
-
-        def cancel(_connection: Any) -> None:
-            task.cancel()
+        committing = asyncio.Event()
+        reader = sqlite3.connect(files.path, isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM authority").fetchall()  # a reader holds the commit up
 
         async def decide() -> None:
             async with store.transaction() as tx:
                 await tx.hosts.set_revoked(A, revoked=True)
                 await tx.audit.append(ENTRY)
-                event.listen(store._engine.sync_engine, "commit", cancel, once=True)
+                event.listen(store._engine.sync_engine, "commit", lambda _: committing.set())
 
         task = asyncio.create_task(decide())
+        try:
+            await committing.wait()
+            for _ in range(2):
+                task.cancel()
+                done, _ = await asyncio.wait({task}, timeout=0.05)
+                assert not done
+        finally:
+            reader.close()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert (await host_row(store, A)).revoked

@@ -37,7 +37,7 @@ def race(
 
     async def node(number: int) -> list[Result]:
         store = await stores.open(busy_timeout_ms=30_000)
-        gate.wait()
+        gate.wait(timeout=60)
         try:
             return await asyncio.gather(*(work(store, n) for n in range(number, count, NODES)))
         finally:
