@@ -87,6 +87,8 @@ async def play(stage: Stage, unit_us: float) -> None:
     settings = load(stage.hosts["host-a"].config)
     pids = {name: stage.processes[name].pid for name in ("attest", "key")}
     async with agent_of(settings) as agent:
+        agent.keeper.take_up()
+        agent.keeper.allow(True)
         await measure(
             "attest (known logs, one quote)",
             pids["attest"],

@@ -175,7 +175,7 @@ def _baseline_checks(
                 title="a baseline to compare with",
                 state=state_of(policy.boot.baseline, good=False),
                 detail="no boot log" if log is None else "no baseline is approved in this cluster",
-                remedy="ta baseline capture HOST NAME, then ta baseline approve NAME",
+                remedy="ta baseline capture NAME --host HOST, then ta baseline approve NAME",
             ),
         )
     baseline, checks = closest

@@ -3,7 +3,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
@@ -37,6 +37,7 @@ def add(
     *,
     cluster: ClusterName = "",
     ek_sha256: Annotated[str, Parameter(name="--ek-sha256")] = "",
+    ek_type: Literal["rsa", "ecc"] = "rsa",
     dry_run: DryRun = False,
     options: Options = DEFAULTS,
 ) -> ExitCode:
@@ -48,6 +49,7 @@ def add(
         certificate: CA certificates, PEM or DER; each becomes an anchor.
         cluster: The cluster it holds for.
         ek_sha256: Instead of a CA: the one TPM whose EK public key has this SHA-256.
+        ek_type: The one kind of EK it admits; a TPM usually has two, and is one host.
         dry_run: Only say what would be added.
     """
     from trustauthority.errors import InvalidRequest
@@ -67,12 +69,13 @@ def add(
                     cluster=where,
                     kind=admin.ANCHOR_KIND_EK,
                     ek_sha256=sha256_argument(ek_sha256, "--ek-sha256"),
+                    ek_type=ek_type,
                     dry_run=dry_run,
                 )
             )
             ta.screen.say(f"This accepts one TPM for cluster {where}: EK SHA-256 {ek_sha256}")
         else:
-            requests += _ca_requests(ta, certificate, where, dry_run=dry_run)
+            requests += _ca_requests(ta, certificate, where, ek_type=ek_type, dry_run=dry_run)
         if not dry_run:
             ta.confirm(f"Accept {count(len(requests), 'anchor')} for cluster {where}.")
         service = ta.authority.on(ClusterServiceStub)
@@ -148,7 +151,7 @@ def remove(
 
 
 def _ca_requests(
-    ta: Session, path: Path, cluster: str, *, dry_run: bool
+    ta: Session, path: Path, cluster: str, *, ek_type: str, dry_run: bool
 ) -> "list[AddAnchorRequest]":
     from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -162,7 +165,11 @@ def _ca_requests(
             ta.screen.say(f"  {field.label.ljust(10)}  {field.cell}")
         requests.append(
             admin.AddAnchorRequest(
-                cluster=cluster, kind=admin.ANCHOR_KIND_CA, certificate=der, dry_run=dry_run
+                cluster=cluster,
+                kind=admin.ANCHOR_KIND_CA,
+                certificate=der,
+                ek_type=ek_type,
+                dry_run=dry_run,
             )
         )
     return requests

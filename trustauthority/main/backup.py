@@ -88,13 +88,28 @@ def _extract(files: KeyFiles, source: Path, passphrase_file: Path, config: Path)
             "the passphrase is wrong, or the backup was changed", path=str(source)
         ) from error
     files.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-        archive.extractall(files.state_dir, filter="data")
+    _unpack(files, content)
     shipped = files.state_dir / "authority.toml"
     document = tomlkit.parse(shipped.read_text(encoding="utf-8"))
     document["state_dir"] = str(files.state_dir)
     shipped.unlink()
     files.write(config, tomlkit.dumps(document).encode(), secret=True)
+
+
+def _unpack(files: KeyFiles, content: bytes) -> None:
+    """Write the members of a backup: plain files with expected names, secrets for the owner only."""
+    files.folder.mkdir(mode=0o700)
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        for member in archive:
+            folder, _, name = member.name.rpartition("/")
+            reader = archive.extractfile(member) if member.isfile() else None
+            if reader is None:
+                continue
+            expected = folder == "keys" or (not folder and name in (DATABASE, "authority.toml"))
+            if not expected or name.startswith("."):
+                raise ConfigurationInvalid(f"the backup holds {member.name}: not one of ours")
+            path = files.state_dir / member.name
+            files.write(path, reader.read(), secret=path.suffix not in (".crt", ".pub"))
 
 
 async def accept_loss(settings: Settings) -> None:

@@ -108,7 +108,7 @@ def init(
             "key": {"providers": providers},
         }
     )
-    folder = identity_dir or state.absolute() / "identity"
+    folder = (identity_dir or state / "identity").absolute()
     _run(
         initialise(
             InitPlan(

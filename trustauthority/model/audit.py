@@ -15,7 +15,7 @@ class AuditEvent:
     """Noun and verb, such as ``key.release``."""
     subject: str
     decision: str
-    """``done``, ``allowed`` or ``refused``."""
+    """``done``, ``allowed``, ``refused``, ``passed`` or ``failed``."""
     reason: str = ""
     details: Mapping[str, str | int] = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""What a verified boot log shows about a host. Constructed in ``appraisal.secureboot`` only."""
+"""What a verified boot log shows about a host. Constructed in ``appraisal.bootfacts`` only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

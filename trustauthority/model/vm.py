@@ -38,7 +38,7 @@ class VmKeyEntry:
     provider: str
     kek_id: str
     wrapped: bytes
-    """Nonce and AES-256-GCM ciphertext; the AAD binds VM, key epoch, provider and KEK."""
+    """Nonce and AES-256-GCM ciphertext; the AAD binds VM, key epoch and provider."""
     created_at_ms: int
     created_by: str
 

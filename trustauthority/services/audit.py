@@ -81,7 +81,8 @@ class AuditService:
         async with self._store.snapshot() as tx:
             size = await tx.audit.size()
             contained = seen.size <= size and await tx.audit.root(seen.size) == seen.root
-        if contained:
+            accepted = seen.size <= await tx.audit.tolerated_size()
+        if contained or accepted:
             return
         because = (
             f"a caller showed a signed checkpoint of {seen.size} entries; this database holds {size}"
@@ -90,7 +91,7 @@ class AuditService:
         )
         async with self._store.transaction() as tx:
             if not await tx.audit.halted_because():
-                await tx.audit.halt(because)
+                await tx.audit.halt(because, seen_size=seen.size)
         self._journal.record("rollback_detected", because=because)
         raise RollbackDetected(f"releases are stopped: {because}", detail=because)
 

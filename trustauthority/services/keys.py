@@ -15,6 +15,7 @@ from joserfc.jwk import KeySet
 from trustauthority.errors import (
     AlreadyExists,
     HostNotAttested,
+    HostRevoked,
     KmsUnavailable,
     NotFound,
     QuoteTooOld,
@@ -250,6 +251,8 @@ class KeyService:
         stored = None if host.verdict_id is None else await tx.archive.get_verdict(host.verdict_id)
         if stored is None or host.verdict_id is None:
             raise HostNotAttested("the host has not attested")
+        if host.revoked:
+            raise HostRevoked("the host is revoked")
         if not host.passed:
             raise HostNotAttested(f"the host's newest verdict is FAILED: {host.reason}")
         seal = open_seal(
@@ -258,14 +261,15 @@ class KeyService:
             host=host.host_id,
             verdict_id=host.verdict_id,
         )
-        signed = (seal.policy_epoch, seal.trust_epoch, seal.global_epoch, seal.attested_until_ms)
+        signed = (seal.policy_epoch, seal.trust_epoch, seal.global_epoch, seal.counters)
         row = (
             host.verdict_policy_epoch,
             host.verdict_trust_epoch,
             host.verdict_global_epoch,
-            host.attested_until_ms,
+            host.boot,
         )
-        if signed != row or seal.counters != host.boot:
+        # a revocation shortens the row's time; nothing may lengthen it
+        if signed != row or host.attested_until_ms > seal.attested_until_ms:
             raise HostNotAttested("the host's row does not say what its signed verdict says")
         return seal
 

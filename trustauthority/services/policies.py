@@ -9,6 +9,7 @@ from trustauthority.errors import NotFound, PolicyInvalid
 from trustauthority.model import policy as nouns
 from trustauthority.model.catalogue import ClusterEntry
 from trustauthority.model.policy import Policy
+from trustauthority.placement.clock import least_skew_ms
 from trustauthority.ports import Transaction
 
 MAX_DOCUMENT_BYTES = 256 * 1024
@@ -59,6 +60,16 @@ def document_sha256(document: str) -> str:
     return hashlib.sha256(document.encode()).hexdigest()
 
 
+def _lease_problems(leases: nouns.LeasePolicy) -> list[str]:
+    """A slow host must have destroyed its VM before the fence has passed (S8)."""
+    if leases.continue_for_ms < 0:
+        return ["leases.continue_for_ms: not negative"]
+    least_ms = least_skew_ms(max(leases.strict_ms, leases.standard_ms), leases.continue_for_ms)
+    if leases.skew_ms < least_ms:
+        return [f"leases.skew_ms: leases of this length need at least {least_ms}"]
+    return []
+
+
 async def cluster_policy(tx: Transaction, cluster: str) -> tuple[ClusterEntry, Policy]:
     """The cluster and its policy.
 
@@ -98,6 +109,5 @@ def _contradictions(policy: Policy) -> list[str]:
         "grants.open_by_ms": policy.grants.open_by_ms,
     }
     problems.extend(f"{name}: must be positive" for name, value in lengths.items() if value <= 0)
-    if policy.leases.continue_for_ms < 0 or policy.leases.skew_ms < 0:
-        problems.append("leases: continue_for_ms and skew_ms are not negative")
+    problems.extend(_lease_problems(policy.leases))
     return problems

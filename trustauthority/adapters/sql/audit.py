@@ -73,9 +73,16 @@ class SqlAuditLog:
         )
         return [_entry(row) for row in await self._connection.execute(query)]
 
-    async def halt(self, because: str) -> None:
-        """Stop all releases until an accepted restore."""
-        await self._connection.execute(update(tables.authority).values(halted_because=because))
+    async def halt(self, because: str, *, seen_size: int) -> None:
+        """Stop all releases until an accepted loss; remember how far the lost log reached."""
+        await self._connection.execute(
+            update(tables.authority).values(halted_because=because, halted_size=seen_size)
+        )
+
+    async def tolerated_size(self) -> int:
+        """Up to which size an accepted loss explains checkpoints that are not in this log."""
+        column = tables.authority.c.tolerated_size
+        return int((await self._connection.execute(select(column))).scalar_one())
 
     async def halted_because(self) -> str:
         """Why releases are stopped; empty when they are not."""

@@ -5,7 +5,7 @@ changes its owner before the longest fence, since a host may run it under a leas
 (S6, N64, N91).
 """
 
-from sqlalchemy import update
+from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from trustauthority.adapters.sql import tables
@@ -30,6 +30,7 @@ class SqlRestart:
                 no_report_before_ms=self._now_ms,
                 hold_owners_until_ms=self._now_ms + authority.c.longest_fence_ms,
                 halted_because="",
+                tolerated_size=func.max(authority.c.tolerated_size, authority.c.halted_size),
             )
         )
         await self._connection.execute(

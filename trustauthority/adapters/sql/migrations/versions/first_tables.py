@@ -320,6 +320,8 @@ def _authority() -> None:
         sa.Column("least_offset_ms", sa.BigInteger(), nullable=False),
         sa.Column("longest_fence_ms", sa.BigInteger(), nullable=False),
         sa.Column("halted_because", sa.Text(), nullable=False),
+        sa.Column("halted_size", sa.BigInteger(), nullable=False),
+        sa.Column("tolerated_size", sa.BigInteger(), nullable=False),
         sa.CheckConstraint("id = 1", name="authority_is_one_row"),
         sa.PrimaryKeyConstraint("id"),
     )
@@ -337,7 +339,8 @@ def _authority() -> None:
     op.execute(
         sa.text(
             "INSERT INTO authority (id, global_epoch, no_report_before_ms, high_water_ms,"
-            " hold_owners_until_ms, boot_id, least_offset_ms, longest_fence_ms, halted_because)"
-            " VALUES (1, 1, 0, 0, 0, '', 0, 0, '')"
+            " hold_owners_until_ms, boot_id, least_offset_ms, longest_fence_ms, halted_because,"
+            " halted_size, tolerated_size)"
+            " VALUES (1, 1, 0, 0, 0, '', 0, 0, '', 0, 0)"
         )
     )
