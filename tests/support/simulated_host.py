@@ -169,9 +169,9 @@ class SimulatedHost:
         """The state of the TPM is an older one."""
         self.clock -= length
 
-    def relay_nonce(self, *, tls_area: bytes) -> None:
-        """Quote for the challenge of another agent, which shows another TLS key."""
-        self.lies.qualifying = b"relayed" + tls_area
+    def relay_nonce(self, challenge: bytes, *, tls_area: bytes) -> None:
+        """Quote a challenge for another agent, which shows another TLS key."""
+        self.lies.qualifying = qualifying_data(challenge, name_of(tls_area))
 
     def drop_event(self, number: int) -> None:
         """Leave an event out of the log."""
