@@ -63,7 +63,10 @@ class Hosts(Protocol):
     async def record_verdict(
         self, host: HostId, *, position: bytes, values: Mapping[str, object]
     ) -> bool:
-        """Write the newest verdict if the TPM's position moved forward and nothing revoked the AK."""
+        """Write the newest verdict if the TPM's position moved forward.
+
+        A revocation that came first is in no verdict's epochs: such a verdict counts for nothing.
+        """
 
     async def revoke_all(self, *, no_report_before_ms: int) -> int:
         """Void every verdict so far; returns the new global epoch."""
@@ -243,7 +246,7 @@ class AuditLog(Protocol):
         """How many entries there are."""
 
     async def root(self, size: int) -> bytes:
-        """The root of the tree of the first ``size`` entries."""
+        """The root of the tree of the first ``size`` entries; ValueError for more than there are."""
 
     async def entries(self, *, start: int, limit: int) -> Sequence[AuditEntry]:
         """Entries in order."""

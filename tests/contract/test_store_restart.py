@@ -1,5 +1,6 @@
 """The contract of a restart after a loss: nothing stale is current again (S6, N64, N91)."""
 
+import pytest
 from support.stores import FENCE_MS, VM, A, B, Stores, host_row, populate, rows_of
 
 from trustauthority.adapters.sql import tables
@@ -7,7 +8,12 @@ from trustauthority.adapters.sql.restart import EPOCH_JUMP
 from trustauthority.adapters.sql.store import SqlStore
 from trustauthority.model.audit import AuditEvent
 from trustauthority.model.identifiers import HostId, RequestId
-from trustauthority.model.placement import GrantRequest, RenewRequest, Request
+from trustauthority.model.placement import (
+    GiveBackRequest,
+    GrantRequest,
+    RenewRequest,
+    Request,
+)
 
 
 async def decide(store: SqlStore, request: Request) -> tuple[str, ...]:
@@ -63,6 +69,34 @@ async def test_owners_are_held(stores: Stores) -> None:
     assert "clear-of-others" in await decide(store, ask(B, "4"))
     stores.clock.pass_ms(1)
     assert "clear-of-others" not in await decide(store, ask(B, "5"))
+
+
+@pytest.mark.parametrize("given_back", [True, False], ids=["given-back", "never-granted"])
+async def test_free_vms_are_held_too(stores: Stores, given_back) -> None:
+    """What was free at the backup may have been granted since: it waits like the others (N48)."""
+    store = await stores.open()
+    await populate(store)
+    if given_back:
+        assert await decide(store, ask(A, "1")) == ()
+        back = GiveBackRequest(request_id=RequestId("2" * 16), vm_id=VM, host_id=A, grant_epoch=1)
+        assert await decide(store, back) == ()
+    async with store.transaction() as tx:
+        await tx.restart.jump()
+    assert "clear-of-others" in await decide(store, ask(B, "3"))
+    stores.clock.pass_ms(FENCE_MS - 1)
+    assert "clear-of-others" in await decide(store, ask(B, "4"))
+    stores.clock.pass_ms(1)
+    assert "clear-of-others" not in await decide(store, ask(B, "5"))
+
+
+async def test_the_farthest_checkpoint_counts(stores: Stores) -> None:
+    """Two checkpoints that the log lacks: the loss reaches to the larger one (N91)."""
+    store = await stores.open()
+    async with store.transaction() as tx:
+        await tx.audit.halt("first", seen_size=9)
+        await tx.audit.halt("second", seen_size=7)
+        await tx.restart.jump()
+        assert await tx.audit.tolerated_size() == 9
 
 
 async def test_the_log_goes_on(stores: Stores) -> None:

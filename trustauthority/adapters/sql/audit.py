@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import desc, insert, select, update
+from sqlalchemy import case, desc, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from trustauthority.adapters.sql import tables
@@ -75,8 +75,12 @@ class SqlAuditLog:
 
     async def halt(self, because: str, *, seen_size: int) -> None:
         """Stop all releases until an accepted loss; remember how far the lost log reached."""
+        known = tables.authority.c.halted_size
         await self._connection.execute(
-            update(tables.authority).values(halted_because=because, halted_size=seen_size)
+            update(tables.authority).values(
+                halted_because=because,
+                halted_size=case((known > seen_size, known), else_=seen_size),
+            )
         )
 
     async def tolerated_size(self) -> int:

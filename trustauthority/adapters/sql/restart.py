@@ -5,7 +5,7 @@ changes its owner before the longest fence, since a host may run it under a leas
 (S6, N64, N91).
 """
 
-from sqlalchemy import func, update
+from sqlalchemy import ColumnElement, case, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from trustauthority.adapters.sql import tables
@@ -24,13 +24,16 @@ class SqlRestart:
     async def jump(self) -> None:
         """Jump epochs, void verdicts, hold owners, and allow releases again."""
         authority, host, vm = tables.authority, tables.host, tables.vm
+        known = select(authority.c.hold_owners_until_ms, authority.c.longest_fence_ms)
+        row = (await self._connection.execute(known)).one()
+        held_until_ms = max(row.hold_owners_until_ms, self._now_ms + row.longest_fence_ms)
         await self._connection.execute(
             update(authority).values(
                 global_epoch=authority.c.global_epoch + EPOCH_JUMP,
                 no_report_before_ms=self._now_ms,
-                hold_owners_until_ms=self._now_ms + authority.c.longest_fence_ms,
+                hold_owners_until_ms=held_until_ms,
                 halted_because="",
-                tolerated_size=func.max(authority.c.tolerated_size, authority.c.halted_size),
+                tolerated_size=_larger(authority.c.tolerated_size, authority.c.halted_size),
             )
         )
         await self._connection.execute(
@@ -40,5 +43,15 @@ class SqlRestart:
             update(tables.cluster).values(policy_epoch=tables.cluster.c.policy_epoch + EPOCH_JUMP)
         )
         await self._connection.execute(
-            update(vm).values(grant_epoch=vm.c.grant_epoch + EPOCH_JUMP, move_id=None)
+            update(vm).values(
+                grant_epoch=vm.c.grant_epoch + EPOCH_JUMP,
+                # one that was free may have been granted since: it has a fence like the others
+                fence_until_ms=_larger(vm.c.fence_until_ms, literal(held_until_ms)),
+                move_id=None,
+                move_until_ms=0,
+            )
         )
+
+
+def _larger(left: ColumnElement[int], right: ColumnElement[int]) -> ColumnElement[int]:
+    return case((left > right, left), else_=right)
