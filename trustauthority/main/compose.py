@@ -137,19 +137,19 @@ async def running(
         await _open_listeners(process)
         yield process
     finally:
-        await _close(process, surroundings.drain_s)
+        await drain(process, surroundings.drain_s)
+        if process.room is not None:
+            await process.room.close()
+        await process.store.close()
 
 
-async def _close(process: Process, drain_s: float) -> None:
-    """Say that we stop, end the endless streams, let the others finish, then close."""
+async def drain(process: Process, drain_s: float) -> None:
+    """Say that we stop, end the endless streams, and let the other calls finish for some seconds."""
     for servicer in process.checkers:
         await servicer.enter_graceful_shutdown()
     process.stopping.set()
     process.watchers.close()
     await asyncio.gather(*(server.stop(drain_s) for server in process.servers))
-    if process.room is not None:
-        await process.room.close()
-    await process.store.close()
 
 
 def load_secrets(settings: Settings, files: KeyFiles, roles: frozenset[str]) -> AuthoritySecrets:

@@ -7,7 +7,7 @@ one ErrorInfo, the checkpoint and the request id.
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from contextvars import ContextVar
 from typing import Any
@@ -136,10 +136,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         served.caller = caller
         authorize(served.method, caller)
         _caller.set(caller)
-        note = served.metadata.get(CHECKPOINT_KEY)
-        if note and caller.listener is Listener.MUTUAL:
-            if not isinstance(note, bytes) or len(note) > MAX_CHECKPOINT_BYTES:
-                raise InvalidRequest("the echoed checkpoint is too long", field=CHECKPOINT_KEY)
+        if caller.listener is Listener.MUTUAL:
+            await self._check_echo(context.invocation_metadata() or ())
+
+    async def _check_echo(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+        notes = [value for key, value in metadata if key == CHECKPOINT_KEY and value]
+        for note in notes:
+            if not isinstance(note, bytes) or len(note) > MAX_CHECKPOINT_BYTES or len(notes) > 1:
+                raise InvalidRequest(
+                    "one checkpoint is echoed, of at most 4 KiB", field=CHECKPOINT_KEY
+                )
             await self._audit.check_echo(note.decode("utf-8", "replace"))
 
     async def _end(self, served: "_Call", failure: BaseException) -> None:
