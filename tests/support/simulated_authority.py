@@ -256,6 +256,13 @@ class SimulatedAuthority:
             assert done.rowcount >= 1
             await connection.commit()
 
+    async def write_ddl(self, statement: str) -> None:
+        """Change the tables behind the authority's back."""
+        async with self.store._engine.connect() as connection:
+            await connection.begin()
+            await connection.execute(text(statement))
+            await connection.commit()
+
     async def close(self) -> None:
         """Close every store on this database."""
         await self.stores.close()
