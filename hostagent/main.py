@@ -8,6 +8,7 @@ import asyncio
 import datetime as dt
 import hashlib
 import json
+import os
 import signal
 import sys
 from functools import partial
@@ -200,7 +201,11 @@ def main() -> None:
     except Exception:  # noqa: BLE001 - the last resort: say so, and that it is a bug
         _log.exception("bug")
         status_code = 70
-    sys.exit(status_code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is closed and on disk. A gRPC thread of a call that ended with an error can outlive
+    # its channel when the TLS key signs through us, and would keep the process from ending.
+    os._exit(status_code)
 
 
 def guarded(arguments: list[str]) -> int:
