@@ -12,10 +12,10 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from support.authority import ORIGIN, RPCS, Authority, Rpc, call, served
+from support.authority import ORIGIN, RPCS, Authority, call, halted, named, newest, note_of, served
 
 from trustauthority import errors
-from trustauthority.codec.tlog import Checkpoint, encode_checkpoint, encode_note, open_checkpoint
+from trustauthority.codec.tlog import open_checkpoint
 from trustauthority.errors import DOMAIN, TrustAuthorityError
 from trustauthority.model.catalogue import Role
 from trustauthority.rpc import attestation
@@ -27,11 +27,6 @@ from trustauthority.v1 import attestation_pb2 as at
 
 Code = grpc.StatusCode
 ECHO = "ta-checkpoint-bin"
-
-
-def named(name: str) -> Rpc:
-    (rpc,) = (rpc for rpc in RPCS if rpc.name == name)
-    return rpc
 
 
 STATUS, LIST_HOSTS, EVIDENCE = named("GetStatus"), named("ListHosts"), named("GetEvidence")
@@ -192,27 +187,6 @@ async def test_a_missing_or_endless_request_id_is_replaced(authority, sent):
 
 
 # --- checkpoints -----------------------------------------------------------------------------
-
-
-def note_of(
-    authority: Authority, *, size: int, root: bytes, origin: str = ORIGIN, key=None
-) -> bytes:
-    """A signed checkpoint as the authority, or somebody else, would make it."""
-    key = key or authority.process.keys.audit_key
-    text = encode_checkpoint(Checkpoint(origin=origin, size=size, root=root))
-    public = key.public_key().public_bytes_raw()
-    return encode_note(
-        text=text, name=origin, public_key=public, signature=key.sign(text.encode())
-    ).encode()
-
-
-async def halted(authority: Authority) -> str:
-    async with authority.store.snapshot() as tx:
-        return await tx.audit.halted_because()
-
-
-async def newest(authority: Authority) -> bytes:
-    return (await authority.process.audit.checkpoint()).encode()
 
 
 async def test_every_answer_carries_the_newest_checkpoint(authority):

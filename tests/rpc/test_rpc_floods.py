@@ -7,18 +7,13 @@ import time
 
 import grpc
 import pytest
-from support.authority import RPCS, Authority, Rpc, call, generous_limits, served
+from support.authority import Authority, call, generous_limits, named, served
 
 from trustauthority.adapters.keyfiles import SERVER_CA
 from trustauthority.errors import RateLimited
 from trustauthority.rpc.limits import PeerLimits
 
 Code = grpc.StatusCode
-
-
-def named(name: str) -> Rpc:
-    (rpc,) = (rpc for rpc in RPCS if rpc.name == name)
-    return rpc
 
 
 CHALLENGE, STATUS = named("GetEnrolmentChallenge"), named("GetStatus")

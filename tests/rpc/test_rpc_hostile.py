@@ -12,7 +12,7 @@ import grpc
 import pytest
 from google.protobuf.descriptor import FieldDescriptor as Field
 from google.protobuf.message import Message
-from support.authority import RPCS, Answer, Authority, Rpc, call, served
+from support.authority import RPCS, Answer, Authority, Rpc, call, named, served
 
 from trustauthority.errors import DOMAIN, TrustAuthorityError
 from trustauthority.model.evidence import MAX_BOOT_LOG_BYTES
@@ -130,11 +130,6 @@ async def authority(tmp_path):
             assert (await call(admin, rpc, rpc.request(**values[name]))).code is Code.OK
         yield running
         assert running.journal.crashes == []
-
-
-def named(name: str) -> Rpc:
-    (rpc,) = (rpc for rpc in RPCS if rpc.name == name)
-    return rpc
 
 
 async def channels(authority: Authority) -> dict[str, grpc.aio.Channel]:

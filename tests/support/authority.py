@@ -30,6 +30,7 @@ from trustauthority.adapters.clock import SystemClock
 from trustauthority.adapters.keyfiles import ADMIN_CA, HOST_CA, SERVER_CA, KeyFiles, private_pem
 from trustauthority.adapters.sql import tables
 from trustauthority.adapters.sql.store import SqlStore
+from trustauthority.codec.tlog import Checkpoint, encode_checkpoint, encode_note
 from trustauthority.main.compose import Process, Surroundings, running
 from trustauthority.main.initialise import InitPlan, initialise
 from trustauthority.model.catalogue import IdentityEntry, Role
@@ -37,7 +38,6 @@ from trustauthority.model.host import Admission
 from trustauthority.ports import KeyRoom
 from trustauthority.rpc.limits import PeerLimits
 from trustauthority.services.certificates import CertificateAuthority
-from trustauthority.services.identities import key_sha256
 from trustauthority.settings import ListenSettings, Settings
 from trustauthority.v1 import admin_pb2, attestation_pb2, keyprovider_pb2, placement_pb2
 
@@ -450,26 +450,38 @@ async def served(
                 await channel.close()
 
 
+def named(name: str) -> Rpc:
+    """The one call of that name."""
+    (rpc,) = (rpc for rpc in RPCS if rpc.name == name)
+    return rpc
+
+
+# --- checkpoints -----------------------------------------------------------------------------
+
+
+def note_of(
+    authority: Authority, *, size: int, root: bytes, origin: str = ORIGIN, key: Any = None
+) -> bytes:
+    """A signed checkpoint as the authority, or somebody else, would make it."""
+    key = key or authority.process.keys.audit_key
+    text = encode_checkpoint(Checkpoint(origin=origin, size=size, root=root))
+    public = key.public_key().public_bytes_raw()
+    return encode_note(
+        text=text, name=origin, public_key=public, signature=key.sign(text.encode())
+    ).encode()
+
+
+async def newest(authority: Authority) -> bytes:
+    """The checkpoint that answers carry now."""
+    return (await authority.process.audit.checkpoint()).encode()
+
+
+async def halted(authority: Authority) -> str:
+    """Why releases are stopped, or empty."""
+    async with authority.store.snapshot() as tx:
+        return await tx.audit.halted_because()
+
+
 def fake_room(files: KeyFiles) -> FakeKeyRoom:
     """A key room without a KMS that signs with the authority's own release key."""
     return make_key_room(files.ec_key("release-key"))
-
-
-__all__ = [
-    "ALL_ROLES",
-    "ORIGIN",
-    "RPCS",
-    "Answer",
-    "Authority",
-    "Credentials",
-    "RecordingJournal",
-    "Rpc",
-    "call",
-    "foreign_authority",
-    "generous_limits",
-    "initialised",
-    "issue",
-    "key_sha256",
-    "self_signed",
-    "served",
-]

@@ -32,6 +32,8 @@ def write_backup(settings: Settings, config: Path, out: Path, passphrase_file: P
         AlreadyExists: the file is there. InsecureFile: the passphrase is open to others.
     """
     files = KeyFiles(settings.state_dir)
+    if out.exists():
+        raise AlreadyExists(f"{out} exists", kind="file", name=str(out))
     passphrase = _passphrase(passphrase_file)
     content = io.BytesIO()
     with tempfile.TemporaryDirectory(dir=settings.state_dir) as scratch:
@@ -74,7 +76,7 @@ def _extract(files: KeyFiles, source: Path, passphrase_file: Path, config: Path)
     for path in (files.folder, files.database, config):
         if path.exists():
             raise AlreadyExists(f"{path} exists; restore into an empty folder", name=str(path))
-    data = source.read_bytes()
+    data, _ = _read(source)
     start = len(MAGIC)
     salt, nonce = data[start : start + _SALT], data[start + _SALT : start + _SALT + _NONCE]
     if not data.startswith(MAGIC) or len(nonce) != _NONCE:
@@ -93,6 +95,7 @@ def _extract(files: KeyFiles, source: Path, passphrase_file: Path, config: Path)
     document = tomlkit.parse(shipped.read_text(encoding="utf-8"))
     document["state_dir"] = str(files.state_dir)
     shipped.unlink()
+    config.parent.mkdir(parents=True, exist_ok=True)
     files.write(config, tomlkit.dumps(document).encode(), secret=True)
 
 
@@ -140,12 +143,22 @@ def _key(passphrase: bytes, salt: bytes) -> bytes:
 
 
 def _passphrase(path: Path) -> bytes:
-    status = path.stat()
-    if status.st_mode & 0o077:
+    content, mode = _read(path)
+    if mode & 0o077:
         raise InsecureFile(f"{path} is open to others; run: chmod 600 {path}", path=str(path))
-    passphrase = path.read_bytes().splitlines()[:1]
+    passphrase = content.splitlines()[:1]
     if not passphrase or len(passphrase[0]) < 12:
         raise ConfigurationInvalid(
             "the first line of the passphrase file has less than 12 characters", path=str(path)
         )
     return passphrase[0]
+
+
+def _read(path: Path) -> tuple[bytes, int]:
+    try:
+        with path.open("rb") as file:
+            return file.read(), os.fstat(file.fileno()).st_mode
+    except OSError as error:
+        raise ConfigurationInvalid(
+            f"can't read {path}: {error.strerror}", path=str(path)
+        ) from error

@@ -90,8 +90,8 @@ class AuditService:
             else f"a caller showed another tree of {seen.size} entries"
         )
         async with self._store.transaction() as tx:
-            if not await tx.audit.halted_because():
-                await tx.audit.halt(because, seen_size=seen.size)
+            first = await tx.audit.halted_because()
+            await tx.audit.halt(first or because, seen_size=seen.size)
         self._journal.record("rollback_detected", because=because)
         raise RollbackDetected(f"releases are stopped: {because}", detail=because)
 
