@@ -19,6 +19,8 @@ from trustauthority.model.report import ALGORITHMS, REPORT_TYPE, Report
 
 _REGISTRY = jws.JWSRegistry(algorithms=list(ALGORITHMS))
 MAX_TOKEN_BYTES = 64 * 1024
+FAR = 253_402_300_799
+"""31 December 9999 in seconds: later is no time, and neither is NaN."""
 
 
 def sign_token(claims: Mapping[str, Any], *, token_type: str, key: ECKey) -> str:
@@ -39,8 +41,9 @@ def read_token(token: str, *, token_type: str, keys: KeySet) -> dict[str, Any]:
         raise ReportRejected("the token is too long")
     try:
         signed = jws.deserialize_compact(token, keys, registry=_REGISTRY)
-        header, claims = signed.headers(), json.loads(signed.payload, object_pairs_hook=_unique)
-    except (JoseError, ValueError, TypeError, KeyError) as error:
+        text = signed.payload.decode("utf-8")
+        header, claims = signed.headers(), json.loads(text, object_pairs_hook=_unique)
+    except (JoseError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ReportRejected(f"the token does not verify: {error}") from error
     if header.get("typ") != token_type:
         raise ReportRejected(f"the token is a {header.get('typ')!r}, not a {token_type}")
@@ -66,7 +69,8 @@ def check_report(token: str, *, keys: KeySet, issuer: str, audience: str, now_ms
     if claims["aud"] != audience:
         raise ReportRejected("the report is for another audience")
     issued_ms, expires_ms = (_milliseconds(claims[name], name) for name in ("iat", "exp"))
-    if not issued_ms - 2_000 <= now_ms < expires_ms:
+    begins_ms = max(issued_ms, _milliseconds(claims.get("nbf", claims["iat"]), "nbf"))
+    if not begins_ms - 2_000 <= now_ms < expires_ms:
         raise ReportRejected("the report expired, or is from the future")
     facts = claims["ta"]
     if not isinstance(facts, dict) or facts.get("standing") not in ("passed", "failed"):
@@ -84,7 +88,7 @@ def check_report(token: str, *, keys: KeySet, issuer: str, audience: str, now_ms
 
 
 def _milliseconds(value: object, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= FAR:
         raise ReportRejected(f"claim {name} is no time")
     return int(value * 1000)
 
