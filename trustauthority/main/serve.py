@@ -34,6 +34,7 @@ async def serve_roles(settings: Settings, roles: frozenset[str]) -> None:
     """Serve until SIGTERM or SIGINT."""
     configure_logging()
     journal = StructlogJournal(node=settings.node, roles=",".join(sorted(roles)))
+    stop = _stop_on_signals()  # before anybody is told that we are ready
     async with running(
         settings, roles, Surroundings(clock=SystemClock(), journal=journal)
     ) as process:
@@ -41,17 +42,21 @@ async def serve_roles(settings: Settings, roles: frozenset[str]) -> None:
         journal.record("serving", listeners=", ".join(listeners))
         notify("READY=1")
         try:
-            await _until_told(process)
+            await _until_told(process, stop)
         finally:
             notify("STOPPING=1")
     journal.record("stopped")
 
 
-async def _until_told(process: Process) -> None:
+def _stop_on_signals() -> asyncio.Event:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _until_told(process: Process, stop: asyncio.Event) -> None:
     while not stop.is_set():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), timeout=HOUSEKEEPING_S)
