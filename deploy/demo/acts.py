@@ -1,5 +1,6 @@
 """The eight acts. Each states what it expects; the demo succeeds only if all of it held."""
 
+import base64
 import shutil
 import signal
 import time
@@ -176,8 +177,12 @@ def act_3(stage: Stage, tell: Narrator) -> None:
         stage.ta("placement", "intent", "--vm", VM, "--host", "host-a"),
     )
     grant = stage.folder / "grant-a"
-    opened = _request(stage, "host-a", "--save-grant", grant, "--open", "--request-id", REQUEST)
+    key_file = stage.folder / "host-a" / "run" / f"{VM}.key"
+    opened = _request(
+        stage, "host-a", "--save-grant", grant, "--out", key_file, "--request-id", REQUEST
+    )
     _done(tell, "host-a gets the grant and opens the key in its TPM", opened)
+    stage.secret = key_file.read_bytes()
     tell.show(opened.out)
     other = stage.agent("host-b", "key", "open", "--grant", grant)
     tell.expect(
@@ -195,6 +200,8 @@ def act_4(stage: Stage, tell: Narrator) -> None:
     _done(tell, "placement check for host-b: yes", checked)
     given = stage.agent("host-a", "key", "give-back", VM)
     _done(tell, "host-a stops the VM, wipes the key and gives it back", given)
+    key_file = stage.folder / "host-a" / "run" / f"{VM}.key"
+    tell.expect("its key file is gone", holds=not key_file.exists())
     _done(
         tell,
         "an intent for host-b",
@@ -333,6 +340,21 @@ def act_8(stage: Stage, tell: Narrator) -> None:
     )
     verified = stage.ta("audit", "verify")
     _done(tell, "ta audit verify hashes every entry again, up to the signed checkpoint", verified)
+    found = secret_seen(stage)
+    tell.expect(
+        "the VM key stands in no log, database, file, command line or environment (N69)",
+        holds=len(stage.secret) > 16 and not found,
+        said="\n".join(found),
+    )
+
+
+def secret_seen(stage: Stage) -> list[str]:
+    """Where the VM key is found: files of the stage, command lines and environments (N69)."""
+    forms = (stage.secret, stage.secret.hex().encode(), base64.b64encode(stage.secret))
+    places = [path for path in stage.folder.rglob("*") if path.is_file()]
+    for process in stage.processes.values():
+        places += [Path(f"/proc/{process.pid}/{name}") for name in ("environ", "cmdline")]
+    return [str(path) for path in places if any(form in path.read_bytes() for form in forms)]
 
 
 ACTS = (act_1, act_2, act_3, act_4, act_5, act_6, act_7, act_8)

@@ -69,6 +69,8 @@ class Stage:
     ports: dict[str, int] = field(default_factory=dict)
     hosts: dict[str, Host] = field(default_factory=dict)
     keep: bool = False
+    secret: bytes = b""
+    """The VM key as one host opened it: to be looked for everywhere else."""
 
     # --- processes -----------------------------------------------------------------------------
 
