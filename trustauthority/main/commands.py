@@ -212,6 +212,22 @@ def accept_loss(*, config: Config = DEFAULT_CONFIG, yes: bool = False) -> None:
     sys.stdout.write("accepted; hosts must attest anew\n")
 
 
+@app.command
+def renew_certificates(*, config: Config = DEFAULT_CONFIG) -> None:
+    """Make new server certificates; hosts and people notice nothing, since they pin the CA.
+
+    Parameters
+    ----------
+    config: Configuration file.
+    """
+    from trustauthority.main.certificates import renew_certificates as renew
+    from trustauthority.settings import load_settings
+
+    for line in renew(load_settings(config)):
+        sys.stdout.write(line + "\n")
+    sys.stdout.write("restart the processes to use them\n")
+
+
 config_app = cyclopts.App(name="config", help="The configuration file.")
 app.command(config_app)
 

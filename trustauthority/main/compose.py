@@ -20,6 +20,7 @@ from trustauthority.adapters.keyroom import ChildKeyRoom, KeyRoomSettings
 from trustauthority.adapters.kms.settings import KmipSettings
 from trustauthority.adapters.sql.store import open_store
 from trustauthority.errors import ConfigurationInvalid
+from trustauthority.main.certificates import certificate_health
 from trustauthority.ports import Clock, Journal, KeyRoom, Store
 from trustauthority.rpc.administration import AuditRpc, HealthProbe, IdentityRpc, StatusRpc
 from trustauthority.rpc.attestation import AttestationRpc, EnrolmentRpc
@@ -310,6 +311,7 @@ def _child_room(process: Process) -> ChildKeyRoom:
 
 
 def _status(process: Process) -> StatusRpc:
+    process.probes.append(lambda: certificate_health(process.files))
     return StatusRpc(
         process.store, version=VERSION, roles=sorted(process.roles), probes=process.probes
     )

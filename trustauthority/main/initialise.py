@@ -26,6 +26,7 @@ from trustauthority.adapters.keyfiles import (
 from trustauthority.adapters.sql.store import open_store
 from trustauthority.client.contexts import AuditKey, Context, save_context
 from trustauthority.errors import AlreadyExists
+from trustauthority.main.certificates import SERVER_NAMES, SERVER_TTL_MS
 from trustauthority.model.audit import AuditEvent
 from trustauthority.model.catalogue import IdentityEntry, Role
 from trustauthority.services.certificates import new_authority
@@ -34,8 +35,6 @@ from trustauthority.settings import Settings
 
 YEAR_MS = 365 * 24 * 3_600_000
 CA_TTL_MS = 10 * YEAR_MS
-SERVER_TTL_MS = YEAR_MS
-SERVER_KEYS = ("server-attest", "server-key")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +107,7 @@ def _write_authorities(files: KeyFiles, plan: InitPlan, now_ms: int) -> None:
         )
     server_ca = new_authority(f"{origin} {SERVER_CA}", now_ms=now_ms, ttl_ms=CA_TTL_MS)
     files.write_authority(SERVER_CA, server_ca)
-    for name in SERVER_KEYS:
+    for name in SERVER_NAMES:
         key = ec.generate_private_key(ec.SECP256R1())
         chain = server_ca.issue_server(
             key.public_key(), names=plan.server_names, now_ms=now_ms, ttl_ms=SERVER_TTL_MS
