@@ -252,7 +252,7 @@ async def backed_up(tmp_path: Path, passphrase: Path) -> Path:
 async def restored(tmp_path: Path, passphrase: Path) -> Path:
     """The folder of the restored authority."""
     new = tmp_path / "new"
-    new.mkdir()
+    new.mkdir(exist_ok=True)
     before = os.umask(0o022)
     try:
         await read_backup(
@@ -305,28 +305,27 @@ async def test_a_restored_authority_begins_anew(tmp_path, passphrase):
         assert state.authority.hold_owners_until_ms >= restored_at_ms + FENCE_MS
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda content: content[:-1],
-        lambda content: content[:40],
-        lambda content: content[:9],
-        lambda content: b"",
-        lambda content: content[:-1] + bytes([content[-1] ^ 1]),
-        lambda content: content[:12] + bytes([content[12] ^ 1]) + content[13:],
-        lambda content: b"x" + content[1:],
-    ],
-    ids=["a byte less", "head", "part of the head", "nothing", "last bit", "salt", "magic"],
-)
-async def test_a_damaged_backup_restores_nothing(tmp_path, passphrase, spoil):
+SPOILED = {
+    "a byte less": lambda content: content[:-1],
+    "the head alone": lambda content: content[:40],
+    "part of the head": lambda content: content[:9],
+    "nothing": lambda content: b"",
+    "the last bit": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+    "the salt": lambda content: content[:12] + bytes([content[12] ^ 1]) + content[13:],
+    "the magic": lambda content: b"x" + content[1:],
+}
+
+
+async def test_a_damaged_backup_restores_nothing(tmp_path, passphrase):
     """N64: nothing is written until all of it was authenticated."""
     config = await initialised(tmp_path)
     write_backup(load_settings(config), config, tmp_path / "backup", passphrase)
     content = (tmp_path / "backup").read_bytes()
-    (tmp_path / "backup").write_bytes(spoil(content))
-    with pytest.raises(ConfigurationInvalid):
-        await restored(tmp_path, passphrase)
-    assert list((tmp_path / "new").iterdir()) == []
+    for what, spoil in SPOILED.items():
+        (tmp_path / "backup").write_bytes(spoil(content))
+        with pytest.raises(ConfigurationInvalid):
+            await restored(tmp_path, passphrase)
+        assert list((tmp_path / "new").iterdir()) == [], what
 
 
 async def test_another_passphrase_restores_nothing(tmp_path, passphrase):
@@ -341,23 +340,20 @@ async def test_another_passphrase_restores_nothing(tmp_path, passphrase):
         await read_backup(tmp_path / "nowhere", passphrase, tmp_path / "n", tmp_path / "n.toml")
 
 
-@pytest.mark.parametrize("what", ["authority/keys", "authority/authority.db", "authority.toml"])
-async def test_restore_replaces_nothing(tmp_path, passphrase, what):
-    """N64: an authority that is there stays as it is."""
+async def test_restore_replaces_nothing(tmp_path, passphrase):
+    """N64: an authority that is there, or a part of one, stays as it is."""
     config = await initialised(tmp_path)
     write_backup(load_settings(config), config, tmp_path / "backup", passphrase)
-    path = tmp_path / "new" / what
-    path.parent.mkdir(parents=True)
-    path.mkdir() if path.name == "keys" else path.write_bytes(b"mine")
-    with pytest.raises(AlreadyExists):
-        await read_backup(
-            tmp_path / "backup",
-            passphrase,
-            tmp_path / "new/authority",
-            tmp_path / "new/authority.toml",
-        )
-    files = [each for each in (tmp_path / "new").rglob("*") if each.is_file()]
-    assert [each.read_bytes() for each in files] == ([] if path.name == "keys" else [b"mine"])
+    for what in ("authority/keys/host-ca.key", "authority/authority.db", "authority.toml"):
+        new = tmp_path / what.replace("/", "-").upper()
+        (new / what).parent.mkdir(parents=True)
+        (new / what).write_bytes(b"mine")
+        with pytest.raises(AlreadyExists):
+            await read_backup(
+                tmp_path / "backup", passphrase, new / "authority", new / "authority.toml"
+            )
+        files = [each for each in new.rglob("*") if each.is_file()]
+        assert [each.read_bytes() for each in files] == [b"mine"]
 
 
 # --- a rollback, and its acceptance ------------------------------------------------------------
