@@ -145,8 +145,13 @@ class AttestationRpc(attestation_pb2_grpc.AttestationServiceServicer):
             ima_log=ima_log,
         )
         attested = await self._service.attest(host, evidence)
-        chain, _ = self._enrolment.certify(host, now_ms=attested.verdict.decided_at_ms)
-        return _attested(attested, chain)
+        return _attested(attested, self._renewed(host, attested.verdict.decided_at_ms))
+
+    def _renewed(self, host: HostRecord, now_ms: int) -> bytes:
+        """A new certificate, or nothing while the present one is young."""
+        if current_caller().certificate_ends_ms - now_ms > RENEW_CERTIFICATE_BELOW_MS:
+            return b""
+        return self._enrolment.certify(host, now_ms=now_ms)[0]
 
     async def WatchHost(
         self, request: pb.WatchHostRequest, context: Any

@@ -26,6 +26,8 @@ class Caller:
     peer: str
     host: HostRecord | None = None
     identity: IdentityEntry | None = None
+    certificate_ends_ms: int = 0
+    """When the certificate that the connection showed ends."""
     key_pem: bytes = b""
     """SubjectPublicKeyInfo (PEM) of the certificate that the connection showed."""
 

@@ -68,7 +68,13 @@ class CallerResolver:
                 host = await tx.hosts.by_tls_key(digest)
                 if host is None:
                     raise Unauthenticated("no enrolled host has this key")
-                return Caller(listener=self.listener, peer=peer, host=host, key_pem=key_pem)
+                return Caller(
+                    listener=self.listener,
+                    peer=peer,
+                    host=host,
+                    certificate_ends_ms=int(certificate.not_valid_after_utc.timestamp() * 1000),
+                    key_pem=key_pem,
+                )
             if _issued(certificate, self._roots.admin_ca):
                 identity = await tx.identities.by_key(digest)
                 return Caller(listener=self.listener, peer=peer, identity=identity, key_pem=key_pem)
