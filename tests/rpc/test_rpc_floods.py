@@ -185,6 +185,21 @@ async def test_rapid_reset_does_not_hurt_others(tmp_path):
         assert await _quiet(authority)
 
 
+async def test_hanging_up_at_any_moment_locks_nothing(tmp_path):
+    """N38, N40: a call that is cut off in the middle of a statement leaves no lock and no task behind."""
+    async with served(tmp_path, limits=generous_limits()) as authority:
+        channel, create = authority.channel(authority.admin), named("CreateCluster")
+        for number in range(150):
+            rpc = (STATUS, create)[number % 2]
+            request = create.request(name=f"c-{number}") if rpc is create else rpc.request()
+            await call(channel, rpc, request, timeout_s=0.0002 * (number % 50))
+        assert await _quiet(authority)
+        assert (await call(channel, create, create.request(name="last"))).code is Code.OK
+        closing = [task for task in asyncio.all_tasks() if "graceful_close" in str(task.get_coro())]
+        assert closing == []
+        assert authority.journal.crashes == []
+
+
 async def _quiet(authority: Authority) -> bool:
     """The write lock is free and reads work: no cancelled call left anything locked."""
     async with asyncio.timeout(5), authority.store.transaction():

@@ -57,6 +57,7 @@ from trustauthority.v1 import (
 
 VERSION = "0.1.0"
 DRAIN_S = 5.0
+MAX_CANCELLATIONS = 5
 
 MAX_MESSAGE_BYTES = 1024 * 1024
 """Logs come in chunks, so that no message has to be larger (N41)."""
@@ -142,6 +143,22 @@ async def running(
         if process.room is not None:
             await process.room.close()
         await process.store.close()
+        await _end_stuck_closings()
+
+
+async def _end_stuck_closings() -> None:
+    """End the closings of connections that can never end by themselves.
+
+    A call that is cancelled twice inside of a statement leaves SQLAlchemy's task of this name waiting
+    for an aiosqlite thread that was stopped already; asyncio.run would wait for it for ever, since
+    one cancellation does not end it.
+    """
+    for task in asyncio.all_tasks():
+        coroutine = task.get_coro()
+        if getattr(coroutine, "__name__", "") == "_terminate_graceful_close":
+            for _ in range(MAX_CANCELLATIONS):
+                task.cancel()
+                await asyncio.wait({task}, timeout=0.05)
 
 
 async def drain(process: Process, drain_s: float) -> None:

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -44,8 +44,9 @@ _READINGS = 10
 class SqlTransaction:
     """One unit of work on one connection."""
 
-    def __init__(self, connection: AsyncConnection, now_ms: int) -> None:
+    def __init__(self, cancellable: AsyncConnection, now_ms: int) -> None:
         self.now_ms = now_ms
+        connection = cast("AsyncConnection", _WholeStatements(cancellable))
         self.hosts = SqlHosts(connection, now_ms)
         self.enrolments = SqlEnrolments(connection, now_ms)
         self.archive = SqlEvidenceArchive(connection, now_ms)
@@ -81,8 +82,8 @@ class SqlStore:
         try:
             with _as_unavailable():
                 async with self._engine.connect() as connection:
-                    await connection.begin()
-                    now_ms = await self._advance_clock(connection)
+                    await _uncancelled(_begin(connection))
+                    now_ms = await _uncancelled(self._advance_clock(connection))
                     yield SqlTransaction(connection, now_ms)
                     await _uncancelled(connection.commit())
         finally:
@@ -94,10 +95,11 @@ class SqlStore:
         with _as_unavailable():
             async with self._engine.connect() as plain:
                 connection = await plain.execution_options(reading=True)
-                mark = await connection.scalar(select(tables.authority.c.high_water_ms))
+                query = select(tables.authority.c.high_water_ms)
+                mark = await _uncancelled(connection.scalar(query))
                 now_ms = max(self._clock.now_ms(), int(mark or 0))
                 yield SqlTransaction(connection, now_ms)
-                await connection.rollback()
+                await _uncancelled(connection.rollback())
 
     async def close(self) -> None:
         """Close all connections."""
@@ -168,7 +170,33 @@ def _read(clock: Clock) -> ClockReading:
     return ClockReading(wall_ms=wall_ms, boot_ms=boot_ms, boot_id=boot_id)
 
 
-async def _uncancelled(work: Coroutine[Any, Any, None]) -> None:
+async def _begin(connection: AsyncConnection) -> None:
+    await connection.begin()
+
+
+class _WholeStatements:
+    """A connection whose statements end before a cancellation is told.
+
+    A statement that is cut off leaves its connection open with its lock, and nobody can write any
+    more: a caller that hangs up at the right moment must not be able to do that (N40).
+    """
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def execute(self, *arguments: Any, **options: Any) -> Any:
+        """As of the connection."""
+        return await _uncancelled(self._connection.execute(*arguments, **options))
+
+    async def scalar(self, *arguments: Any, **options: Any) -> Any:
+        """As of the connection."""
+        return await _uncancelled(self._connection.scalar(*arguments, **options))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+async def _uncancelled(work: Coroutine[Any, Any, Any]) -> Any:
     """Wait for ``work`` to end, and only then tell of a cancellation."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
@@ -177,9 +205,10 @@ async def _uncancelled(work: Coroutine[Any, Any, None]) -> None:
             await asyncio.shield(task)
         except asyncio.CancelledError as error:
             cancelled = error
-    task.result()
+    result = task.result()
     if cancelled is not None:
         raise cancelled
+    return result
 
 
 @contextmanager
