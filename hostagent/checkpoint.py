@@ -33,6 +33,8 @@ class NoteInvalid(Exception):
 class Checkpoint:
     """One commitment to the audit log."""
 
+    era: int
+    """Grows when the authority's operators accept a loss; trees of two eras are not compared."""
     size: int
     root: bytes
 
@@ -106,11 +108,13 @@ class CheckpointMemory:
             seen = open_checkpoint(note, origin=self._origin, public_key=self._public_key)
         except NoteInvalid:
             return Observation.INVALID
-        if seen.size > self.size or self._kept is None:
+        kept = self._kept
+        if kept is None or (seen.era, seen.size) > (kept.era, kept.size):
             self._kept, self.note = seen, note
             write_private(self._path, note)
             return Observation.HIGHER
-        if seen.size == self._kept.size and seen.root != self._kept.root:
+        same = (seen.era, seen.size) == (kept.era, kept.size)
+        if same and seen.root != kept.root:
             write_private(self._proof, self.note + b"\n" + note)
             return Observation.SPLIT_VIEW
         return Observation.KNOWN
@@ -132,7 +136,16 @@ def _decode(text: bytes, origin: str) -> Checkpoint:
         raise NoteInvalid("the size is not a number")
     if len(root) != 32:
         raise NoteInvalid("the root has not 32 bytes")
-    return Checkpoint(size=int(size), root=root)
+    return Checkpoint(era=_era(lines[3:-1]), size=int(size), root=root)
+
+
+def _era(extensions: list[bytes]) -> int:
+    """The number of the line ``era N``; 0 without one."""
+    for line in extensions:
+        word, _, number = line.partition(b" ")
+        if word == b"era" and number.isdigit() and len(number) <= 19:
+            return int(number)
+    return 0
 
 
 def _base64(text: bytes) -> bytes:

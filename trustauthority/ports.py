@@ -254,11 +254,11 @@ class AuditLog(Protocol):
     async def about(self, *, operation: str, subject: str, limit: int) -> Sequence[AuditEntry]:
         """Entries of one kind about one subject, newest first."""
 
-    async def halt(self, because: str, *, seen_size: int) -> None:
-        """Stop all releases until an accepted loss; remember how far the lost log reached."""
+    async def halt(self, because: str) -> None:
+        """Stop all releases until an accepted loss."""
 
-    async def tolerated_size(self) -> int:
-        """Up to which size an accepted loss explains checkpoints that are not in this log."""
+    async def era(self) -> int:
+        """Which beginning of the log this is; grows with each accepted loss."""
 
     async def halted_because(self) -> str:
         """Why releases are stopped; empty when they are not."""

@@ -151,8 +151,8 @@ class TestHalt:
         await populate(store)
         async with store.transaction() as tx:
             assert await tx.audit.halted_because() == ""
-            await tx.audit.halt("checkpoint 9 is ahead of our 7", seen_size=9)
-            assert await tx.audit.tolerated_size() == 0
+            await tx.audit.halt("checkpoint 9 is ahead of our 7")
+            assert await tx.audit.era() == 0
 
         async def grant(tx: Transaction) -> None:
             request = GrantRequest(request_id=RequestId("r" * 16), vm_id=VM_ID, host_id=A)

@@ -168,8 +168,7 @@ class TestSchema:
             "least_offset_ms": 0,
             "longest_fence_ms": 0,
             "halted_because": "",
-            "halted_size": 0,
-            "tolerated_size": 0,
+            "era": 0,
         }
 
     async def test_again_changes_nothing(self, files: SqliteStores) -> None:

@@ -396,21 +396,31 @@ async def test_yesterdays_database_is_met_by_todays_checkpoint(tmp_path):
         assert b'"authority.accept-loss"' in entries[0].content
 
 
-async def test_the_farthest_checkpoint_that_was_shown_is_what_is_accepted(tmp_path):
-    """N91: several callers saw different ends of the lost log; accepting once is enough for all."""
+async def test_an_accepted_loss_begins_an_era(tmp_path):
+    """N91: checkpoints of the lost part halt nothing any more; forks within the new era do."""
     async with served(tmp_path) as authority:
         channel = authority.channel(authority.admin)
-        notes = [note_of(authority, size=size, root=b"r" * 32) for size in (50, 90, 70)]
-        for note in notes:
-            answer = await call(channel, STATUS, metadata=[(ECHO, note)])
-            assert answer.reason == "ROLLBACK_DETECTED"
+        lost = [note_of(authority, size=size, root=b"r" * 32) for size in (50, 90)]
+        answer = await call(channel, STATUS, metadata=[(ECHO, lost[0])])
+        assert answer.reason == "ROLLBACK_DETECTED"
     await accept_loss(load_settings(tmp_path / "authority.toml"))
     async with served(tmp_path) as authority:
         channel = authority.channel(authority.admin)
-        for note in notes:
+        for note in lost:
             assert (await call(channel, STATUS, metadata=[(ECHO, note)])).code is Code.OK
-        farther = note_of(authority, size=91, root=b"r" * 32)
-        answer = await call(channel, STATUS, metadata=[(ECHO, farther)])
+        async with authority.store.snapshot() as tx:
+            era = await tx.audit.era()
+        forged = note_of(authority, size=91, root=b"r" * 32, era=era)
+        answer = await call(channel, STATUS, metadata=[(ECHO, forged)])
+        assert answer.reason == "ROLLBACK_DETECTED"
+        assert await halted(authority)
+
+
+async def test_a_database_from_before_an_accepted_loss_is_a_rollback_too(tmp_path):
+    """N91: a checkpoint of a later era than ours, however small, stops releases."""
+    async with served(tmp_path) as authority:
+        later = note_of(authority, size=1, root=b"r" * 32, era=9)
+        answer = await call(authority.channel(authority.admin), STATUS, metadata=[(ECHO, later)])
         assert answer.reason == "ROLLBACK_DETECTED"
         assert await halted(authority)
 

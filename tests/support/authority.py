@@ -460,11 +460,19 @@ def named(name: str) -> Rpc:
 
 
 def note_of(
-    authority: Authority, *, size: int, root: bytes, origin: str = ORIGIN, key: Any = None
+    authority: Authority,
+    *,
+    size: int,
+    root: bytes,
+    era: int = 0,
+    origin: str = ORIGIN,
+    key: Any = None,
 ) -> bytes:
     """A signed checkpoint as the authority, or somebody else, would make it."""
     key = key or authority.process.keys.audit_key
-    text = encode_checkpoint(Checkpoint(origin=origin, size=size, root=root))
+    text = encode_checkpoint(
+        Checkpoint(origin=origin, size=size, root=root, extensions=(f"era {era}",))
+    )
     public = key.public_key().public_bytes_raw()
     return encode_note(
         text=text, name=origin, public_key=public, signature=key.sign(text.encode())

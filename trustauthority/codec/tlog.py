@@ -31,6 +31,8 @@ MAX_NOTE_SIGNATURES = 100
 MAX_PROOF_LENGTH = 128
 """Nodes of a proof: twice the height of the largest tree that a 64-bit size can name."""
 
+ERA = "era "
+"""How our extension line in checkpoints begins."""
 _ED25519 = b"\x01"
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
 _KEY_NAME = re.compile(r"[^\s+]{1,255}")
@@ -245,7 +247,7 @@ class Checkpoint:
     size: int
     root: bytes
     extensions: tuple[str, ...] = ()
-    """Further lines, opaque here but signed."""
+    """Further lines, signed too; ``era N`` is ours, others are left alone."""
 
     def __post_init__(self) -> None:
         if not _ORIGIN.fullmatch(self.origin):
@@ -254,6 +256,12 @@ class Checkpoint:
             raise ValueError(f"a checkpoint has a size of 63 bits and a root of {HASH_SIZE} bytes")
         if any(not line or "\n" in line for line in self.extensions):
             raise ValueError("extension lines are not empty and hold no newline")
+
+    @property
+    def era(self) -> int:
+        """Grows when operators accept a loss; trees of two eras need not contain each other."""
+        numbers = [line.removeprefix(ERA) for line in self.extensions if line.startswith(ERA)]
+        return int(numbers[0]) if numbers and _DECIMAL.fullmatch(numbers[0]) else 0
 
 
 def encode_checkpoint(checkpoint: Checkpoint) -> str:

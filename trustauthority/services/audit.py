@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives import serialization
 
 from trustauthority.codec.tlog import (
+    ERA,
     Checkpoint,
     consistency_proof,
     encode_checkpoint,
@@ -79,19 +80,23 @@ class AuditService:
                 f"the echoed checkpoint is not ours: {error.message}", field="ta-checkpoint-bin"
             ) from error
         async with self._store.snapshot() as tx:
-            size = await tx.audit.size()
+            size, era = await tx.audit.size(), await tx.audit.era()
             contained = seen.size <= size and await tx.audit.root(seen.size) == seen.root
-            accepted = seen.size <= await tx.audit.tolerated_size()
-        if contained or accepted:
-            return
-        because = (
-            f"a caller showed a signed checkpoint of {seen.size} entries; this database holds {size}"
-            if seen.size > size
-            else f"a caller showed another tree of {seen.size} entries"
-        )
+        if seen.era < era or (seen.era == era and contained):
+            return  # of a time before an accepted loss, or in our tree
+        if seen.era > era:
+            because = (
+                "a caller showed a signed checkpoint from after a loss that was accepted later"
+            )
+        elif seen.size > size:
+            because = (
+                f"a caller showed a signed checkpoint of {seen.size} entries; "
+                f"this database holds {size}"
+            )
+        else:
+            because = f"a caller showed another tree of {seen.size} entries"
         async with self._store.transaction() as tx:
-            first = await tx.audit.halted_because()
-            await tx.audit.halt(first or because, seen_size=seen.size)
+            await tx.audit.halt(await tx.audit.halted_because() or because)
         self._journal.record("rollback_detected", because=because)
         raise RollbackDetected(f"releases are stopped: {because}", detail=because)
 
@@ -127,7 +132,12 @@ class AuditService:
         if known == size:
             return note
         text = encode_checkpoint(
-            Checkpoint(origin=self.origin, size=size, root=await tx.audit.root(size))
+            Checkpoint(
+                origin=self.origin,
+                size=size,
+                root=await tx.audit.root(size),
+                extensions=(f"{ERA}{await tx.audit.era()}",),
+            )
         )
         note = encode_note(
             text=text,

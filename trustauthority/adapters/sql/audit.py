@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import case, desc, insert, select, update
+from sqlalchemy import desc, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from trustauthority.adapters.sql import tables
@@ -73,19 +73,13 @@ class SqlAuditLog:
         )
         return [_entry(row) for row in await self._connection.execute(query)]
 
-    async def halt(self, because: str, *, seen_size: int) -> None:
-        """Stop all releases until an accepted loss; remember how far the lost log reached."""
-        known = tables.authority.c.halted_size
-        await self._connection.execute(
-            update(tables.authority).values(
-                halted_because=because,
-                halted_size=case((known > seen_size, known), else_=seen_size),
-            )
-        )
+    async def halt(self, because: str) -> None:
+        """Stop all releases until an accepted loss."""
+        await self._connection.execute(update(tables.authority).values(halted_because=because))
 
-    async def tolerated_size(self) -> int:
-        """Up to which size an accepted loss explains checkpoints that are not in this log."""
-        column = tables.authority.c.tolerated_size
+    async def era(self) -> int:
+        """Which beginning of the log this is; grows with each accepted loss."""
+        column = tables.authority.c.era
         return int((await self._connection.execute(select(column))).scalar_one())
 
     async def halted_because(self) -> str:

@@ -33,7 +33,8 @@ class SqlRestart:
                 no_report_before_ms=self._now_ms,
                 hold_owners_until_ms=held_until_ms,
                 halted_because="",
-                tolerated_size=_larger(authority.c.tolerated_size, authority.c.halted_size),
+                # the time: larger than any era that a later, lost database can have reached
+                era=_larger(authority.c.era + 1, literal(self._now_ms)),
             )
         )
         await self._connection.execute(

@@ -35,12 +35,11 @@ authority = Table(
     Column("least_offset_ms", BigInteger, nullable=False),
     Column("longest_fence_ms", BigInteger, nullable=False),
     Column("halted_because", Text, nullable=False),
-    Column("halted_size", BigInteger, nullable=False),
-    Column("tolerated_size", BigInteger, nullable=False),
+    Column("era", BigInteger, nullable=False),
     CheckConstraint("id = 1", name="authority_is_one_row"),
 )
 """One row: what holds for every host. ``halted_because`` stops all releases when not empty;
-``tolerated_size`` is up to where an accepted loss explains checkpoints that the log does not contain."""
+``era`` grows with each accepted loss: checkpoints of an earlier one need not be in the log."""
 
 cluster = Table(
     "cluster",

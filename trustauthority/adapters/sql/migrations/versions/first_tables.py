@@ -320,8 +320,7 @@ def _authority() -> None:
         sa.Column("least_offset_ms", sa.BigInteger(), nullable=False),
         sa.Column("longest_fence_ms", sa.BigInteger(), nullable=False),
         sa.Column("halted_because", sa.Text(), nullable=False),
-        sa.Column("halted_size", sa.BigInteger(), nullable=False),
-        sa.Column("tolerated_size", sa.BigInteger(), nullable=False),
+        sa.Column("era", sa.BigInteger(), nullable=False),
         sa.CheckConstraint("id = 1", name="authority_is_one_row"),
         sa.PrimaryKeyConstraint("id"),
     )
@@ -340,7 +339,7 @@ def _authority() -> None:
         sa.text(
             "INSERT INTO authority (id, global_epoch, no_report_before_ms, high_water_ms,"
             " hold_owners_until_ms, boot_id, least_offset_ms, longest_fence_ms, halted_because,"
-            " halted_size, tolerated_size)"
-            " VALUES (1, 1, 0, 0, 0, '', 0, 0, '', 0, 0)"
+            " era)"
+            " VALUES (1, 1, 0, 0, 0, '', 0, 0, '', 0)"
         )
     )
