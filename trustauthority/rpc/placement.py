@@ -116,7 +116,7 @@ class PlacementRpc(placement_pb2_grpc.PlacementServiceServicer):
             vm=convert.name(request.vm_id, "vm_id"),
             move_id=convert.request_id(request.request_id),
         )
-        if move is None:
+        if move is None or entry is None:
             return pb.GetMoveResponse()
         return pb.GetMoveResponse(
             outcome=OUTCOMES[move.phase],

@@ -149,8 +149,9 @@ class CatalogueService:
             raise InvalidRequest(f"1 to {MAX_INVENTORY} entries", field="entries")
         added = 0
         async with self._store.transaction() as tx:
-            for cluster, ek_sha256, name in entries:
+            for cluster in {cluster for cluster, _, _ in entries}:
                 await cluster_policy(tx, cluster)
+            for cluster, ek_sha256, name in entries:
                 entry = _inventory_entry(cluster, ek_sha256, name, by, tx.now_ms)
                 if dry_run:
                     added += await tx.inventory.find(entry.cluster_id, entry.ek_sha256) is None

@@ -40,6 +40,7 @@ from trustauthority.verification.residency import (
     ClaimedKeys,
     EnrolmentBinding,
     KeyCertification,
+    ResidentKeys,
     verify_residency,
 )
 
@@ -120,73 +121,74 @@ class EnrolmentService:
             InvalidRequest, ChallengeExpired, ChallengeMismatch, EndorsementRejected, RateLimited.
         """
         _check_claim(claim)
-        host_id = host_id_of(claim.ek_public)
+        proven = await self._prove(claim, peer)
         async with self._store.transaction() as tx:
-            if await tx.enrolments.count(peer) >= MAX_PENDING_PER_PEER:
-                raise RateLimited("too many enrolments wait for activation", retryAfterMs=60_000)
-            _, policy = await cluster_policy(tx, claim.cluster)
-            # (1) the challenge is ours, fresh, and for this EK and cluster
-            checked = challenges.check(
-                claim.challenge,
-                keys=self._keys.challenge_keys,
-                cluster=claim.cluster,
-                purpose=challenges.Purpose.ENROL,
-                host=host_id,
-                now_ms=tx.now_ms,
-                ttl_ms=CHALLENGE_TTL_MS,
-            )
-            # (2) an anchor of the cluster accepts the EK
-            ek = decode_public(claim.ek_public)
-            anchors = await tx.catalogue.anchors(claim.cluster)
-            endorsement = accept_endorsement(
-                cluster=claim.cluster,
-                ek=ek,
-                certificate=claim.ek_certificate,
-                intermediates=claim.ek_intermediates,
-                anchors=anchors,
-                policy=policy.endorsement,
-                now_ms=tx.now_ms,
-            )
-            # (3) the three keys live beside that EK, certified for this authority, cluster and name
-            keys = ClaimedKeys(
-                ek=ek,
-                ak=decode_public(claim.ak_public),
-                tls=decode_public(claim.tls_public),
-                storage=decode_public(claim.storage_public),
-                tls_certification=claim.tls_certification,
-                storage_certification=claim.storage_certification,
-            )
-            resident = verify_residency(
-                keys,
-                EnrolmentBinding(
-                    authority_ca_sha256=self._keys.authority_ca_sha256,
-                    cluster=claim.cluster,
-                    host_label=claim.name,
-                    challenge=claim.challenge,
-                ),
-            )
-            # (4) one use of the challenge, one pending row, one credential over the AK's name
+            # (5) one use of the challenge, one pending row, one credential over the AK's name
             expires_ms = tx.now_ms + PENDING_TTL_MS
             if not await tx.enrolments.consume_challenge(
-                checked.challenge_id, expires_at_ms=expires_ms
+                proven.challenge_id, expires_at_ms=expires_ms
             ):
                 raise ChallengeAlreadyUsed("this challenge was used already; ask for a new one")
-            pending = await self._pending(tx, claim, keys, endorsement, peer, expires_ms)
+            pending = await self._pending(tx, claim, proven, peer, expires_ms)
             pending_id = random.token_hex(16)
             row_sha256 = pending_hash(pending_id, pending)
             await tx.enrolments.put(pending_id, row_sha256, pending)
-            credential = make_credential(
-                ek,
-                resident.ak_name,
-                self._activation_secret(row_sha256),
-                os.urandom(CREDENTIAL_ENTROPY),
-            )
+        credential = make_credential(
+            proven.keys.ek,
+            proven.resident.ak_name,
+            self._activation_secret(row_sha256),
+            os.urandom(CREDENTIAL_ENTROPY),
+        )
         return PendingCredential(
             pending_id=pending_id,
             credential_blob=credential.blob,
             encrypted_secret=credential.encrypted_secret,
             pending_sha256=row_sha256,
             expires_in_ms=PENDING_TTL_MS,
+        )
+
+    async def _prove(self, claim: EnrolmentClaim, peer: str) -> "_Proven":
+        """Check everything that a stranger sends on a snapshot, so that no check holds the lock."""
+        async with self._store.snapshot() as tx:
+            # (1) nobody fills the store with enrolments that are never finished
+            if await tx.enrolments.count(peer) >= MAX_PENDING_PER_PEER:
+                raise RateLimited("too many enrolments wait for activation", retryAfterMs=60_000)
+            _, policy = await cluster_policy(tx, claim.cluster)
+            anchors = await tx.catalogue.anchors(claim.cluster)
+            now_ms = tx.now_ms
+        # (2) the challenge is ours, fresh, and for this EK and cluster
+        checked = challenges.check(
+            claim.challenge,
+            keys=self._keys.challenge_keys,
+            cluster=claim.cluster,
+            purpose=challenges.Purpose.ENROL,
+            host=host_id_of(claim.ek_public),
+            now_ms=now_ms,
+            ttl_ms=CHALLENGE_TTL_MS,
+        )
+        # (3) an anchor of the cluster accepts the EK
+        keys = _claimed_keys(claim)
+        endorsement = accept_endorsement(
+            cluster=claim.cluster,
+            ek=keys.ek,
+            certificate=claim.ek_certificate,
+            intermediates=claim.ek_intermediates,
+            anchors=anchors,
+            policy=policy.endorsement,
+            now_ms=now_ms,
+        )
+        # (4) the three keys live beside that EK, certified for this authority, cluster and name
+        binding = EnrolmentBinding(
+            authority_ca_sha256=self._keys.authority_ca_sha256,
+            cluster=claim.cluster,
+            host_label=claim.name,
+            challenge=claim.challenge,
+        )
+        return _Proven(
+            challenge_id=checked.challenge_id,
+            keys=keys,
+            resident=verify_residency(keys, binding),
+            endorsement=endorsement,
         )
 
     async def activate(self, pending_id: str, proof: bytes) -> ActivatedHost:
@@ -245,11 +247,11 @@ class EnrolmentService:
         self,
         tx: Transaction,
         claim: EnrolmentClaim,
-        keys: ClaimedKeys,
-        endorsement: AcceptedEndorsement,
+        proven: "_Proven",
         peer: str,
         expires_ms: int,
     ) -> PendingEnrolment:
+        keys, endorsement = proven.keys, proven.endorsement
         cluster, ek_sha256 = ClusterId(claim.cluster), hashlib.sha256(claim.ek_public).hexdigest()
         listed = await tx.inventory.find(cluster, ek_sha256)
         approval = hashlib.sha256()
@@ -350,6 +352,27 @@ class EnrolmentService:
 
     def _proof(self, row_sha256: bytes) -> bytes:
         return hmac.digest(self._activation_secret(row_sha256), row_sha256, "sha256")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Proven:
+    """A claim that was checked."""
+
+    challenge_id: bytes
+    keys: ClaimedKeys
+    resident: ResidentKeys
+    endorsement: AcceptedEndorsement
+
+
+def _claimed_keys(claim: EnrolmentClaim) -> ClaimedKeys:
+    return ClaimedKeys(
+        ek=decode_public(claim.ek_public),
+        ak=decode_public(claim.ak_public),
+        tls=decode_public(claim.tls_public),
+        storage=decode_public(claim.storage_public),
+        tls_certification=claim.tls_certification,
+        storage_certification=claim.storage_certification,
+    )
 
 
 def _check_claim(claim: EnrolmentClaim) -> None:

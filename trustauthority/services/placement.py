@@ -186,15 +186,15 @@ class PlacementService:
 
     async def outcome(
         self, host: HostRecord, *, vm: str, move_id: str
-    ) -> tuple[Move | None, VmEntry]:
-        """What became of a move, for one of its two parties."""
-        entry = await self.get(vm)
+    ) -> tuple[Move | None, VmEntry | None]:
+        """What became of a move, for one of its two parties; to others there is no such move."""
         async with self._store.snapshot() as tx:
             move = await tx.placement.move(RequestId(move_id))
-        if move is not None and (
-            move.vm_id != entry.vm_id or host.host_id not in (move.source, move.destination)
-        ):
-            move = None
+            entry = await tx.vms.get(vm)
+        if move is None or entry is None or move.vm_id != entry.vm_id:
+            return None, None
+        if host.host_id not in (move.source, move.destination):
+            return None, None
         return move, entry
 
     async def _decide(
