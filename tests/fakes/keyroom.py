@@ -55,7 +55,9 @@ class FakeKeyRoom:
         self.release_key = release_key or ec.derive_private_key(78, ec.SECP256R1())
         self.keks: dict[str, bytes] = {}
         self.vm_keys: dict[bytes, bytes] = {}
-        """VM keys in the clear, by the AAD of their wrapping."""
+        """VM keys in the clear, by the AAD of their wrapping; the newest one made for it."""
+        self.made: list[bytes] = []
+        """Every VM key that was ever made."""
         self.orders: list[ReleaseOrder] = []
         self.answers: list[bytes] = []
         """Every grant that was made, whether or not it left the authority."""
@@ -103,6 +105,7 @@ class FakeKeyRoom:
         await self._arrive()
         nonce, vm_key = os.urandom(12), os.urandom(32)
         self.vm_keys[aad] = vm_key
+        self.made.append(vm_key)
         return nonce + AESGCM(self._kek(kek_id)).encrypt(nonce, vm_key, aad)
 
     async def release(self, order: ReleaseOrder) -> bytes:
