@@ -269,7 +269,7 @@ SENT: dict[str, tuple[str, Message, Message]] = {
         "AddAnchor",
         admin.AddAnchorResponse(anchor=ANCHOR),
         admin.AddAnchorRequest(
-            cluster="prod", kind=admin.ANCHOR_KIND_EK, ek_sha256=bytes.fromhex(EK)
+            cluster="prod", kind=admin.ANCHOR_KIND_EK, ek_sha256=bytes.fromhex(EK), ek_type="rsa"
         ),
     ),
     "anchor remove 9f3c --yes": (

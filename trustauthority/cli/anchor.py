@@ -1,7 +1,6 @@
 # ruff: noqa: D417 - options is documented by its class
 """``ta anchor``: whose TPMs are accepted."""
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,8 +16,7 @@ from trustauthority.cli.session import Session, session
 from trustauthority.cli.text import absolute, count, moment
 
 if TYPE_CHECKING:
-    from cryptography import x509
-
+    from trustauthority.model.certificate import Certificate
     from trustauthority.v1.admin_pb2 import AddAnchorRequest, Anchor
 
 app = App(name="anchor", help="Anchors: the TPM makers' CAs, or single TPMs, that are accepted.")
@@ -91,6 +89,40 @@ def add(
 
 
 @app.command(
+    name="import",
+    help_epilogue=examples(
+        "ta anchor import TrustedTpm/ --cluster prod --dry-run",
+        "ta anchor import vendor-roots.pem --cluster prod",
+    ),
+)
+def import_anchors(
+    path: Path,
+    /,
+    *,
+    cluster: ClusterName = "",
+    ek_type: Literal["rsa", "ecc"] = "rsa",
+    test_authorities: bool = False,
+    dry_run: DryRun = False,
+    options: Options = DEFAULTS,
+) -> ExitCode:
+    """Accept the CAs of a folder or bundle. Shows per vendor what that would trust, and asks.
+
+    Args:
+        path: A PEM bundle, or a folder such as the extracted TrustedTpm.cab.
+        cluster: The cluster they hold for.
+        ek_type: The one kind of EK they admit; a TPM usually has two, and is one host.
+        test_authorities: Take CAs of software TPMs too. Never in production.
+        dry_run: Only say what would be added.
+    """
+    from trustauthority.cli.anchor_import import import_from
+
+    with session(options) as ta:
+        return import_from(
+            ta, path, cluster, ek_type=ek_type, allow_test=test_authorities, dry_run=dry_run
+        )
+
+
+@app.command(
     name="list", help_epilogue=examples("ta anchor list", "ta anchor list --cluster prod -o wide")
 )
 def list_anchors(*, cluster: ClusterName = "", options: Options = DEFAULTS) -> ExitCode:
@@ -153,21 +185,21 @@ def remove(
 def _ca_requests(
     ta: Session, path: Path, cluster: str, *, ek_type: str, dry_run: bool
 ) -> "list[AddAnchorRequest]":
-    from cryptography.hazmat.primitives.serialization import Encoding
-
+    # our own decoder: the usual library refuses genuine certificates of several TPM makers
+    from trustauthority.cli.certificate_files import read_bytes
+    from trustauthority.codec.x509 import decode_certificates
     from trustauthority.v1 import admin_pb2 as admin
 
     requests = []
-    for certificate in read_certificates(path):
-        der = certificate.public_bytes(Encoding.DER)
+    for certificate in decode_certificates(read_bytes(path)):
         ta.screen.say(f"This accepts for cluster {cluster} every TPM that this CA vouches for:")
-        for field in _ca_fields(certificate, der):
+        for field in _ca_fields(certificate):
             ta.screen.say(f"  {field.label.ljust(10)}  {field.cell}")
         requests.append(
             admin.AddAnchorRequest(
                 cluster=cluster,
                 kind=admin.ANCHOR_KIND_CA,
-                certificate=der,
+                certificate=certificate.raw,
                 ek_type=ek_type,
                 dry_run=dry_run,
             )
@@ -175,31 +207,13 @@ def _ca_requests(
     return requests
 
 
-def read_certificates(path: Path) -> "list[x509.Certificate]":
-    """Certificates of a PEM or DER file. Raises ConfigurationInvalid."""
-    from cryptography import x509
-
-    from trustauthority.client.files import read_public
-    from trustauthority.errors import ConfigurationInvalid
-
-    content = read_public(path, "certificate file")
-    try:
-        if b"-----BEGIN" in content:
-            return x509.load_pem_x509_certificates(content)
-        return [x509.load_der_x509_certificate(content)]
-    except ValueError as error:
-        raise ConfigurationInvalid(
-            f"{path} holds no certificate that can be read: {error}", path=str(path)
-        ) from error
-
-
-def _ca_fields(certificate: "x509.Certificate", der: bytes) -> list[Field]:
+def _ca_fields(certificate: "Certificate") -> list[Field]:
     return [
-        Field("subject", certificate.subject.rfc4514_string()),
-        Field("issuer", certificate.issuer.rfc4514_string()),
-        Field("valid from", absolute(certificate.not_valid_before_utc)),
-        Field("valid to", absolute(certificate.not_valid_after_utc)),
-        Field("SHA-256", hashlib.sha256(der).hexdigest()),
+        Field("subject", certificate.subject.text),
+        Field("issuer", certificate.issuer.text),
+        Field("valid from", absolute(certificate.not_before)),
+        Field("valid to", absolute(certificate.not_after)),
+        Field("SHA-256", certificate.fingerprint.hex()),
     ]
 
 

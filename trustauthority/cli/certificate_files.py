@@ -60,7 +60,7 @@ def read_revocation_lists(paths: Iterable[Path]) -> tuple[CertificateRevocationL
     return tuple(
         decode_revocation_list(read_bytes(file))
         for path in paths
-        for file in (_files(path) if path.is_dir() else (path,))
+        for file in (files_below(path) if path.is_dir() else (path,))
     )
 
 
@@ -68,7 +68,7 @@ def _certificates(path: Path, notes: list[str]) -> Iterator[tuple[Path, Certific
     if not path.is_dir():
         yield from ((path, one) for one in decode_certificates(read_bytes(path)))
         return
-    for file in _files(path):
+    for file in files_below(path):
         try:
             certificates = decode_certificates(read_bytes(file))
         except (MalformedEvidence, InvalidRequest) as error:
@@ -77,7 +77,7 @@ def _certificates(path: Path, notes: list[str]) -> Iterator[tuple[Path, Certific
         yield from ((file, one) for one in certificates)
 
 
-def _files(folder: Path) -> list[Path]:
+def files_below(folder: Path) -> list[Path]:
     """The regular files below a folder, in a stable order."""
     files = sorted(islice((one for one in folder.rglob("*") if one.is_file()), MAX_FILES + 1))
     if len(files) > MAX_FILES:
