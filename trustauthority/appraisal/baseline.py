@@ -27,10 +27,7 @@ PCR_TITLES = {
     9: "files that the boot loader read: kernel and initrd",
     14: "shim: MOK lists and SBAT",
 }
-REMEDY = (
-    "Was this change meant? Compare it with: ta baseline diff HOST BASELINE; "
-    "to accept it, capture and approve a new baseline."
-)
+REMEDY = "If the change was meant, capture a baseline from this host and approve it."
 
 
 def capture_baseline(

@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 from trustauthority.cli.audit_proof import (
     Auditor,
     decode_entry,
+    entry_detail,
     entry_details,
     entry_time,
     entry_value,
@@ -97,7 +98,13 @@ def verify(*, options: Options = DEFAULTS) -> ExitCode:
         note = service.read(lambda s: s.GetCheckpoint, admin.GetCheckpointRequest()).checkpoint
         checkpoint = auditor.open(note)
         _say_whose_word(ta)
-        if before is not None and before.size > checkpoint.size:
+        if before is not None and before.era < checkpoint.era:
+            ta.screen.warn(
+                "the operators accepted a loss since this machine last looked: what was decided "
+                f"after entry {min(before.size, checkpoint.size)} may be missing"
+            )
+            before = None
+        if before is not None and (before.era, before.size) > (checkpoint.era, checkpoint.size):
             raise CheckpointInvalid(
                 f"this machine saw {before.size} entries before, now there are {checkpoint.size}",
                 size=checkpoint.size,
@@ -207,11 +214,18 @@ def _columns(proven: dict[int, bool]) -> "list[Column[AuditEntry]]":
         value = entry_value(entry.content, "decision")
         return Marked(text=value, style=BAD if value in {"refused", "failed"} else "")
 
+    def actor(entry: "AuditEntry") -> Cell:
+        """Who; a host by its label, since ids say nothing to people."""
+        who = str(entry_value(entry.content, "actor"))
+        label = entry_detail(entry.content, "host") or entry_detail(entry.content, "name")
+        kind, _, identifier = who.partition(":")
+        return f"host {label} ({identifier[:10]}…)" if kind == "host" and label else who
+
     return [
         Column("", mark),
         Column("SEQ", lambda entry: str(entry.sequence)),
         Column("TIME", lambda entry: absolute(entry_time(entry.content))),
-        Column("ACTOR", text("actor")),
+        Column("ACTOR", actor),
         Column("OPERATION", text("operation")),
         Column("SUBJECT", text("subject")),
         Column("DECISION", decision),

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from trustauthority.cli.text import printable
 from trustauthority.errors import CheckpointInvalid
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ class Auditor:
         before, self._current = self._current, fresh
         if before is None or (before.size, before.root) == (fresh.size, fresh.root):
             return fresh.size
-        if before.size > fresh.size:
+        if before.era < fresh.era:  # operators accepted a loss, under the log's own key
+            return fresh.size
+        if before.era > fresh.era or before.size > fresh.size:
             raise CheckpointInvalid(
                 f"the log went back from {before.size} to {fresh.size} entries", size=fresh.size
             )
@@ -134,6 +137,13 @@ def entry_time(content: bytes) -> datetime | None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 47:
         return None
     return datetime.fromtimestamp(value / 1000, UTC)
+
+
+def entry_detail(content: bytes, name: str) -> str:
+    """One detail of an entry, or empty."""
+    details = decode_entry(content).get("details", {})
+    value = details.get(name, "") if isinstance(details, dict) else ""
+    return printable(str(value))
 
 
 def entry_details(content: bytes) -> str:
