@@ -13,6 +13,8 @@ MARKS = {"passed": ("✔", GOOD), "warning": ("!", CAUTION), "skipped": ("–", 
 FAILED_MARK = ("✖", BAD)
 STANDINGS = {"passed": ("●", GOOD), "failed": ("✖", BAD)}
 UNKNOWN_STANDING = ("?", CAUTION)
+MAX_VALUE = 96
+"""Characters of a value in the table form: what fits on a line behind its label."""
 MAX_DEPTH = 8
 """Levels shown; deeper ones are only in JSON. A server that nests without end can't fill the stack."""
 
@@ -21,6 +23,25 @@ def standing(text: str) -> Marked:
     """A standing with its mark: ``● passed``, ``✖ failed``, ``? unknown``."""
     mark, style = STANDINGS.get(text, UNKNOWN_STANDING)
     return Marked(text=f"{mark} {text if text in STANDINGS else 'unknown'}", style=style)
+
+
+def around_difference(expected: str, found: str) -> tuple[str, str]:
+    """Cut two long texts to where they begin to differ; a newline shows as ↵.
+
+    The whole texts are in ``-o wide`` and ``-o json``.
+    """
+    one, two = (text.replace("\n", "↵") for text in (expected, found))
+    if max(len(one), len(two)) <= MAX_VALUE:
+        return one, two
+    shorter = min(len(one), len(two))
+    same = next((at for at in range(shorter) if one[at] != two[at]), shorter)
+    start = max(0, same - MAX_VALUE // 3)
+    return _window(one, start), _window(two, start)
+
+
+def _window(text: str, start: int) -> str:
+    end = start + MAX_VALUE
+    return ("…" if start else "") + text[start:end] + ("…" if len(text) > end else "")
 
 
 def mark(check: Check) -> Marked:
@@ -50,7 +71,7 @@ def _lines(
     margin = " " * indent
     yield (margin, mark(check), f" {check.id.ljust(width)}  {check.title}{where}")
     if not is_good(check) or everything:
-        yield from _explanation(check, " " * (indent + 6))
+        yield from _explanation(check, " " * (indent + 6), whole=everything)
     if indent // 2 + 1 >= MAX_DEPTH:
         return
     shown = [child for child in check.children if everything or not is_good(child)]
@@ -59,11 +80,14 @@ def _lines(
         yield from _lines(child, indent=indent + 2, width=inner, everything=everything)
 
 
-def _explanation(check: Check, margin: str) -> Iterator[tuple[Cell, ...]]:
+def _explanation(check: Check, margin: str, *, whole: bool) -> Iterator[tuple[Cell, ...]]:
+    expected, found = check.expected, check.found
+    if not whole:
+        expected, found = around_difference(expected, found)
     event = f"  event #{check.event_index}" if check.event_index >= 0 and check.found else ""
     parts = (
-        ("expected", check.expected),
-        ("found", f"{check.found}{event}" if check.found else ""),
+        ("expected", expected),
+        ("found", f"{found}{event}" if check.found else ""),
         ("why", check.detail),
     )
     for label, text in parts:
