@@ -53,7 +53,7 @@ def _tell_what_next(stage: Stage) -> None:
         "  .venv/bin/ta host explain host-c\n"
         "  .venv/bin/ta audit tail\n"
         f"  .venv/bin/hostagent attest --config {config}\n"
-        f"Stop it: kill {' '.join(str(process.pid) for process in stage.processes.values())}\n"
+        f"Stop it: kill {' '.join(map(str, stage.pids()))}; then remove {stage.folder}\n"
     )
 
 

@@ -117,6 +117,11 @@ class Stage:
             process.wait(5)
         self.logs.pop(name).close()
 
+    def pids(self) -> list[int]:
+        """Every process of the stage, software TPMs included."""
+        tpms = [host.tpm.pid for host in self.hosts.values() if host.tpm.pid]
+        return [*(process.pid for process in self.processes.values()), *tpms]
+
     def close(self) -> None:
         """End everything."""
         for name in reversed(tuple(self.processes)):

@@ -26,12 +26,41 @@ def status(*, options: Options = DEFAULTS) -> ExitCode:
     with session(options) as ta:
         service = ta.authority.on(StatusServiceStub)
         reply = service.read(lambda s: s.GetStatus, admin.GetStatusRequest())
+        _add_key_process(ta, reply)
         if ta.screen.for_machines:
             ta.screen.machine(plain(reply), names=[item.name for item in reply.items])
         else:
             _show(ta, reply)
     broken = any(word(item, "health") == "error" for item in reply.items)
     return ExitCode.NO if broken else ExitCode.YES
+
+
+def _add_key_process(ta: Session, reply: "GetStatusResponse") -> None:
+    """Add what the key role says when it is a process of its own, or that it does not answer."""
+    from trustauthority.client.errors import ClientError
+    from trustauthority.client.reasons import UNIMPLEMENTED
+    from trustauthority.v1 import admin_pb2 as admin
+    from trustauthority.v1.admin_pb2_grpc import StatusServiceStub
+
+    address = ta.context.key_server
+    if not address or address == ta.context.server or "key" in reply.roles:
+        return
+    try:
+        other = ta.authority.on(StatusServiceStub).read_at(
+            address, lambda s: s.GetStatus, admin.GetStatusRequest()
+        )
+    except ClientError as error:
+        if error.reason == UNIMPLEMENTED:
+            return  # it answers, and has nothing to say
+        reply.items.add(
+            name=f"key role at {address}",
+            health=admin.HEALTH_ERROR,
+            detail=f"does not answer: {error.reason}; no key is released",
+        )
+        return
+    known = {item.name for item in reply.items}
+    reply.roles.extend(role for role in other.roles if role not in reply.roles)
+    reply.items.extend(item for item in other.items if item.name not in known)
 
 
 def _show(ta: Session, reply: "GetStatusResponse") -> None:

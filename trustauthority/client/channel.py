@@ -118,6 +118,13 @@ class Service(Generic[Stub]):
         deadline = time.monotonic() + timeout_s
         return retrying(lambda: self._call(method, request, deadline), timeout_s=timeout_s)
 
+    def read_at(
+        self, address: str, method: "Unary[Stub, Request, Reply]", request: Request
+    ) -> Reply:
+        """Ask the process at one address, once. Raises ClientError."""
+        deadline = time.monotonic() + self._authority.timeout_s
+        return self._call_at(address, method, request, deadline)
+
     def write(self, method: "Unary[Stub, Request, Reply]", request: Request) -> Reply:
         """Change something, once. Raises ClientError; without an answer the outcome is unknown."""
         return self._call(method, request, time.monotonic() + self._authority.timeout_s)
