@@ -221,6 +221,7 @@ def test_key_calls_go_to_the_key_server_and_come_back_when_it_has_none(
         assert [type(r).__name__ for r in key_role.requests] == [
             "ListKeysRequest",
             "ListVmsRequest",
+            "GetStatusRequest",  # status is one screen over both processes
         ]
         assert [type(r).__name__ for r in authority.requests] == [
             "ListVmsRequest",
