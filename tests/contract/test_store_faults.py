@@ -94,6 +94,34 @@ class TestNoRoom:
                 await tx.hosts.get(A)
 
 
+class TestClosing:
+    async def test_closing_waits_for_what_is_under_way(self, files: SqliteStores) -> None:
+        """A store that closes lets a decision end, leaves no connection open, decides no more (N35)."""
+        store = await files.open()
+        begun, may_end = asyncio.Event(), asyncio.Event()
+
+        async def decide() -> int:
+            async with store.transaction() as tx:
+                begun.set()
+                await may_end.wait()
+                return await tx.audit.append(ENTRY)
+
+        deciding = asyncio.create_task(decide())
+        await begun.wait()
+        closing = asyncio.create_task(store.close())
+        await asyncio.sleep(0)
+        with pytest.raises(StoreUnavailable, match="closed"):
+            async with store.snapshot():
+                pass
+        assert not closing.done()
+        may_end.set()
+        assert await deciding == 0
+        await closing
+        assert store._engine.pool.checkedin() == 0
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await decide()
+
+
 class TestBusy:
     HOLDER = (
         "import sqlite3, sys\n"

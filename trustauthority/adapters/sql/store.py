@@ -8,7 +8,7 @@ outran CLOCK_BOOTTIME, owners do not change for the longest fence (N86).
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -71,6 +71,10 @@ class SqlStore:
         self._clock = clock
         self._busy_timeout_ms = busy_timeout_ms
         self._writer = asyncio.Lock()
+        self._in_use = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[SqlTransaction]:
@@ -81,7 +85,7 @@ class SqlStore:
         await self._take_turn()
         try:
             with _as_unavailable():
-                async with self._engine.connect() as connection:
+                async with self._connect() as connection:
                     await _uncancelled(_begin(connection))
                     now_ms = await _uncancelled(self._advance_clock(connection))
                     yield SqlTransaction(connection, now_ms)
@@ -93,7 +97,7 @@ class SqlStore:
     async def snapshot(self) -> AsyncIterator[SqlTransaction]:
         """Begin a read-only unit of work; a write in it fails. Works while the clock is behind."""
         with _as_unavailable():
-            async with self._engine.connect() as plain:
+            async with self._connect() as plain:
                 connection = await plain.execution_options(reading=True)
                 query = select(tables.authority.c.high_water_ms)
                 mark = await _uncancelled(connection.scalar(query))
@@ -102,8 +106,29 @@ class SqlStore:
                 await _uncancelled(connection.rollback())
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Refuse new units of work, let those under way end, and close all connections.
+
+        A connection that comes back to a pool which was disposed of stays open for ever.
+        """
+        self._closed = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._busy_timeout_ms / 1000):
+                await self._idle.wait()
         await self._engine.dispose()
+
+    @asynccontextmanager
+    async def _connect(self) -> AsyncIterator[AsyncConnection]:
+        if self._closed:
+            raise StoreUnavailable("the database was closed: this process is ending")
+        self._in_use += 1
+        self._idle.clear()
+        try:
+            async with self._engine.connect() as connection:
+                yield connection
+        finally:
+            self._in_use -= 1
+            if not self._in_use:
+                self._idle.set()
 
     async def _take_turn(self) -> None:
         """One writer at a time in this process; those of others are held off by the database."""
