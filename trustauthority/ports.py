@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from trustauthority.model.audit import AuditEntry, AuditEvent
-from trustauthority.model.baseline import BaselineState
+from trustauthority.model.baseline import BaselineState, MatchedVariant
 from trustauthority.model.catalogue import (
     AnchorEntry,
     BaselineEntry,
@@ -146,21 +146,24 @@ class Inventory(Protocol):
 
 
 class Baselines(Protocol):
-    """Baselines and their life."""
+    """Variants of components and their life."""
 
     async def propose(self, entry: BaselineEntry) -> bool:
-        """Insert a proposal; False when the name is taken."""
+        """Insert a proposal; False when the component has a variant of this name."""
 
     async def entries(self, cluster: str) -> Sequence[BaselineEntry]:
-        """List baselines, of one cluster or (empty) of all."""
+        """List variants, of one cluster or (empty) of all."""
 
     async def set_state(
-        self, cluster: ClusterId, name: str, state: BaselineState, *, sha256: str, by: str
-    ) -> int | None:
-        """Approve or retire exactly this content; returns the cluster's new policy epoch."""
+        self, variants: Sequence[BaselineEntry], state: BaselineState, *, by: str
+    ) -> bool:
+        """Approve or retire exactly these contents; False when one changed meanwhile: roll back."""
 
-    async def matched(self, cluster: ClusterId, name: str) -> None:
-        """Remember that a host matched now."""
+    async def raise_policy_epoch(self, cluster: ClusterId) -> int:
+        """Make hosts attest anew under what is approved now; returns the new policy epoch."""
+
+    async def matched(self, cluster: ClusterId, variants: Sequence[MatchedVariant]) -> None:
+        """Remember that a host matched these now."""
 
 
 class Vms(Protocol):

@@ -5,13 +5,13 @@ only when no check failed, and each check of the policy was made; doubt is failu
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from trustauthority.appraisal.baseline import closest_baseline
+from trustauthority.appraisal.alternatives import BootJudgement, judge_boot
 from trustauthority.appraisal.boot import boot_log_checks, secure_boot_checks
 from trustauthority.appraisal.runtime import runtime_checks
 from trustauthority.appraisal.states import state_of
-from trustauthority.model.baseline import Baseline
+from trustauthority.model.baseline import Baseline, compact_names
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.identifiers import ClusterId, HostId
 from trustauthority.model.policy import Policy, Requirement
@@ -33,6 +33,8 @@ class AppraisalContext:
     issued_at_ms: int
     """When the challenge was issued: evidence is at least this fresh."""
     now_ms: int
+    host_class: str = ""
+    """What hardware the host is, as its admission says; empty when that was not said."""
     revoked: bool = False
     """An administrator took trust away: no evidence gives it back."""
 
@@ -44,7 +46,7 @@ def appraise(
     context: AppraisalContext,
 ) -> Verdict:
     """Judge verified evidence."""
-    compared: list[str] = []
+    judged: list[BootJudgement] = []
     checks = (
         _identity_check("endorsement", "the TPM is accepted", context.endorsement),
         _identity_check("residency", "the keys live in that TPM", "proven at enrolment"),
@@ -59,7 +61,7 @@ def appraise(
         _group(
             "baseline",
             "the boot is an approved one",
-            lambda: _baseline_checks(evidence, policy, tuple(baselines), compared),
+            lambda: _baseline_checks(evidence, policy, tuple(baselines), context, judged),
         ),
         _group(
             "runtime",
@@ -77,7 +79,8 @@ def appraise(
         policy=policy.name,
         policy_sha256=context.policy_sha256,
         policy_epoch=context.policy_epoch,
-        baseline=compared[0] if compared else "",
+        baseline=compact_names(judged[0].matched, whole=judged[0].complete) if judged else "",
+        variants=judged[0].matched if judged else (),
         decided_at_ms=context.now_ms,
         attested_until_ms=until_ms if passed else context.now_ms,
     )
@@ -162,13 +165,13 @@ def _baseline_checks(
     evidence: VerifiedEvidence,
     policy: Policy,
     baselines: tuple[Baseline, ...],
-    compared: list[str],
+    context: AppraisalContext,
+    judged: list[BootJudgement],
 ) -> tuple[Check, ...]:
     if policy.boot.baseline is Requirement.OFF:
         return (Check(id="baseline.off", title="not asked for", state=CheckState.SKIPPED),)
     log = _claimed_log(evidence, policy)
-    closest = None if log is None else closest_baseline(log, baselines)
-    if closest is None:
+    if log is None or not baselines:
         return (
             Check(
                 id="baseline.exists",
@@ -178,24 +181,15 @@ def _baseline_checks(
                 remedy="ta baseline capture NAME --host HOST, then ta baseline approve NAME",
             ),
         )
-    baseline, checks = closest
-    compared.append(baseline.name)
+    judgement = judge_boot(log, baselines, policy.boot, host_class=context.host_class)
+    judged.append(judgement)
     if policy.boot.baseline is Requirement.WARN:
-        return tuple(_soften(check) for check in checks)
-    return checks
+        return tuple(_soften(check) for check in judgement.checks)
+    return judgement.checks
 
 
 def _soften(check: Check) -> Check:
     if check.state is not CheckState.FAILED:
         return check
-    return Check(
-        id=check.id,
-        title=check.title,
-        state=CheckState.WARNING,
-        expected=check.expected,
-        found=check.found,
-        detail=check.detail,
-        remedy=check.remedy,
-        pcr=check.pcr,
-        event_index=check.event_index,
-    )
+    children = tuple(_soften(child) for child in check.children)
+    return replace(check, state=CheckState.WARNING, children=children)

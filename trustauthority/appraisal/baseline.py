@@ -1,61 +1,98 @@
-"""Baselines: captured from a verified boot log, compared event by event.
+"""Baselines: variants of components, captured from a verified boot log and compared event by event.
 
-What it trusts: a VerifiedBootLog, so that each digest is proven by the quote. What it guarantees: a
-PCR matches only when every digest does, in order; the first difference is named with the event and
-its meaning. Event types and texts are for people, never compared (pitfalls.md rules 37, 38).
+What it trusts: a VerifiedBootLog split by component, so that each digest is proven by the quote. What it
+guarantees: a variant matches only when in every PCR asked for the component's runs are exactly its digests,
+in order and in the same place among the other components. Event types and texts are for people, never
+compared (pitfalls.md rules 37, 38). It puts nothing in force and judges nothing: see
+``appraisal.alternatives``.
 """
 
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any
 
-from trustauthority.model.baseline import Baseline, ExpectedEvent
+from trustauthority.appraisal.components import ComponentLog, Run, split_components
+from trustauthority.errors import FailedPrecondition
+from trustauthority.model.baseline import Baseline, Component, ExpectedEvent, ExpectedRun
+from trustauthority.model.bootlog import BootEvent
 from trustauthority.model.identifiers import ClusterId
-from trustauthority.model.verdict import Check, CheckState
 from trustauthority.verification.meaning import describe
 from trustauthority.verification.replay import VerifiedBootLog
 
-PCR_TITLES = {
-    0: "firmware",
-    1: "firmware configuration",
-    2: "option ROMs and drivers",
-    3: "driver configuration",
-    4: "boot loader",
-    5: "boot loader configuration and partitions",
-    6: "platform manufacturer",
-    7: "Secure Boot configuration and authorities",
-    8: "boot commands and kernel command line",
-    9: "files that the boot loader read: kernel and initrd",
-    14: "shim: MOK lists and SBAT",
-}
-REMEDY = "If the change was meant, capture a baseline from this host and approve it."
+DOCUMENT_VERSION = 2
+_DECODED = 512
+_INSIDE = "inside"
+"""The place of an event that follows another one of its run; no component has this name."""
 
 
-def capture_baseline(
-    name: str, cluster: ClusterId, log: VerifiedBootLog, pcrs: Iterable[int]
-) -> Baseline:
-    """Take the verified events of a host as the expected ones."""
-    return Baseline(
-        name=name,
-        cluster=cluster,
-        bank=str(log.bank),
-        pcrs={pcr: _events(log, pcr) for pcr in sorted(set(pcrs))},
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Where a component's events first differ from a variant, in one PCR."""
+
+    pcr: int
+    expected: ExpectedEvent | None
+    """None when the variant expects nothing more, or nothing here."""
+    found: BootEvent | None
+    """None when the log ends before."""
+    moved: bool = False
+    """The event is the expected one; the component before it is not."""
+    uncovered: bool = False
+    """The variant was made before this PCR was asked for, and says nothing about it."""
+
+
+def capture_baselines(
+    name: str,
+    cluster: ClusterId,
+    log: VerifiedBootLog,
+    pcrs: Iterable[int],
+    *,
+    host_class: str = "",
+) -> tuple[Baseline, ...]:
+    """Take the verified boot of a host as one variant of each component that occurs in it.
+
+    Raises:
+        FailedPrecondition: an event is of no component, so that no host would ever match it.
+    """
+    split = split_components(log, pcrs)
+    for pcr, events in split.unrecognised.items():
+        said = describe(events[0], log.digest(events[0]), log.bank).text
+        raise FailedPrecondition(
+            f"PCR {pcr}: event #{events[0].number} ({said}) is of no component that is known here;"
+            " leave this PCR out of boot.baseline_pcrs"
+        )
+    return tuple(
+        Baseline(
+            name=name,
+            cluster=cluster,
+            component=component,
+            host_class=host_class,
+            bank=str(log.bank),
+            pcrs={
+                pcr: tuple(_expected(log, run) for run in split.runs_of(component, pcr))
+                for pcr in sorted(split.pcrs)
+            },
+        )
+        for component in Component
+        if component in split.runs and any(split.runs[component].values())
     )
 
 
 def encode_baseline(baseline: Baseline) -> str:
-    """Canonical JSON of a baseline: what is hashed, shown and approved."""
+    """Canonical JSON of a variant: what is hashed, shown and approved."""
     return json.dumps(
         {
-            "version": 1,
+            "version": DOCUMENT_VERSION,
             "name": baseline.name,
             "cluster": baseline.cluster,
+            "component": str(baseline.component),
+            "host_class": baseline.host_class,
             "bank": baseline.bank,
             "pcrs": {
-                str(pcr): [
-                    {"type": event.type, "digest": event.digest, "meaning": event.meaning}
-                    for event in events
-                ]
-                for pcr, events in baseline.pcrs.items()
+                str(pcr): [_plain(run) for run in runs] for pcr, runs in baseline.pcrs.items()
             },
         },
         sort_keys=True,
@@ -63,92 +100,115 @@ def encode_baseline(baseline: Baseline) -> str:
     )
 
 
+@lru_cache(maxsize=_DECODED)
 def decode_baseline(document: str) -> Baseline:
-    """Read back what ``encode_baseline`` wrote."""
+    """Read back what ``encode_baseline`` wrote. Decoded once per document: attestation reads all."""
     values = json.loads(document)
     return Baseline(
         name=values["name"],
         cluster=ClusterId(values["cluster"]),
+        component=Component(values["component"]),
+        host_class=values["host_class"],
         bank=values["bank"],
-        pcrs={
-            int(pcr): tuple(ExpectedEvent(**event) for event in events)
-            for pcr, events in values["pcrs"].items()
-        },
+        pcrs=MappingProxyType(
+            {
+                int(pcr): tuple(
+                    ExpectedRun(
+                        after=None if run["after"] is None else Component(run["after"]),
+                        events=tuple(ExpectedEvent(**event) for event in run["events"]),
+                    )
+                    for run in runs
+                )
+                for pcr, runs in values["pcrs"].items()
+            }
+        ),
     )
 
 
-def compare_baseline(log: VerifiedBootLog, baseline: Baseline) -> tuple[Check, ...]:
-    """One check per PCR of a baseline."""
-    return tuple(_compare_pcr(log, pcr, events) for pcr, events in sorted(baseline.pcrs.items()))
+def content_sha256(documents: Mapping[Component, str]) -> str:
+    """Name what is approved together: the hash of one variant, or a hash over those of several.
+
+    Args:
+        documents: the hex SHA-256 of each variant's document.
+    """
+    if len(documents) == 1:
+        return next(iter(documents.values()))
+    lines = [f"{part}={documents[part]}\n" for part in Component if part in documents]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def closest_baseline(
-    log: VerifiedBootLog, baselines: Iterable[Baseline]
-) -> tuple[Baseline, tuple[Check, ...]] | None:
-    """The baseline with the fewest differing PCRs, and its checks; None when there is none."""
-    compared = [(baseline, compare_baseline(log, baseline)) for baseline in baselines]
-    return min(compared, key=_differences, default=None)
-
-
-def _differences(compared: tuple[Baseline, tuple[Check, ...]]) -> tuple[int, str]:
-    baseline, checks = compared
-    return sum(check.state is not CheckState.PASSED for check in checks), baseline.name
-
-
-def _events(log: VerifiedBootLog, pcr: int) -> tuple[ExpectedEvent, ...]:
-    return tuple(
-        ExpectedEvent(
-            type=event.type_name,
-            digest=log.digest(event).hex(),
-            meaning=describe(event, log.digest(event), log.bank).text,
-        )
-        for event in log.in_register(pcr)
-    )
-
-
-def _compare_pcr(log: VerifiedBootLog, pcr: int, expected: tuple[ExpectedEvent, ...]) -> Check:
-    title = f"PCR {pcr}: {PCR_TITLES.get(pcr, 'measurements')}"
-    check_id = f"baseline.pcr-{pcr}"
-    if pcr not in log.verified_pcrs:
-        return Check(
-            id=check_id,
-            title=title,
-            state=CheckState.FAILED,
-            pcr=pcr,
-            detail="the boot log does not explain this PCR",
-        )
-    found = log.in_register(pcr)
-    for position in range(max(len(found), len(expected))):
-        wanted = expected[position] if position < len(expected) else None
-        event = found[position] if position < len(found) else None
-        if wanted and event and log.digest(event).hex() == wanted.digest:
+def differences(split: ComponentLog, variant: Baseline) -> tuple[Difference, ...]:
+    """The first difference in each PCR, by PCR; none when the component's boot is this variant."""
+    found = []
+    for pcr in sorted(split.pcrs):
+        runs = split.runs_of(variant.component, pcr)
+        expected = variant.pcrs.get(pcr)
+        if expected is None:
+            found.append(Difference(pcr=pcr, expected=None, found=None, uncovered=True))
             continue
-        said = describe(event, log.digest(event), log.bank) if event else None
-        return Check(
-            id=check_id,
-            title=title,
-            state=CheckState.FAILED,
-            pcr=pcr,
-            event_index=-1 if event is None else event.number,
-            expected=f"{wanted.meaning} ({wanted.digest[:16]}…)" if wanted else "no further event",
-            found=(
-                f"{said.text} ({log.digest(event).hex()[:16]}…)"
-                if said and event
-                else "no further event"
-            ),
-            detail=(
-                f"event #{event.number} {event.type_name} differs"
-                if event
-                else f"the log ends before {wanted.type if wanted else 'it'}"
-            ),
-            remedy=REMEDY,
-        )
-    return Check(id=check_id, title=title, state=CheckState.PASSED, pcr=pcr)
+        difference = _first_difference(split.log, pcr, runs, expected)
+        if difference is not None:
+            found.append(difference)
+    return tuple(found)
+
+
+def _first_difference(
+    log: VerifiedBootLog, pcr: int, found: tuple[Run, ...], expected: tuple[ExpectedRun, ...]
+) -> Difference | None:
+    measured = _in_places(found)
+    wanted = _in_places(expected)
+    for position in range(max(len(measured), len(wanted))):
+        if position >= len(measured):
+            return Difference(pcr=pcr, expected=wanted[position][1], found=None)
+        after, event = measured[position]
+        if position >= len(wanted):
+            return Difference(pcr=pcr, expected=None, found=event)
+        wanted_after, wanted_event = wanted[position]
+        if log.digest(event).hex() != wanted_event.digest:
+            return Difference(pcr=pcr, expected=wanted_event, found=event)
+        if after != wanted_after:
+            return Difference(pcr=pcr, expected=wanted_event, found=event, moved=True)
+    return None
+
+
+def _in_places(runs: Iterable[Any]) -> list[tuple[Component | str | None, Any]]:
+    """The events of runs, each with its place: what its run comes after, or that it is inside one."""
+    return [
+        (_INSIDE if position else run.after, event)
+        for run in runs
+        for position, event in enumerate(run.events)
+    ]
+
+
+def _expected(log: VerifiedBootLog, run: Run) -> ExpectedRun:
+    return ExpectedRun(
+        after=run.after,
+        events=tuple(
+            ExpectedEvent(
+                type=event.type_name,
+                digest=log.digest(event).hex(),
+                meaning=describe(event, log.digest(event), log.bank).text,
+            )
+            for event in run.events
+        ),
+    )
+
+
+def _plain(run: ExpectedRun) -> dict[str, object]:
+    return {
+        "after": None if run.after is None else str(run.after),
+        "events": [
+            {"type": event.type, "digest": event.digest, "meaning": event.meaning}
+            for event in run.events
+        ],
+    }
 
 
 def summary_lines(baseline: Baseline) -> tuple[str, ...]:
-    """A line per PCR for people."""
+    """A line per PCR in which the variant measures something, for people."""
+    counted = {pcr: sum(len(run.events) for run in runs) for pcr, runs in baseline.pcrs.items()}
     return tuple(
-        f"PCR {pcr}: {PCR_TITLES.get(pcr, 'measurements')}, {len(events)} events"
-        for pcr, events in baseline.pcrs.items()
+        f"PCR {pcr}: {count} event{'' if count == 1 else 's'}"
+        for pcr, count in counted.items()
+        if count
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from trustauthority.model.baseline import BaselineState
+from trustauthority.model.baseline import BaselineState, Component
 from trustauthority.model.identifiers import ClusterId
 
 
@@ -79,10 +79,13 @@ class InventoryEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineEntry:
-    """A baseline document with its life."""
+    """A variant's document with its life; one per cluster, component and name."""
 
     cluster_id: ClusterId
+    component: Component
     name: str
+    host_class: str
+    """Hosts of this class may match it; empty for any."""
     state: BaselineState
     document: str
     """Canonical JSON; ``sha256`` is over it."""

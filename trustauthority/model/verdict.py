@@ -7,6 +7,7 @@ from the newest verdict and the clock, so that nobody can forget to clear it (S1
 from dataclasses import dataclass
 from enum import StrEnum
 
+from trustauthority.model.baseline import MatchedVariant
 from trustauthority.model.identifiers import ClusterId, HostId
 
 
@@ -58,10 +59,12 @@ class Verdict:
     policy_sha256: str
     policy_epoch: int
     baseline: str
-    """The baseline that matched, or the closest one, or empty."""
+    """The approved variants that matched, on one line: a name, or ``component=name`` each."""
     decided_at_ms: int
     attested_until_ms: int
     """Counts from the issue of the challenge; equals ``decided_at_ms`` for a failed verdict."""
+    variants: tuple[MatchedVariant, ...] = ()
+    """The approved variants that matched, one per component."""
 
     @property
     def reason(self) -> str:

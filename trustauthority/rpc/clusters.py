@@ -8,7 +8,7 @@ from trustauthority.model.catalogue import BaselineEntry, ClusterEntry
 from trustauthority.ports import Store
 from trustauthority.rpc import convert
 from trustauthority.rpc.interceptor import current_caller
-from trustauthority.services.baselines import BaselineService
+from trustauthority.services.baselines import BaselineService, VariantName
 from trustauthority.services.catalogue import CatalogueService
 from trustauthority.services.policies import parse_policy
 from trustauthority.v1 import admin_pb2 as pb
@@ -133,39 +133,39 @@ class ClusterRpc(admin_pb2_grpc.ClusterServiceServicer):
     async def CaptureBaseline(
         self, request: pb.CaptureBaselineRequest, context: Any
     ) -> pb.CaptureBaselineResponse:
-        """Propose a baseline."""
-        entry = await self._baselines.capture(
-            convert.name(request.cluster, "cluster"),
-            request.name,
+        """Propose variants."""
+        proposed = await self._baselines.capture(
+            _variant(request),
             convert.name(request.host, "host"),
+            host_class=convert.optional_name(request.host_class, "host_class"),
             by=current_caller().name,
         )
-        return pb.CaptureBaselineResponse(baseline=_baseline(entry))
+        return pb.CaptureBaselineResponse(
+            baselines=[_baseline(each) for each in proposed.entries], sha256=proposed.sha256
+        )
 
     async def ApproveBaseline(
         self, request: pb.ApproveBaselineRequest, context: Any
     ) -> pb.ApproveBaselineResponse:
-        """Put a baseline in force."""
-        entry, epoch = await self._baselines.approve(
-            convert.name(request.cluster, "cluster"),
-            convert.name(request.name, "name"),
+        """Put variants in force."""
+        entries, epoch = await self._baselines.approve(
+            _variant(request),
             sha256=convert.sha256_hex(request.sha256, "sha256"),
             by=current_caller().name,
             dry_run=request.dry_run,
         )
-        return pb.ApproveBaselineResponse(baseline=_baseline(entry), policy_epoch=epoch)
+        return pb.ApproveBaselineResponse(
+            baselines=[_baseline(each) for each in entries], policy_epoch=epoch
+        )
 
     async def RetireBaseline(
         self, request: pb.RetireBaselineRequest, context: Any
     ) -> pb.RetireBaselineResponse:
-        """Take a baseline out of force."""
-        entry, _ = await self._baselines.retire(
-            convert.name(request.cluster, "cluster"),
-            convert.name(request.name, "name"),
-            by=current_caller().name,
-            dry_run=request.dry_run,
+        """Take variants out of force."""
+        entries, _ = await self._baselines.retire(
+            _variant(request), by=current_caller().name, dry_run=request.dry_run
         )
-        return pb.RetireBaselineResponse(baseline=_baseline(entry))
+        return pb.RetireBaselineResponse(baselines=[_baseline(each) for each in entries])
 
     async def ListBaselines(
         self, request: pb.ListBaselinesRequest, context: Any
@@ -177,11 +177,9 @@ class ClusterRpc(admin_pb2_grpc.ClusterServiceServicer):
     async def DiffBaseline(
         self, request: pb.DiffBaselineRequest, context: Any
     ) -> pb.DiffBaselineResponse:
-        """Compare a host with a baseline."""
+        """Compare a host with variants."""
         matches, checks = await self._baselines.diff(
-            convert.name(request.cluster, "cluster"),
-            convert.name(request.name, "name"),
-            convert.name(request.host, "host"),
+            _variant(request), convert.name(request.host, "host")
         )
         return pb.DiffBaselineResponse(
             matches=matches, checks=[convert.check(each) for each in checks]
@@ -197,6 +195,20 @@ class ClusterRpc(admin_pb2_grpc.ClusterServiceServicer):
             hosts=len(hosts),
             by_inventory=policy.endorsement.admit_by_inventory,
         )
+
+
+def _variant(
+    request: pb.CaptureBaselineRequest
+    | pb.ApproveBaselineRequest
+    | pb.RetireBaselineRequest
+    | pb.DiffBaselineRequest,
+) -> VariantName:
+    """Which variants a request is about."""
+    return VariantName(
+        cluster=convert.name(request.cluster, "cluster"),
+        name=convert.name(request.name, "name"),
+        component=convert.component(request.component),
+    )
 
 
 def _baseline(entry: BaselineEntry) -> pb.Baseline:

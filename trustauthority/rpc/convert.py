@@ -7,6 +7,7 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from trustauthority.errors import InvalidRequest
+from trustauthority.model.baseline import Component
 from trustauthority.model.catalogue import (
     AnchorEntry,
     AnchorKind,
@@ -70,6 +71,9 @@ ROLES = {role: admin_pb2.Role.Value(f"ROLE_{role.name}") for role in Role}
 ANCHOR_KINDS = {
     AnchorKind.CA: admin_pb2.ANCHOR_KIND_CA,
     AnchorKind.EK: admin_pb2.ANCHOR_KIND_EK,
+}
+COMPONENTS = {
+    part: admin_pb2.BootComponent.Value(f"BOOT_COMPONENT_{part.name}") for part in Component
 }
 
 
@@ -136,6 +140,14 @@ def roles(values: Iterable[int]) -> frozenset[Role]:
         return frozenset(by_number[value] for value in values)
     except KeyError as error:
         raise InvalidRequest("roles: an unknown role", field="roles") from error
+
+
+def component(value: int) -> Component | None:
+    """A component; None for all of them."""
+    if value == admin_pb2.BOOT_COMPONENT_UNSPECIFIED:
+        return None
+    found: Component = chosen(COMPONENTS, value, "component")
+    return found
 
 
 def chosen(table: Mapping[Any, int], value: int, field: str) -> Any:
@@ -347,8 +359,8 @@ def inventory_entry(entry: InventoryEntry) -> admin_pb2.InventoryEntry:
     )
 
 
-def baseline(entry: BaselineEntry, components: Iterable[str]) -> admin_pb2.Baseline:
-    """A baseline."""
+def baseline(entry: BaselineEntry, expects: Iterable[str]) -> admin_pb2.Baseline:
+    """A variant of a component."""
     return admin_pb2.Baseline(
         name=entry.name,
         cluster=entry.cluster_id,
@@ -358,7 +370,9 @@ def baseline(entry: BaselineEntry, components: Iterable[str]) -> admin_pb2.Basel
         captured_at=timestamp(entry.captured_at_ms),
         approved_by=entry.approved_by,
         last_matched_at=timestamp(entry.last_matched_at_ms),
-        components=components,
+        expects=expects,
+        component=COMPONENTS[entry.component],
+        host_class=entry.host_class,
     )
 
 

@@ -20,7 +20,8 @@ from trustauthority.errors import (
     TrustAuthorityError,
 )
 from trustauthority.model.audit import AuditEvent
-from trustauthority.model.baseline import Baseline, BaselineState
+from trustauthority.model.baseline import BaselineState, MatchedVariant
+from trustauthority.model.catalogue import BaselineEntry
 from trustauthority.model.evidence import Evidence
 from trustauthority.model.host import HostRecord
 from trustauthority.model.policy import Policy
@@ -40,6 +41,7 @@ from trustauthority.verification import challenge as challenges
 from trustauthority.verification.pipeline import VerifiedEvidence, verify_evidence
 
 CHALLENGE_TTL_MS = 60_000
+MATCHED_EVERY_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +188,7 @@ class AttestationService:
             if current is None or current.ak_public != host.ak_public:
                 raise FailedPrecondition("the host was removed or enrolled anew")
             cluster, policy = await cluster_policy(tx, current.cluster_id)
-            baselines = await _approved(tx, current.cluster_id)
+            approved = await _approved(tx, current.cluster_id)
             global_epoch = (await tx.placement.authority()).global_epoch
             now_ms = tx.now_ms
         challenge = self._check_challenge(evidence, current, policy, now_ms)
@@ -201,13 +203,16 @@ class AttestationService:
             now_ms=now_ms,
             revoked=current.revoked,
         )
+        baselines = [decode_baseline(entry.document) for entry in approved]
+        verdict = appraise(verified, policy, baselines, context)
         return _Judged(
             host=current,
             policy=policy,
             challenge=challenge,
             verified=verified,
-            verdict=appraise(verified, policy, baselines, context),
+            verdict=verdict,
             global_epoch=global_epoch,
+            unremembered=_unremembered(verdict, approved, now_ms),
         )
 
     def _ttl_ms(self, policy: Policy) -> int:
@@ -314,8 +319,8 @@ class AttestationService:
         position = clock.counter_bytes + clock.clock_bytes
         if not await tx.hosts.record_verdict(host.host_id, position=position, values=values):
             raise TpmClockRolledBack("newer evidence of this TPM was recorded before")
-        if verdict.passed and verdict.baseline:
-            await tx.baselines.matched(host.cluster_id, verdict.baseline)
+        if verdict.passed and judged.unremembered:
+            await tx.baselines.matched(host.cluster_id, judged.unremembered)
         await tx.audit.append(
             AuditEvent(
                 actor=f"host:{host.host_id}",
@@ -352,6 +357,8 @@ class _Judged:
     verified: VerifiedEvidence
     verdict: Verdict
     global_epoch: int
+    unremembered: tuple[MatchedVariant, ...]
+    """Variants that matched, and of which that was last written a while ago."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -378,9 +385,21 @@ def _standing_on(host: HostRecord) -> tuple[object, ...]:
     return (*keys, host.cluster_id, host.admission, host.revoked, host.trust_epoch)
 
 
-async def _approved(tx: Transaction, cluster: str) -> list[Baseline]:
+async def _approved(tx: Transaction, cluster: str) -> list[BaselineEntry]:
     return [
-        decode_baseline(entry.document)
+        entry
         for entry in await tx.baselines.entries(cluster)
         if entry.state is BaselineState.APPROVED
     ]
+
+
+def _unremembered(
+    verdict: Verdict, approved: list[BaselineEntry], now_ms: int
+) -> tuple[MatchedVariant, ...]:
+    """What matched and was not remembered lately: a fleet that attests writes this once an hour."""
+    old = {
+        (entry.component, entry.name)
+        for entry in approved
+        if (entry.last_matched_at_ms or 0) <= now_ms - MATCHED_EVERY_MS
+    }
+    return tuple(each for each in verdict.variants if (each.component, each.name) in old)

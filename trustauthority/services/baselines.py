@@ -2,11 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
+from trustauthority.appraisal.alternatives import compare_variant
 from trustauthority.appraisal.baseline import (
-    capture_baseline,
-    compare_baseline,
+    capture_baselines,
+    content_sha256,
     decode_baseline,
     encode_baseline,
 )
@@ -20,7 +22,7 @@ from trustauthority.errors import (
     NotFound,
 )
 from trustauthority.model.audit import AuditEvent
-from trustauthority.model.baseline import BaselineState
+from trustauthority.model.baseline import Baseline, BaselineState, Component
 from trustauthority.model.catalogue import BaselineEntry
 from trustauthority.model.host import HostRecord
 from trustauthority.model.identifiers import ClusterId, is_name
@@ -37,98 +39,171 @@ from trustauthority.verification.quote import (
 from trustauthority.verification.replay import VerifiedBootLog, verify_boot_log
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantName:
+    """Which variants an operation is about."""
+
+    cluster: str
+    name: str
+    component: Component | None = None
+    """None for every component that has a variant of this name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposed:
+    """New variants, and what approving them would put in force."""
+
+    entries: tuple[BaselineEntry, ...]
+    sha256: str
+    """Names everything of this name that is not approved yet."""
+
+
 class BaselineService:
     """Administration of baselines."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def capture(self, cluster: str, name: str, host_name: str, *, by: str) -> BaselineEntry:
-        """Propose a baseline from a host's newest evidence; nothing is in force by it."""
-        if not is_name(name):
-            raise InvalidRequest("name: 1-63 characters of a-z 0-9 . _ -", field="name")
+    async def capture(
+        self, wanted: VariantName, host_name: str, *, host_class: str = "", by: str
+    ) -> Proposed:
+        """Propose variants from a host's newest evidence; nothing is in force by it."""
         async with self._store.transaction() as tx:
-            _, policy = await cluster_policy(tx, cluster)
-            host = await find_host(tx, host_name)
-            if host.cluster_id != cluster:
-                raise FailedPrecondition(f"{host_name} is in cluster {host.cluster_id}")
-            log = await stored_boot_log(tx, host, policy)
-            if not log.passed:
-                raise FailedPrecondition(
-                    f"the boot log of {host_name} does not explain its PCRs: "
-                    + "; ".join(str(each) for each in log.differences[:3])
-                )
-            document = encode_baseline(
-                capture_baseline(name, ClusterId(cluster), log, policy.boot.baseline_pcrs)
+            host, log, policy = await _good_boot(tx, wanted.cluster, host_name)
+            captured = capture_baselines(
+                wanted.name,
+                ClusterId(wanted.cluster),
+                log,
+                policy.boot.baseline_pcrs,
+                host_class=host_class,
             )
-            entry = BaselineEntry(
-                cluster_id=ClusterId(cluster),
-                name=name,
-                state=BaselineState.PROPOSED,
-                document=document,
-                sha256=hashlib.sha256(document.encode()).hexdigest(),
-                captured_from=host.name,
-                captured_at_ms=tx.now_ms,
-                approved_by="",
-                last_matched_at_ms=None,
-            )
-            if not await tx.baselines.propose(entry):
-                raise AlreadyExists(f"there is a baseline {name!r}", kind="baseline", name=name)
-            await _audit(tx, by, "baseline.capture", entry)
-        return entry
+            return await _propose(tx, wanted, captured, source=host.name, by=by)
 
     async def entries(self, cluster: str) -> Sequence[BaselineEntry]:
-        """List baselines."""
+        """List variants."""
         async with self._store.snapshot() as tx:
-            return await tx.baselines.entries(cluster)
+            return sorted(await tx.baselines.entries(cluster), key=_order)
 
     async def approve(
-        self, cluster: str, name: str, *, sha256: str, by: str, dry_run: bool
-    ) -> tuple[BaselineEntry, int]:
-        """Put a baseline in force, exactly as it was looked at; hosts must attest anew."""
+        self, wanted: VariantName, *, sha256: str, by: str, dry_run: bool
+    ) -> tuple[Sequence[BaselineEntry], int]:
+        """Put variants in force, exactly as they were looked at; hosts must attest anew."""
         return await self._set_state(
-            cluster, name, BaselineState.APPROVED, sha256=sha256, by=by, dry_run=dry_run
+            wanted, BaselineState.APPROVED, sha256=sha256, by=by, dry_run=dry_run
         )
 
     async def retire(
-        self, cluster: str, name: str, *, by: str, dry_run: bool
-    ) -> tuple[BaselineEntry, int]:
-        """Take a baseline out of force."""
+        self, wanted: VariantName, *, by: str, dry_run: bool
+    ) -> tuple[Sequence[BaselineEntry], int]:
+        """Take variants out of force."""
         return await self._set_state(
-            cluster, name, BaselineState.RETIRED, sha256="", by=by, dry_run=dry_run
+            wanted, BaselineState.RETIRED, sha256="", by=by, dry_run=dry_run
         )
 
-    async def diff(self, cluster: str, name: str, host_name: str) -> tuple[bool, tuple[Check, ...]]:
-        """Compare a host's newest evidence with a baseline."""
+    async def diff(self, wanted: VariantName, host_name: str) -> tuple[bool, tuple[Check, ...]]:
+        """Compare a host's newest evidence with variants."""
         async with self._store.snapshot() as tx:
-            _, policy = await cluster_policy(tx, cluster)
-            entry = await _find(tx, cluster, name)
+            _, policy = await cluster_policy(tx, wanted.cluster)
+            entries = await _find(tx, wanted)
             log = await stored_boot_log(tx, await find_host(tx, host_name), policy)
-        checks = compare_baseline(log, decode_baseline(entry.document))
+        checks = tuple(
+            compare_variant(log, decode_baseline(each.document), policy.boot) for each in entries
+        )
         return all(check.state is CheckState.PASSED for check in checks), checks
 
     async def _set_state(
-        self, cluster: str, name: str, state: BaselineState, *, sha256: str, by: str, dry_run: bool
-    ) -> tuple[BaselineEntry, int]:
+        self, wanted: VariantName, state: BaselineState, *, sha256: str, by: str, dry_run: bool
+    ) -> tuple[Sequence[BaselineEntry], int]:
         async with self._store.transaction() as tx:
-            current, _ = await cluster_policy(tx, cluster)
-            entry = await _find(tx, cluster, name)
-            if sha256 and entry.sha256 != sha256:
+            current, _ = await cluster_policy(tx, wanted.cluster)
+            entries = [each for each in await _find(tx, wanted) if each.state is not state]
+            if not entries:
+                raise FailedPrecondition(f"baseline {wanted.name} is {state} already")
+            if sha256 and _content(entries) != sha256:
                 raise Conflict(
-                    "the baseline is not the one that was looked at", kind="baseline", name=name
+                    "the baseline is not the one that was looked at",
+                    kind="baseline",
+                    name=wanted.name,
                 )
-            if entry.state is state:
-                raise FailedPrecondition(f"baseline {name} is {state} already")
             if dry_run:
-                return entry, current.policy_epoch
-            epoch = await tx.baselines.set_state(
-                entry.cluster_id, name, state, sha256=entry.sha256, by=by
-            )
-            if epoch is None:
-                raise Conflict("the baseline changed meanwhile", kind="baseline", name=name)
+                return entries, current.policy_epoch
+            if not await tx.baselines.set_state(entries, state, by=by):
+                raise Conflict("the baseline changed meanwhile", kind="baseline", name=wanted.name)
             verb = "approve" if state is BaselineState.APPROVED else "retire"
-            await _audit(tx, by, f"baseline.{verb}", entry)
-            return await _find(tx, cluster, name), epoch
+            for entry in entries:
+                await _audit(tx, by, f"baseline.{verb}", entry)
+            epoch = await tx.baselines.raise_policy_epoch(entries[0].cluster_id)
+            changed = {each.component for each in entries}
+            stored = [each for each in await _find(tx, wanted) if each.component in changed]
+            return stored, epoch
+
+
+def _content(entries: Iterable[BaselineEntry]) -> str:
+    return content_sha256({each.component: each.sha256 for each in entries})
+
+
+async def _propose(
+    tx: Transaction,
+    wanted: VariantName,
+    captured: Iterable[Baseline],
+    *,
+    source: str,
+    by: str,
+) -> Proposed:
+    """Store variants as proposals; of ``wanted.component`` only, where it is given."""
+    if not is_name(wanted.name):
+        raise InvalidRequest("name: 1-63 characters of a-z 0-9 . _ -", field="name")
+    entries = tuple(
+        _entry(each, source=source, now_ms=tx.now_ms)
+        for each in captured
+        if wanted.component in {None, each.component}
+    )
+    if not entries:
+        raise FailedPrecondition(f"there is no {wanted.component} in the boot of {source}")
+    for entry in entries:
+        if not await tx.baselines.propose(entry):
+            raise AlreadyExists(
+                f"there is a {entry.component} baseline {wanted.name!r}",
+                kind="baseline",
+                name=wanted.name,
+            )
+        await _audit(tx, by, "baseline.capture", entry)
+    waiting = [each for each in await _find(tx, wanted) if each.state is not BaselineState.APPROVED]
+    return Proposed(entries=entries, sha256=_content(waiting))
+
+
+def _entry(baseline: Baseline, *, source: str, now_ms: int) -> BaselineEntry:
+    document = encode_baseline(baseline)
+    return BaselineEntry(
+        cluster_id=baseline.cluster,
+        component=baseline.component,
+        name=baseline.name,
+        host_class=baseline.host_class,
+        state=BaselineState.PROPOSED,
+        document=document,
+        sha256=hashlib.sha256(document.encode()).hexdigest(),
+        captured_from=source,
+        captured_at_ms=now_ms,
+        approved_by="",
+        last_matched_at_ms=None,
+    )
+
+
+async def _good_boot(
+    tx: Transaction, cluster: str, host_name: str
+) -> tuple[HostRecord, VerifiedBootLog, Policy]:
+    """A host of the cluster with its newest boot log, which must explain its PCRs."""
+    _, policy = await cluster_policy(tx, cluster)
+    host = await find_host(tx, host_name)
+    if host.cluster_id != cluster:
+        raise FailedPrecondition(f"{host_name} is in cluster {host.cluster_id}")
+    log = await stored_boot_log(tx, host, policy)
+    if not log.passed:
+        raise FailedPrecondition(
+            f"the boot log of {host_name} does not explain its PCRs: "
+            + "; ".join(str(each) for each in log.differences[:3])
+        )
+    return host, log, policy
 
 
 async def stored_boot_log(tx: Transaction, host: HostRecord, policy: Policy) -> VerifiedBootLog:
@@ -163,11 +238,21 @@ async def stored_boot_log(tx: Transaction, host: HostRecord, policy: Policy) -> 
     )
 
 
-async def _find(tx: Transaction, cluster: str, name: str) -> BaselineEntry:
-    for entry in await tx.baselines.entries(cluster):
-        if entry.name == name:
-            return entry
-    raise NotFound(f"there is no baseline {name!r}", kind="baseline", name=name)
+async def _find(tx: Transaction, wanted: VariantName) -> list[BaselineEntry]:
+    """The variants of a name, in the order of their components."""
+    found = [
+        entry
+        for entry in await tx.baselines.entries(wanted.cluster)
+        if entry.name == wanted.name and wanted.component in {None, entry.component}
+    ]
+    if not found:
+        which = f"{wanted.component} baseline" if wanted.component else "baseline"
+        raise NotFound(f"there is no {which} {wanted.name!r}", kind="baseline", name=wanted.name)
+    return sorted(found, key=_order)
+
+
+def _order(entry: BaselineEntry) -> tuple[str, str, int]:
+    return entry.name, entry.cluster_id, list(Component).index(entry.component)
 
 
 async def _audit(tx: Transaction, by: str, operation: str, entry: BaselineEntry) -> None:
@@ -177,6 +262,11 @@ async def _audit(tx: Transaction, by: str, operation: str, entry: BaselineEntry)
             operation=operation,
             subject=entry.name,
             decision="done",
-            details={"cluster": entry.cluster_id, "sha256": entry.sha256},
+            details={
+                "cluster": entry.cluster_id,
+                "component": str(entry.component),
+                "host_class": entry.host_class,
+                "sha256": entry.sha256,
+            },
         )
     )

@@ -83,7 +83,7 @@ class _BaselineStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Baselin
     BASELINE_STATE_UNSPECIFIED: _BaselineState.ValueType  # 0
     """Not said."""
     BASELINE_STATE_PROPOSED: _BaselineState.ValueType  # 1
-    """Captured, not in force."""
+    """Captured or predicted, not in force."""
     BASELINE_STATE_APPROVED: _BaselineState.ValueType  # 2
     """In force."""
     BASELINE_STATE_RETIRED: _BaselineState.ValueType  # 3
@@ -95,12 +95,48 @@ class BaselineState(_BaselineState, metaclass=_BaselineStateEnumTypeWrapper):
 BASELINE_STATE_UNSPECIFIED: BaselineState.ValueType  # 0
 """Not said."""
 BASELINE_STATE_PROPOSED: BaselineState.ValueType  # 1
-"""Captured, not in force."""
+"""Captured or predicted, not in force."""
 BASELINE_STATE_APPROVED: BaselineState.ValueType  # 2
 """In force."""
 BASELINE_STATE_RETIRED: BaselineState.ValueType  # 3
 """No longer in force."""
 Global___BaselineState: _TypeAlias = BaselineState  # noqa: Y015
+
+class _BootComponent:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BootComponentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BootComponent.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BOOT_COMPONENT_UNSPECIFIED: _BootComponent.ValueType  # 0
+    """Not said; in requests: every component."""
+    BOOT_COMPONENT_FIRMWARE: _BootComponent.ValueType  # 1
+    """Firmware, its drivers and option ROMs."""
+    BOOT_COMPONENT_SECURE_BOOT: _BootComponent.ValueType  # 2
+    """Secure Boot variables and databases."""
+    BOOT_COMPONENT_BOOT_LOADER: _BootComponent.ValueType  # 3
+    """Shim, boot loader, its configuration, and who signed what was started."""
+    BOOT_COMPONENT_KERNEL: _BootComponent.ValueType  # 4
+    """Kernel or unified kernel image, and initrd."""
+    BOOT_COMPONENT_COMMAND_LINE: _BootComponent.ValueType  # 5
+    """Kernel command line and what else is passed to the kernel."""
+
+class BootComponent(_BootComponent, metaclass=_BootComponentEnumTypeWrapper):
+    """A part of a boot that changes for reasons of its own."""
+
+BOOT_COMPONENT_UNSPECIFIED: BootComponent.ValueType  # 0
+"""Not said; in requests: every component."""
+BOOT_COMPONENT_FIRMWARE: BootComponent.ValueType  # 1
+"""Firmware, its drivers and option ROMs."""
+BOOT_COMPONENT_SECURE_BOOT: BootComponent.ValueType  # 2
+"""Secure Boot variables and databases."""
+BOOT_COMPONENT_BOOT_LOADER: BootComponent.ValueType  # 3
+"""Shim, boot loader, its configuration, and who signed what was started."""
+BOOT_COMPONENT_KERNEL: BootComponent.ValueType  # 4
+"""Kernel or unified kernel image, and initrd."""
+BOOT_COMPONENT_COMMAND_LINE: BootComponent.ValueType  # 5
+"""Kernel command line and what else is passed to the kernel."""
+Global___BootComponent: _TypeAlias = BootComponent  # noqa: Y015
 
 class _Role:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -888,7 +924,7 @@ Global___GetPolicyResponse: _TypeAlias = GetPolicyResponse  # noqa: Y015
 
 @_typing.final
 class Baseline(_message.Message):
-    """The expected boot of a class of hosts."""
+    """One variant of one component of a boot."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -900,9 +936,11 @@ class Baseline(_message.Message):
     CAPTURED_AT_FIELD_NUMBER: _builtins.int
     APPROVED_BY_FIELD_NUMBER: _builtins.int
     LAST_MATCHED_AT_FIELD_NUMBER: _builtins.int
-    COMPONENTS_FIELD_NUMBER: _builtins.int
+    EXPECTS_FIELD_NUMBER: _builtins.int
+    COMPONENT_FIELD_NUMBER: _builtins.int
+    HOST_CLASS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name."""
+    """Its name: unique per cluster and component."""
     cluster: _builtins.str
     """The cluster."""
     state: Global___BaselineState.ValueType
@@ -910,20 +948,24 @@ class Baseline(_message.Message):
     sha256: _builtins.str
     """Hash of its content."""
     captured_from: _builtins.str
-    """Name of the host it was captured from."""
+    """Name of the host it was captured from, or what it was predicted from."""
     approved_by: _builtins.str
     """Who approved it."""
+    component: Global___BootComponent.ValueType
+    """Which component it is a variant of."""
+    host_class: _builtins.str
+    """Only hosts of this class match it; empty for any."""
     @_builtins.property
     def captured_at(self) -> _timestamp_pb2.Timestamp:
         """When."""
 
     @_builtins.property
     def last_matched_at(self) -> _timestamp_pb2.Timestamp:
-        """When a host last matched it."""
+        """When a host last matched it, to an hour."""
 
     @_builtins.property
-    def components(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What it expects, a line per component."""
+    def expects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it expects, a line per PCR."""
 
     def __init__(
         self,
@@ -936,11 +978,13 @@ class Baseline(_message.Message):
         captured_at: _timestamp_pb2.Timestamp | None = ...,
         approved_by: _builtins.str = ...,
         last_matched_at: _timestamp_pb2.Timestamp | None = ...,
-        components: _abc.Iterable[_builtins.str] | None = ...,
+        expects: _abc.Iterable[_builtins.str] | None = ...,
+        component: Global___BootComponent.ValueType = ...,
+        host_class: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["captured_at", b"captured_at", "last_matched_at", b"last_matched_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved_by", b"approved_by", "captured_at", b"captured_at", "captured_from", b"captured_from", "cluster", b"cluster", "components", b"components", "last_matched_at", b"last_matched_at", "name", b"name", "sha256", b"sha256", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved_by", b"approved_by", "captured_at", b"captured_at", "captured_from", b"captured_from", "cluster", b"cluster", "component", b"component", "expects", b"expects", "host_class", b"host_class", "last_matched_at", b"last_matched_at", "name", b"name", "sha256", b"sha256", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -948,29 +992,37 @@ Global___Baseline: _TypeAlias = Baseline  # noqa: Y015
 
 @_typing.final
 class CaptureBaselineRequest(_message.Message):
-    """Captures a baseline."""
+    """Captures a host's boot as one variant of each component."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CLUSTER_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     HOST_FIELD_NUMBER: _builtins.int
+    COMPONENT_FIELD_NUMBER: _builtins.int
+    HOST_CLASS_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     """The cluster."""
     name: _builtins.str
-    """The new baseline's name."""
+    """Name of the new variants."""
     host: _builtins.str
     """Host id or name."""
+    component: Global___BootComponent.ValueType
+    """Only this component, or all."""
+    host_class: _builtins.str
+    """Hosts of this class may match it; empty for any."""
     def __init__(
         self,
         *,
         cluster: _builtins.str = ...,
         name: _builtins.str = ...,
         host: _builtins.str = ...,
+        component: Global___BootComponent.ValueType = ...,
+        host_class: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "host", b"host", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "component", b"component", "host", b"host", "host_class", b"host_class", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -978,23 +1030,27 @@ Global___CaptureBaselineRequest: _TypeAlias = CaptureBaselineRequest  # noqa: Y0
 
 @_typing.final
 class CaptureBaselineResponse(_message.Message):
-    """The proposal."""
+    """The proposals."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    BASELINE_FIELD_NUMBER: _builtins.int
+    BASELINES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    """What to approve: a hash over everything of this name that is not in force."""
     @_builtins.property
-    def baseline(self) -> Global___Baseline:
+    def baselines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Baseline]:
         """Not in force yet."""
 
     def __init__(
         self,
         *,
-        baseline: Global___Baseline | None = ...,
+        baselines: _abc.Iterable[Global___Baseline] | None = ...,
+        sha256: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baselines", b"baselines", "sha256", b"sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1002,7 +1058,7 @@ Global___CaptureBaselineResponse: _TypeAlias = CaptureBaselineResponse  # noqa: 
 
 @_typing.final
 class ApproveBaselineRequest(_message.Message):
-    """Approves a baseline."""
+    """Approves variants."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1010,14 +1066,17 @@ class ApproveBaselineRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    COMPONENT_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     """The cluster."""
     name: _builtins.str
-    """The baseline."""
+    """The name of the variants."""
     sha256: _builtins.str
     """Hash of the content that was looked at; a changed one is refused."""
     dry_run: _builtins.bool
     """Only check."""
+    component: Global___BootComponent.ValueType
+    """Only this component, or all of this name."""
     def __init__(
         self,
         *,
@@ -1025,10 +1084,11 @@ class ApproveBaselineRequest(_message.Message):
         name: _builtins.str = ...,
         sha256: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
+        component: Global___BootComponent.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "dry_run", b"dry_run", "name", b"name", "sha256", b"sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "component", b"component", "dry_run", b"dry_run", "name", b"name", "sha256", b"sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1040,23 +1100,23 @@ class ApproveBaselineResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    BASELINE_FIELD_NUMBER: _builtins.int
+    BASELINES_FIELD_NUMBER: _builtins.int
     POLICY_EPOCH_FIELD_NUMBER: _builtins.int
     policy_epoch: _builtins.int
     """Baselines are part of the policy's version."""
     @_builtins.property
-    def baseline(self) -> Global___Baseline:
+    def baselines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Baseline]:
         """As stored."""
 
     def __init__(
         self,
         *,
-        baseline: Global___Baseline | None = ...,
+        baselines: _abc.Iterable[Global___Baseline] | None = ...,
         policy_epoch: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "policy_epoch", b"policy_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baselines", b"baselines", "policy_epoch", b"policy_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1064,29 +1124,33 @@ Global___ApproveBaselineResponse: _TypeAlias = ApproveBaselineResponse  # noqa: 
 
 @_typing.final
 class RetireBaselineRequest(_message.Message):
-    """Retires a baseline."""
+    """Retires variants."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CLUSTER_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    COMPONENT_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     """The cluster."""
     name: _builtins.str
-    """The baseline."""
+    """The name of the variants."""
     dry_run: _builtins.bool
     """Only check."""
+    component: Global___BootComponent.ValueType
+    """Only this component, or all of this name."""
     def __init__(
         self,
         *,
         cluster: _builtins.str = ...,
         name: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
+        component: Global___BootComponent.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "dry_run", b"dry_run", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "component", b"component", "dry_run", b"dry_run", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1098,19 +1162,19 @@ class RetireBaselineResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    BASELINE_FIELD_NUMBER: _builtins.int
+    BASELINES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def baseline(self) -> Global___Baseline:
+    def baselines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Baseline]:
         """As stored."""
 
     def __init__(
         self,
         *,
-        baseline: Global___Baseline | None = ...,
+        baselines: _abc.Iterable[Global___Baseline] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baselines", b"baselines"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1147,7 +1211,7 @@ class ListBaselinesResponse(_message.Message):
     BASELINES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def baselines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Baseline]:
-        """Ordered by name."""
+        """Ordered by name, then by component."""
 
     def __init__(
         self,
@@ -1171,22 +1235,26 @@ class DiffBaselineRequest(_message.Message):
     CLUSTER_FIELD_NUMBER: _builtins.int
     HOST_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    COMPONENT_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     """The cluster."""
     host: _builtins.str
     """Host id or name."""
     name: _builtins.str
-    """The baseline."""
+    """The name of the variants."""
+    component: Global___BootComponent.ValueType
+    """Only this component, or all of this name."""
     def __init__(
         self,
         *,
         cluster: _builtins.str = ...,
         host: _builtins.str = ...,
         name: _builtins.str = ...,
+        component: Global___BootComponent.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "host", b"host", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "component", b"component", "host", b"host", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1204,7 +1272,7 @@ class DiffBaselineResponse(_message.Message):
     """Whether the host matches."""
     @_builtins.property
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Check]:
-        """What was compared."""
+        """What was compared, a check per component."""
 
     def __init__(
         self,
@@ -1255,7 +1323,7 @@ class Host(_message.Message):
     standing: _common_pb2.Standing.ValueType
     """Trusted now, or not."""
     baseline: _builtins.str
-    """Baseline that matched."""
+    """Variants that matched: their name, or component=name each."""
     reason: _builtins.str
     """The first thing that failed, in words."""
     ek_sha256: _builtins.str

@@ -263,21 +263,21 @@ class ClusterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CaptureBaseline(self, request, context):
-        """Propose a baseline from a host's newest evidence; not in force until approved.
+        """Propose variants from a host's newest evidence; not in force until approved.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ApproveBaseline(self, request, context):
-        """Put a proposed baseline in force. Widens trust: audited.
+        """Put variants in force. Widens trust: audited.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RetireBaseline(self, request, context):
-        """Take a baseline out of force.
+        """Take variants out of force.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -291,7 +291,7 @@ class ClusterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DiffBaseline(self, request, context):
-        """Compare a host's newest evidence with a baseline.
+        """Compare a host's newest evidence with variants.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -85,15 +85,15 @@ class ClusterServiceStub:
     GetPolicy: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetPolicyRequest, _admin_pb2.GetPolicyResponse]
     """The current policy document."""
     CaptureBaseline: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CaptureBaselineRequest, _admin_pb2.CaptureBaselineResponse]
-    """Propose a baseline from a host's newest evidence; not in force until approved."""
+    """Propose variants from a host's newest evidence; not in force until approved."""
     ApproveBaseline: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ApproveBaselineRequest, _admin_pb2.ApproveBaselineResponse]
-    """Put a proposed baseline in force. Widens trust: audited."""
+    """Put variants in force. Widens trust: audited."""
     RetireBaseline: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RetireBaselineRequest, _admin_pb2.RetireBaselineResponse]
-    """Take a baseline out of force."""
+    """Take variants out of force."""
     ListBaselines: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListBaselinesRequest, _admin_pb2.ListBaselinesResponse]
     """Baselines and when they last matched."""
     DiffBaseline: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DiffBaselineRequest, _admin_pb2.DiffBaselineResponse]
-    """Compare a host's newest evidence with a baseline."""
+    """Compare a host's newest evidence with variants."""
 
 @_typing.type_check_only
 class ClusterServiceAsyncStub(ClusterServiceStub):
@@ -121,15 +121,15 @@ class ClusterServiceAsyncStub(ClusterServiceStub):
     GetPolicy: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetPolicyRequest, _admin_pb2.GetPolicyResponse]  # type: ignore[assignment]
     """The current policy document."""
     CaptureBaseline: _aio.UnaryUnaryMultiCallable[_admin_pb2.CaptureBaselineRequest, _admin_pb2.CaptureBaselineResponse]  # type: ignore[assignment]
-    """Propose a baseline from a host's newest evidence; not in force until approved."""
+    """Propose variants from a host's newest evidence; not in force until approved."""
     ApproveBaseline: _aio.UnaryUnaryMultiCallable[_admin_pb2.ApproveBaselineRequest, _admin_pb2.ApproveBaselineResponse]  # type: ignore[assignment]
-    """Put a proposed baseline in force. Widens trust: audited."""
+    """Put variants in force. Widens trust: audited."""
     RetireBaseline: _aio.UnaryUnaryMultiCallable[_admin_pb2.RetireBaselineRequest, _admin_pb2.RetireBaselineResponse]  # type: ignore[assignment]
-    """Take a baseline out of force."""
+    """Take variants out of force."""
     ListBaselines: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListBaselinesRequest, _admin_pb2.ListBaselinesResponse]  # type: ignore[assignment]
     """Baselines and when they last matched."""
     DiffBaseline: _aio.UnaryUnaryMultiCallable[_admin_pb2.DiffBaselineRequest, _admin_pb2.DiffBaselineResponse]  # type: ignore[assignment]
-    """Compare a host's newest evidence with a baseline."""
+    """Compare a host's newest evidence with variants."""
 
 class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
     """Trusted clusters: who may join, and what good means."""
@@ -220,7 +220,7 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.CaptureBaselineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.CaptureBaselineResponse, _abc.Awaitable[_admin_pb2.CaptureBaselineResponse]]:
-        """Propose a baseline from a host's newest evidence; not in force until approved."""
+        """Propose variants from a host's newest evidence; not in force until approved."""
 
     @_abc_1.abstractmethod
     def ApproveBaseline(
@@ -228,7 +228,7 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ApproveBaselineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ApproveBaselineResponse, _abc.Awaitable[_admin_pb2.ApproveBaselineResponse]]:
-        """Put a proposed baseline in force. Widens trust: audited."""
+        """Put variants in force. Widens trust: audited."""
 
     @_abc_1.abstractmethod
     def RetireBaseline(
@@ -236,7 +236,7 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.RetireBaselineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RetireBaselineResponse, _abc.Awaitable[_admin_pb2.RetireBaselineResponse]]:
-        """Take a baseline out of force."""
+        """Take variants out of force."""
 
     @_abc_1.abstractmethod
     def ListBaselines(
@@ -252,7 +252,7 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.DiffBaselineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.DiffBaselineResponse, _abc.Awaitable[_admin_pb2.DiffBaselineResponse]]:
-        """Compare a host's newest evidence with a baseline."""
+        """Compare a host's newest evidence with variants."""
 
 def add_ClusterServiceServicer_to_server(servicer: ClusterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

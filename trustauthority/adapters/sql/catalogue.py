@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from trustauthority.adapters.sql import tables
 from trustauthority.adapters.sql.rows import columns, insert_once, record
-from trustauthority.model.baseline import BaselineState
+from trustauthority.model.baseline import BaselineState, Component, MatchedVariant
 from trustauthority.model.catalogue import (
     AnchorEntry,
     AnchorKind,
@@ -134,33 +134,42 @@ class SqlBaselines(Repository):
     """The Baselines port."""
 
     async def propose(self, entry: BaselineEntry) -> bool:
-        """Insert a proposal; False when the name is taken."""
+        """Insert a proposal; False when the component has a variant of this name."""
         return await self._insert(_baseline, **columns(entry))
 
     async def entries(self, cluster: str) -> Sequence[BaselineEntry]:
-        """List baselines, of one cluster or (empty) of all."""
-        query = select(_baseline).order_by(_baseline.c.name)
+        """List variants, of one cluster or (empty) of all."""
+        query = select(_baseline).order_by(_baseline.c.name, _baseline.c.captured_at_ms)
         if cluster:
             query = query.where(_baseline.c.cluster_id == cluster)
         rows = await self._connection.execute(query)
-        return [record(BaselineEntry, row, state=BaselineState) for row in rows.mappings()]
+        return [
+            record(BaselineEntry, row, state=BaselineState, component=Component)
+            for row in rows.mappings()
+        ]
 
     async def set_state(
-        self, cluster: ClusterId, name: str, state: BaselineState, *, sha256: str, by: str
-    ) -> int | None:
-        """Approve or retire exactly this content; a new policy epoch makes hosts attest anew."""
-        done = await self._connection.execute(
-            update(_baseline)
-            .where(
-                _baseline.c.cluster_id == cluster,
-                _baseline.c.name == name,
-                _baseline.c.sha256 == sha256,
-                _baseline.c.state != str(state),
+        self, variants: Sequence[BaselineEntry], state: BaselineState, *, by: str
+    ) -> bool:
+        """Approve or retire exactly these contents; False when one changed meanwhile."""
+        for entry in variants:
+            done = await self._connection.execute(
+                update(_baseline)
+                .where(
+                    _baseline.c.cluster_id == entry.cluster_id,
+                    _baseline.c.component == str(entry.component),
+                    _baseline.c.name == entry.name,
+                    _baseline.c.sha256 == entry.sha256,
+                    _baseline.c.state == str(entry.state),
+                )
+                .values(state=str(state), approved_by=by)
             )
-            .values(state=str(state), approved_by=by)
-        )
-        if done.rowcount != 1:
-            return None
+            if done.rowcount != 1:
+                return False
+        return True
+
+    async def raise_policy_epoch(self, cluster: ClusterId) -> int:
+        """Make hosts attest anew under what is approved now; returns the new policy epoch."""
         bumped = await self._connection.execute(
             update(_cluster)
             .where(_cluster.c.cluster_id == cluster)
@@ -169,10 +178,15 @@ class SqlBaselines(Repository):
         )
         return int(bumped.scalar_one())
 
-    async def matched(self, cluster: ClusterId, name: str) -> None:
-        """Remember that a host matched now."""
-        await self._connection.execute(
-            update(_baseline)
-            .where(_baseline.c.cluster_id == cluster, _baseline.c.name == name)
-            .values(last_matched_at_ms=self._now_ms)
-        )
+    async def matched(self, cluster: ClusterId, variants: Sequence[MatchedVariant]) -> None:
+        """Remember that a host matched these now."""
+        for each in variants:
+            await self._connection.execute(
+                update(_baseline)
+                .where(
+                    _baseline.c.cluster_id == cluster,
+                    _baseline.c.component == str(each.component),
+                    _baseline.c.name == each.name,
+                )
+                .values(last_matched_at_ms=self._now_ms)
+            )

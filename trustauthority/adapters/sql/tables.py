@@ -86,7 +86,9 @@ baseline = Table(
     "baseline",
     metadata,
     Column("cluster_id", ForeignKey("cluster.cluster_id"), primary_key=True),
+    Column("component", String(16), primary_key=True),
     Column("name", String(63), primary_key=True),
+    Column("host_class", String(63), nullable=False),
     Column("state", String(16), nullable=False),
     Column("document", Text, nullable=False),
     Column("sha256", String(64), nullable=False),
@@ -140,7 +142,7 @@ host = Table(
     Column("verdict_trust_epoch", BigInteger, nullable=False),
     Column("verdict_policy_epoch", BigInteger, nullable=False),
     Column("verdict_global_epoch", BigInteger, nullable=False),
-    Column("baseline", String(63), nullable=False),
+    Column("baseline", Text, nullable=False),
     Column("reason", Text, nullable=False),
     # the TPM's position, and what of its logs is known
     Column("boot", LargeBinary, nullable=False),

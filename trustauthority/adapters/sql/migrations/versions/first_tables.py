@@ -73,7 +73,9 @@ def _policy() -> None:
     op.create_table(
         "baseline",
         sa.Column("cluster_id", sa.String(length=63), nullable=False),
+        sa.Column("component", sa.String(length=16), nullable=False),
         sa.Column("name", sa.String(length=63), nullable=False),
+        sa.Column("host_class", sa.String(length=63), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("document", sa.Text(), nullable=False),
         sa.Column("sha256", sa.String(length=64), nullable=False),
@@ -85,7 +87,7 @@ def _policy() -> None:
             ["cluster_id"],
             ["cluster.cluster_id"],
         ),
-        sa.PrimaryKeyConstraint("cluster_id", "name"),
+        sa.PrimaryKeyConstraint("cluster_id", "component", "name"),
     )
     op.create_table(
         "identity",
@@ -143,7 +145,7 @@ def _hosts() -> None:
         sa.Column("verdict_trust_epoch", sa.BigInteger(), nullable=False),
         sa.Column("verdict_policy_epoch", sa.BigInteger(), nullable=False),
         sa.Column("verdict_global_epoch", sa.BigInteger(), nullable=False),
-        sa.Column("baseline", sa.String(length=63), nullable=False),
+        sa.Column("baseline", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("boot", sa.LargeBinary(), nullable=False),
         sa.Column("tpm_position", sa.LargeBinary(), nullable=False),
