@@ -11,7 +11,9 @@ from google.protobuf.message import Message
 from support.admin_messages import at, verdict
 from support.client_certificates import CertificateAuthority
 
+from trustauthority.appraisal.baseline import content_sha256
 from trustauthority.cli.exit import ExitCode
+from trustauthority.model.baseline import Component
 from trustauthority.v1 import admin_pb2 as admin
 from trustauthority.v1 import common_pb2 as common
 from trustauthority.v1 import keyprovider_pb2 as keys
@@ -43,7 +45,8 @@ BASELINE = stamped(
         state=admin.BASELINE_STATE_PROPOSED,
         sha256="77e0",
         captured_from="esx-a01",
-        components=["shim 15.8", "vmlinuz 6.12"],
+        component=admin.BOOT_COMPONENT_KERNEL,
+        expects=["PCR 4: 2 events", "PCR 9: 2 events"],
     ),
     captured_at=at("13:00:00"),
     last_matched_at=at("13:30:00"),
@@ -146,9 +149,9 @@ SCREENS = {
         "ListBaselines",
         admin.ListBaselinesResponse(baselines=[BASELINE]),
         (
-            "1 baseline · authority SERVER · 14:02:11Z\n"
-            "BASELINE  CLUSTER  STATE     CAPTURED FROM  LAST MATCHED\n"
-            "r640      prod     proposed  esx-a01        32m ago\n"
+            "1 variant · authority SERVER · 14:02:11Z\n"
+            "BASELINE  COMPONENT  CLUSTER  CLASS  STATE     LAST MATCHED\n"
+            "r640      kernel     prod     (any)  proposed  32m ago\n"
         ),
     ),
     "vm list": (
@@ -291,17 +294,38 @@ SENT: dict[str, tuple[str, Message, Message]] = {
     ),
     "baseline capture r640 --host esx-a01": (
         "CaptureBaseline",
-        admin.CaptureBaselineResponse(baseline=BASELINE),
+        admin.CaptureBaselineResponse(baselines=[BASELINE], sha256="77e0"),
         admin.CaptureBaselineRequest(cluster="prod", name="r640", host="esx-a01"),
+    ),
+    "baseline capture r640 --host esx-a01 --component kernel --class r650": (
+        "CaptureBaseline",
+        admin.CaptureBaselineResponse(baselines=[BASELINE], sha256="77e0"),
+        admin.CaptureBaselineRequest(
+            cluster="prod",
+            name="r640",
+            host="esx-a01",
+            component=admin.BOOT_COMPONENT_KERNEL,
+            host_class="r650",
+        ),
+    ),
+    "baseline approve r640 --component secure-boot --sha256 77e0 --yes": (
+        "ApproveBaseline",
+        admin.ApproveBaselineResponse(baselines=[BASELINE], policy_epoch=8),
+        admin.ApproveBaselineRequest(
+            cluster="prod",
+            name="r640",
+            sha256="77e0",
+            component=admin.BOOT_COMPONENT_SECURE_BOOT,
+        ),
     ),
     "baseline approve r640 --sha256 77e0 --yes": (
         "ApproveBaseline",
-        admin.ApproveBaselineResponse(baseline=BASELINE, policy_epoch=8),
+        admin.ApproveBaselineResponse(baselines=[BASELINE], policy_epoch=8),
         admin.ApproveBaselineRequest(cluster="prod", name="r640", sha256="77e0"),
     ),
     "baseline retire r640 --dry-run": (
         "RetireBaseline",
-        admin.RetireBaselineResponse(baseline=BASELINE),
+        admin.RetireBaselineResponse(baselines=[BASELINE]),
         admin.RetireBaselineRequest(cluster="prod", name="r640", dry_run=True),
     ),
     f"vm protect payroll --lease strict --any-host --profile-sha256 {EK}": (
@@ -450,12 +474,51 @@ def test_baseline_diff_answers_by_exit_code(ta, authority: FakeAuthority) -> Non
 def test_baseline_approve_shows_what_is_approved(ta, authority: FakeAuthority) -> None:
     """S10: without --sha256 the content is fetched, shown, and its hash is what is approved."""
     authority.answer("ListBaselines", admin.ListBaselinesResponse(baselines=[BASELINE]))
-    authority.answer("ApproveBaseline", admin.ApproveBaselineResponse(baseline=BASELINE))
+    authority.answer("ApproveBaseline", admin.ApproveBaselineResponse(baselines=[BASELINE]))
     result = ta("baseline", "approve", "r640", "--yes")
     assert result.code is ExitCode.YES
-    assert "shim 15.8" in result.err
+    assert "kernel: PCR 4: 2 events" in result.err
     assert authority.request(admin.ApproveBaselineRequest).sha256 == "77e0"
     assert ta("baseline", "approve", "nope", "--yes").code is ExitCode.NOT_FOUND
+
+
+def test_baseline_approve_covers_every_component_of_the_name(ta, authority: FakeAuthority) -> None:
+    """S10: what was looked at together is approved together; one by one with --component."""
+    firmware = admin.Baseline()
+    firmware.CopyFrom(BASELINE)
+    firmware.component, firmware.sha256 = admin.BOOT_COMPONENT_FIRMWARE, "88e0"
+    authority.answer("ListBaselines", admin.ListBaselinesResponse(baselines=[firmware, BASELINE]))
+    authority.answer(
+        "ApproveBaseline", admin.ApproveBaselineResponse(baselines=[firmware, BASELINE])
+    )
+    assert ta("baseline", "approve", "r640", "--yes").code is ExitCode.YES
+    together = content_sha256({Component.FIRMWARE: "88e0", Component.KERNEL: "77e0"})
+    assert authority.request(admin.ApproveBaselineRequest).sha256 == together
+    assert ta("baseline", "approve", "r640", "--component", "firmware", "--yes").code == 0
+    assert authority.request(admin.ApproveBaselineRequest).sha256 == "88e0"
+    missing = ta("baseline", "approve", "r640", "--component", "boot-loader", "--yes")
+    assert missing.code is ExitCode.NOT_FOUND
+
+
+def test_baseline_list_asks_whether_an_unused_variant_is_needed(
+    ta, authority: FakeAuthority
+) -> None:
+    """An approved variant that nobody boots any more is trust that nobody needs."""
+    variant = admin.Baseline()
+    variant.CopyFrom(BASELINE)
+    variant.state = admin.BASELINE_STATE_APPROVED
+    variant.last_matched_at.FromDatetime(at("13:00:00") - timedelta(days=91))
+    authority.answer("ListBaselines", admin.ListBaselinesResponse(baselines=[variant]))
+    assert "91d ago: safe to delete?" in ta("baseline", "list").out
+    variant.ClearField("last_matched_at")
+    authority.answer("ListBaselines", admin.ListBaselinesResponse(baselines=[variant]))
+    assert "never\n" in ta("baseline", "list").out
+    variant.captured_at.FromDatetime(at("13:00:00") - timedelta(days=91))
+    authority.answer("ListBaselines", admin.ListBaselinesResponse(baselines=[variant]))
+    assert "never: safe to delete?" in ta("baseline", "list").out
+    variant.state = admin.BASELINE_STATE_RETIRED
+    authority.answer("ListBaselines", admin.ListBaselinesResponse(baselines=[variant]))
+    assert "safe" not in ta("baseline", "list").out
 
 
 def test_policy_round_trips(ta, authority: FakeAuthority) -> None:

@@ -1,5 +1,7 @@
 """The contract of the store ports: catalogue, identities, VMs, keys, snapshots."""
 
+from dataclasses import replace
+
 import pytest
 from fakes.clock import FakeClock
 from sqlalchemy.exc import DBAPIError
@@ -21,7 +23,7 @@ from support.stores import (
 
 from trustauthority.adapters.sql import tables
 from trustauthority.errors import StoreUnavailable
-from trustauthority.model.baseline import BaselineState
+from trustauthority.model.baseline import BaselineState, Component, MatchedVariant
 from trustauthority.model.catalogue import (
     AnchorEntry,
     AnchorKind,
@@ -91,7 +93,9 @@ class TestCatalogue:
         store = await stores.open()
         entry = BaselineEntry(
             cluster_id=CLUSTER,
+            component=Component.KERNEL,
             name="golden",
+            host_class="r650",
             state=BaselineState.PROPOSED,
             document="{}",
             sha256="1" * 64,
@@ -100,22 +104,31 @@ class TestCatalogue:
             approved_by="",
             last_matched_at_ms=None,
         )
+        other = replace(entry, component=Component.FIRMWARE)
+        kernel = MatchedVariant(component=Component.KERNEL, name="golden")
         async with store.transaction() as tx:
             await tx.catalogue.create_cluster(cluster())
             assert await tx.baselines.propose(entry)
             assert not await tx.baselines.propose(entry)
+            assert await tx.baselines.propose(other)
 
-            async def approve(sha256: str) -> int | None:
+            async def approve(seen: BaselineEntry) -> bool:
                 return await tx.baselines.set_state(
-                    CLUSTER, "golden", BaselineState.APPROVED, sha256=sha256, by="identity:bob"
+                    [seen], BaselineState.APPROVED, by="identity:bob"
                 )
 
-            assert await approve("2" * 64) is None
-            assert await approve("1" * 64) == 2
-            assert await approve("1" * 64) is None
-            await tx.baselines.matched(CLUSTER, "golden")
-            (found,) = await tx.baselines.entries(CLUSTER)
+            assert not await approve(replace(entry, sha256="2" * 64))
+            assert not await approve(replace(entry, component=Component.COMMAND_LINE))
+            assert await approve(entry)
+            assert not await approve(entry)
+            assert await tx.baselines.raise_policy_epoch(CLUSTER) == 2
+            await tx.baselines.matched(CLUSTER, [kernel])
+            firmware, found = sorted(
+                await tx.baselines.entries(CLUSTER), key=lambda each: each.component
+            )
+        assert firmware == other
         assert (found.state, found.approved_by) == (BaselineState.APPROVED, "identity:bob")
+        assert (found.component, found.host_class) == (Component.KERNEL, "r650")
         assert found.last_matched_at_ms == stores.clock.wall_ms
 
 

@@ -13,7 +13,14 @@ from support.logslices import event_slices
 from support.simulated_authority import BY, CLUSTER, HOUR_MS, SimulatedAuthority
 from support.simulated_host import BOOTS, SimulatedHost
 
-from trustauthority.appraisal import appraise, baseline, boot, runtime
+from trustauthority.appraisal import (
+    alternatives,
+    appraise,
+    baseline,
+    boot,
+    components,
+    runtime,
+)
 from trustauthority.codec.evidence import decode_evidence
 from trustauthority.errors import (
     ChallengeAlreadyUsed,
@@ -38,6 +45,7 @@ from trustauthority.model.verdict import Check, CheckState, Verdict
 from trustauthority.report.token import check_report
 from trustauthority.services import attestation, verdicts
 from trustauthority.services.attestation import Attested
+from trustauthority.services.baselines import VariantName
 from trustauthority.services.verdicts import expected_evidence
 from trustauthority.verification import challenge, pipeline, quote, replay, signature
 from trustauthority.verification import runtime as runtime_verification
@@ -573,6 +581,7 @@ class TestRuntime:
         ]
 
 
+GOLDEN = VariantName(cluster=CLUSTER, name="golden")
 STEPS = (
     attestation,
     verdicts,
@@ -583,7 +592,9 @@ STEPS = (
     replay,
     runtime_verification,
     appraise,
+    alternatives,
     baseline,
+    components,
     boot,
     runtime,
 )
@@ -606,7 +617,10 @@ CORE = {
     "boot_log_checks",
     "secure_boot_checks",
     "runtime_checks",
-    "closest_baseline",
+    "judge_boot",
+    "split_components",
+    "component_of",
+    "differences",
 }
 
 
@@ -745,24 +759,23 @@ class TestRecord:
         """I-E: approval names the hash; dry runs and other hashes put nothing in force."""
         host = await authority.enrolled("esx-1")
         assert not (await authority.attest(host)).verdict.passed
-        entry = await authority.baselines.capture(CLUSTER, "golden", host.host_id, by=BY)
-        for sha256, dry_run in (("0" * 64, False), (entry.sha256, True)):
+        proposed = await authority.baselines.capture(GOLDEN, host.host_id, by=BY)
+        for sha256, dry_run in (("0" * 64, False), (proposed.sha256, True)):
             with pytest.raises(TrustAuthorityError) if not dry_run else _nothing():
-                await authority.baselines.approve(
-                    CLUSTER, "golden", sha256=sha256, by=BY, dry_run=dry_run
-                )
+                await authority.baselines.approve(GOLDEN, sha256=sha256, by=BY, dry_run=dry_run)
             assert not (await authority.attest(host)).verdict.passed
-        await authority.baselines.approve(
-            CLUSTER, "golden", sha256=entry.sha256, by=BY, dry_run=False
-        )
-        assert (await authority.last("baseline.approve"))["details"]["sha256"] == entry.sha256
+        await authority.baselines.approve(GOLDEN, sha256=proposed.sha256, by=BY, dry_run=False)
+        entries = [each["details"] for each in await authority.log("baseline.approve")]
+        assert [(each["component"], each["sha256"]) for each in entries] == [
+            (str(each.component), each.sha256) for each in proposed.entries
+        ]
         attested = await authority.attest(host)
         assert (attested.verdict.passed, attested.verdict.baseline) == (True, "golden")
 
     async def test_a_retired_baseline_makes_verdicts_stale(self, authority):
         """S1: once a baseline is retired nobody who matched it is trusted any more."""
         (host,) = await authority.trusted("esx-1")
-        await authority.baselines.retire(CLUSTER, "golden", by=BY, dry_run=False)
+        await authority.baselines.retire(GOLDEN, by=BY, dry_run=False)
         assert await authority.standing(host) == "unknown"
         assert not (await authority.attest(host)).verdict.passed
 
@@ -772,7 +785,7 @@ class TestRecord:
         host.drop_event(20)
         await authority.attest(host)
         with pytest.raises(FailedPrecondition, match="does not explain"):
-            await authority.baselines.capture(CLUSTER, "golden", host.host_id, by=BY)
+            await authority.baselines.capture(GOLDEN, host.host_id, by=BY)
 
     async def test_stored_evidence_can_be_judged_again(self, authority):
         """Rule 67: the bundle of a verdict verifies offline, and tells the same PCRs."""

@@ -26,7 +26,7 @@ from trustauthority.model.host import HostRecord
 from trustauthority.model.placement import LeaseClass
 from trustauthority.services.attestation import AttestationService, Attested, Invitation
 from trustauthority.services.audit import AuditService
-from trustauthority.services.baselines import BaselineService
+from trustauthority.services.baselines import BaselineService, VariantName
 from trustauthority.services.catalogue import CatalogueService
 from trustauthority.services.certificates import new_authority
 from trustauthority.services.enrolment import ActivatedHost, EnrolmentService
@@ -168,8 +168,9 @@ class SimulatedAuthority:
 
     async def approve_baseline(self, host: SimulatedHost, name: str = "golden") -> None:
         """Make a host's newest boot the approved one."""
-        entry = await self.baselines.capture(CLUSTER, name, host.host_id, by=BY)
-        await self.baselines.approve(CLUSTER, name, sha256=entry.sha256, by=BY, dry_run=False)
+        wanted = VariantName(cluster=CLUSTER, name=name)
+        proposed = await self.baselines.capture(wanted, host.host_id, by=BY)
+        await self.baselines.approve(wanted, sha256=proposed.sha256, by=BY, dry_run=False)
 
     async def trusted(self, *names: str) -> list[SimulatedHost]:
         """Hosts of ours, whose boot is approved, and whose newest verdict is PASSED."""

@@ -20,14 +20,14 @@ from trustauthority.errors import (
     TrustAuthorityError,
 )
 from trustauthority.model.audit import AuditEvent
-from trustauthority.model.baseline import BaselineState, MatchedVariant
-from trustauthority.model.catalogue import BaselineEntry
+from trustauthority.model.baseline import MatchedVariant
 from trustauthority.model.evidence import Evidence
 from trustauthority.model.host import HostRecord
 from trustauthority.model.policy import Policy
 from trustauthority.model.tpm import PcrSelection
 from trustauthority.model.verdict import Verdict
 from trustauthority.ports import Journal, Store, Transaction
+from trustauthority.services.baselines import approved_variants, matched_again
 from trustauthority.services.policies import cluster_policy
 from trustauthority.services.secrets import AuthoritySecrets
 from trustauthority.services.statements import Statement, sign_report, sign_verdict
@@ -41,7 +41,6 @@ from trustauthority.verification import challenge as challenges
 from trustauthority.verification.pipeline import VerifiedEvidence, verify_evidence
 
 CHALLENGE_TTL_MS = 60_000
-MATCHED_EVERY_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +187,7 @@ class AttestationService:
             if current is None or current.ak_public != host.ak_public:
                 raise FailedPrecondition("the host was removed or enrolled anew")
             cluster, policy = await cluster_policy(tx, current.cluster_id)
-            approved = await _approved(tx, current.cluster_id)
+            approved = await approved_variants(tx, current.cluster_id)
             global_epoch = (await tx.placement.authority()).global_epoch
             now_ms = tx.now_ms
         challenge = self._check_challenge(evidence, current, policy, now_ms)
@@ -212,7 +211,7 @@ class AttestationService:
             verified=verified,
             verdict=verdict,
             global_epoch=global_epoch,
-            unremembered=_unremembered(verdict, approved, now_ms),
+            unremembered=matched_again(verdict.variants, approved, now_ms),
         )
 
     def _ttl_ms(self, policy: Policy) -> int:
@@ -383,23 +382,3 @@ async def _require_unchanged(tx: Transaction, judged: HostRecord) -> None:
 def _standing_on(host: HostRecord) -> tuple[object, ...]:
     keys = (host.ek_public, host.ak_public, host.tls_public, host.storage_public)
     return (*keys, host.cluster_id, host.admission, host.revoked, host.trust_epoch)
-
-
-async def _approved(tx: Transaction, cluster: str) -> list[BaselineEntry]:
-    return [
-        entry
-        for entry in await tx.baselines.entries(cluster)
-        if entry.state is BaselineState.APPROVED
-    ]
-
-
-def _unremembered(
-    verdict: Verdict, approved: list[BaselineEntry], now_ms: int
-) -> tuple[MatchedVariant, ...]:
-    """What matched and was not remembered lately: a fleet that attests writes this once an hour."""
-    old = {
-        (entry.component, entry.name)
-        for entry in approved
-        if (entry.last_matched_at_ms or 0) <= now_ms - MATCHED_EVERY_MS
-    }
-    return tuple(each for each in verdict.variants if (each.component, each.name) in old)

@@ -22,7 +22,7 @@ from trustauthority.errors import (
     NotFound,
 )
 from trustauthority.model.audit import AuditEvent
-from trustauthority.model.baseline import Baseline, BaselineState, Component
+from trustauthority.model.baseline import Baseline, BaselineState, Component, MatchedVariant
 from trustauthority.model.catalogue import BaselineEntry
 from trustauthority.model.host import HostRecord
 from trustauthority.model.identifiers import ClusterId, is_name
@@ -37,6 +37,8 @@ from trustauthority.verification.quote import (
     split_pcr_values,
 )
 from trustauthority.verification.replay import VerifiedBootLog, verify_boot_log
+
+MATCHED_EVERY_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +238,24 @@ async def stored_boot_log(tx: Transaction, host: HostRecord, policy: Policy) -> 
         bank=bank,
         pcrs=policy.evidence.replayed_pcrs,
     )
+
+
+async def approved_variants(tx: Transaction, cluster: str) -> list[BaselineEntry]:
+    """What is in force in a cluster."""
+    entries = await tx.baselines.entries(cluster)
+    return [entry for entry in entries if entry.state is BaselineState.APPROVED]
+
+
+def matched_again(
+    matched: Iterable[MatchedVariant], approved: Iterable[BaselineEntry], now_ms: int
+) -> tuple[MatchedVariant, ...]:
+    """Which matches are worth writing down: a fleet that attests writes each once an hour."""
+    stale = {
+        (entry.component, entry.name)
+        for entry in approved
+        if (entry.last_matched_at_ms or 0) <= now_ms - MATCHED_EVERY_MS
+    }
+    return tuple(each for each in matched if (each.component, each.name) in stale)
 
 
 async def _find(tx: Transaction, wanted: VariantName) -> list[BaselineEntry]:

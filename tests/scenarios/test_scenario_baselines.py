@@ -1,0 +1,183 @@
+"""Alternatives per component, from the evidence of hosts to verdicts: updates, mixes, classes."""
+
+import pytest
+from support.simulated_authority import BY, CLUSTER, HOUR_MS
+from support.simulated_host import BOOTS
+
+from trustauthority.errors import (
+    AlreadyExists,
+    Conflict,
+    FailedPrecondition,
+    InvalidRequest,
+    NotFound,
+)
+from trustauthority.model.baseline import BaselineState, Component
+from trustauthority.model.verdict import CheckState, first_failure
+from trustauthority.services.baselines import VariantName
+
+GOLDEN = VariantName(cluster=CLUSTER, name="golden")
+UPDATE = VariantName(cluster=CLUSTER, name="6.12", component=Component.KERNEL)
+
+
+async def approve(authority, wanted, host, **how) -> None:
+    """Capture and approve."""
+    proposed = await authority.baselines.capture(wanted, host.host_id, by=BY, **how)
+    await authority.baselines.approve(wanted, sha256=proposed.sha256, by=BY, dry_run=False)
+
+
+async def entries(authority) -> dict[tuple[str, str], object]:
+    """The variants by component and name."""
+    return {
+        (str(each.component), each.name): each for each in await authority.baselines.entries("")
+    }
+
+
+class TestUpdate:
+    async def test_old_and_new_kernel_pass_and_a_third_fails(self, authority):
+        """N18: during an update both kernels are good; another boot fails and names the event."""
+        old, new = await authority.trusted("esx-1", "esx-2")
+        new.reboot(BOOTS / "other-kernel-build")
+        refused = await authority.attest(new)
+        assert not refused.verdict.passed
+        assert refused.verdict.baseline == (
+            "firmware=golden secure-boot=golden boot-loader=golden command-line=golden"
+        )
+        await approve(authority, UPDATE, new)
+        assert (await authority.attest(old)).verdict.baseline == "golden"
+        passed = await authority.attest(new)
+        assert passed.verdict.passed
+        assert passed.verdict.baseline == (
+            "firmware=golden secure-boot=golden boot-loader=golden kernel=6.12 command-line=golden"
+        )
+        new.reboot(BOOTS / "changed-cmdline")
+        third = await authority.attest(new)
+        failure = first_failure(third.verdict.checks)
+        assert not third.verdict.passed
+        assert failure.id == "baseline.boot-loader.pcr-8"
+        assert "systemd.debug_shell=1" in failure.found
+
+    async def test_retiring_the_old_kernel_leaves_the_rest_in_force(self, authority):
+        """S1: after the update one component of the old baseline is retired, and only that."""
+        old, new = await authority.trusted("esx-1", "esx-2")
+        new.reboot(BOOTS / "other-kernel-build")
+        await authority.attest(new)
+        await approve(authority, UPDATE, new)
+        kernel = VariantName(cluster=CLUSTER, name="golden", component=Component.KERNEL)
+        retired, _ = await authority.baselines.retire(kernel, by=BY, dry_run=False)
+        assert [each.component for each in retired] == [Component.KERNEL]
+        assert (await authority.attest(new)).verdict.passed
+        failed = await authority.attest(old)
+        assert [
+            check.id
+            for group in failed.verdict.checks
+            for check in group.children
+            if check.state is CheckState.FAILED
+        ] == ["baseline.kernel"]
+
+    async def test_a_mix_of_two_approved_boots_is_refused(self, authority):
+        """The firmware of one approved boot and the kernel of another: only parts of each match."""
+        (host,) = await authority.trusted("esx-1")
+        host.reboot(BOOTS / "secureboot-off")
+        await authority.apply_policy('name = "lab"\n[boot]\nsecure_boot = "warn"\n')
+        await authority.attest(host)
+        firmware = VariantName(cluster=CLUSTER, name="no-sb", component=Component.FIRMWARE)
+        await approve(authority, firmware, host)
+        attested = await authority.attest(host)
+        assert not attested.verdict.passed
+        assert attested.verdict.baseline == "firmware=no-sb"
+
+
+class TestApproval:
+    async def test_capture_proposes_one_variant_per_component(self, authority):
+        """I-E: nothing of it is in force; a second capture under the name is refused."""
+        host = await authority.enrolled("esx-1")
+        await authority.attest(host)
+        proposed = await authority.baselines.capture(GOLDEN, host.host_id, by=BY)
+        assert [each.component for each in proposed.entries] == list(Component)
+        assert {each.state for each in proposed.entries} == {BaselineState.PROPOSED}
+        with pytest.raises(AlreadyExists):
+            await authority.baselines.capture(GOLDEN, host.host_id, by=BY)
+        assert not (await authority.attest(host)).verdict.passed
+
+    async def test_components_are_approved_one_by_one_too(self, authority):
+        """S10: the hash of one component approves that one and no other."""
+        host = await authority.enrolled("esx-1")
+        await authority.attest(host)
+        proposed = await authority.baselines.capture(GOLDEN, host.host_id, by=BY)
+        for entry in proposed.entries:
+            one = VariantName(cluster=CLUSTER, name="golden", component=entry.component)
+            with pytest.raises(Conflict):
+                await authority.baselines.approve(one, sha256=proposed.sha256, by=BY, dry_run=False)
+            assert not (await authority.attest(host)).verdict.passed
+            await authority.baselines.approve(one, sha256=entry.sha256, by=BY, dry_run=False)
+        assert (await authority.attest(host)).verdict.passed
+        with pytest.raises(FailedPrecondition, match="approved already"):
+            await authority.baselines.approve(GOLDEN, sha256=proposed.sha256, by=BY, dry_run=False)
+
+    async def test_what_is_not_there_is_refused(self, authority):
+        """Unknown names, components that the boot lacks, names that are none."""
+        host = await authority.enrolled("esx-1")
+        await authority.attest(host)
+        with pytest.raises(NotFound):
+            await authority.baselines.retire(GOLDEN, by=BY, dry_run=False)
+        bad = VariantName(cluster=CLUSTER, name="No Name")
+        with pytest.raises(InvalidRequest):
+            await authority.baselines.capture(bad, host.host_id, by=BY)
+        await authority.apply_policy('name = "few"\n[boot]\nbaseline_pcrs = [0, 7]\n')
+        with pytest.raises(FailedPrecondition, match="there is no kernel"):
+            await authority.baselines.capture(UPDATE, host.host_id, by=BY)
+        await authority.baselines.capture(GOLDEN, host.host_id, by=BY)
+        with pytest.raises(NotFound, match="no kernel baseline"):
+            await authority.baselines.diff(
+                VariantName(cluster=CLUSTER, name="golden", component=Component.KERNEL),
+                host.host_id,
+            )
+
+    async def test_diff_compares_each_component_or_one(self, authority):
+        """The same comparison before anything is in force."""
+        (host,) = await authority.trusted("esx-1")
+        assert await authority.baselines.diff(GOLDEN, host.host_id) == (
+            True,
+            (await authority.baselines.diff(GOLDEN, host.host_id))[1],
+        )
+        host.reboot(BOOTS / "other-kernel-build")
+        await authority.attest(host)
+        same, checks = await authority.baselines.diff(GOLDEN, host.host_id)
+        assert not same
+        assert [check.id for check in checks if check.state is CheckState.FAILED] == [
+            "baseline.kernel"
+        ]
+        firmware = VariantName(cluster=CLUSTER, name="golden", component=Component.FIRMWARE)
+        assert (await authority.baselines.diff(firmware, host.host_id))[0]
+
+
+class TestLastMatched:
+    async def test_it_is_remembered_to_an_hour(self, authority):
+        """Attestation writes it once an hour, not every time; failed verdicts never do."""
+        (host,) = await authority.trusted("esx-1")
+        first = {key: each.last_matched_at_ms for key, each in (await entries(authority)).items()}
+        assert None not in first.values()
+        authority.pass_ms(HOUR_MS // 2, host)
+        await authority.attest(host)
+        again = {key: each.last_matched_at_ms for key, each in (await entries(authority)).items()}
+        assert again == first
+        authority.pass_ms(HOUR_MS // 2, host)
+        host.reboot(BOOTS / "changed-cmdline")
+        assert not (await authority.attest(host)).verdict.passed
+        again = {key: each.last_matched_at_ms for key, each in (await entries(authority)).items()}
+        assert again == first
+        host.reboot(BOOTS / "good")
+        assert (await authority.attest(host)).verdict.passed
+        later = {key: each.last_matched_at_ms for key, each in (await entries(authority)).items()}
+        assert all(later[key] - first[key] >= HOUR_MS for key in first)
+
+    async def test_only_what_matched_is_remembered(self, authority):
+        """A variant that nobody boots stays unmatched: it is the one to retire."""
+        old, new = await authority.trusted("esx-1", "esx-2")
+        new.reboot(BOOTS / "other-kernel-build")
+        await authority.attest(new)
+        await approve(authority, UPDATE, new)
+        await authority.attest(old)
+        assert (await entries(authority))["kernel", "6.12"].last_matched_at_ms is None
+        await authority.attest(new)
+        assert (await entries(authority))["kernel", "6.12"].last_matched_at_ms is not None
