@@ -24,6 +24,7 @@ bench: setup  ## latency and CPU of attestation and release, in units of the sam
 	@$(PY) benchmarks/service.py
 	@PYTHONPATH=tests $(PY) benchmarks/quotes.py
 	@PYTHONPATH=tests $(PY) benchmarks/logs.py
+	@$(PY) benchmarks/placement.py
 
 lint: setup  ## ruff, buf lint, dependency hygiene
 	@$(BIN)/ruff check .

@@ -216,8 +216,11 @@ class Placement(Protocol):
     async def authority(self) -> AuthorityRecord:
         """What holds for every host: the global epoch among it."""
 
-    async def look(self, *, vm: VmId, host: HostId) -> PlacementState:
-        """Read the rows that a decision about this VM on this host would look at. Advice only."""
+    async def look(self, questions: Sequence[tuple[str, str]]) -> Sequence[PlacementState]:
+        """Read the rows that decisions about these (VM, host id or name) would look at.
+
+        Advice only; a host or VM that is not known is None in its state.
+        """
 
     async def move(self, move_id: RequestId) -> Move | None:
         """Read one move: its recorded outcome."""

@@ -61,8 +61,8 @@ from trustauthority.adapters.sql import tables
 from trustauthority.adapters.sql.compile import DECISIONS
 from trustauthority.adapters.sql.placement import SqlPlacement
 from trustauthority.adapters.sql.store import SqlStore
-from trustauthority.model.identifiers import HostId
-from trustauthority.model.placement import PlacementState, Request, RevokeRequest
+from trustauthority.model.identifiers import HostId, RequestId, VmId
+from trustauthority.model.placement import GrantRequest, PlacementState, Request, RevokeRequest
 from trustauthority.placement.authority import Accepted, Refused
 from trustauthority.placement.transitions import TRANSITIONS
 
@@ -155,6 +155,25 @@ bounded = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+
+
+# --- advice --------------------------------------------------------------------------------------
+
+
+@bounded
+@given(DATABASES, st.data())
+def test_advice_looks_at_the_rows_of_a_decision(bench: Bench, database, data) -> None:
+    """However many are asked at once, each answer rests on what its own grant would see (N47)."""
+    known = ([VM, *database.vms, VmId("nothing")], [*database.hosts, HostId("h-nobody")])
+    questions = data.draw(st.lists(st.tuples(*map(st.sampled_from, known)), min_size=1, max_size=9))
+
+    async def look() -> Any:
+        await bench.connection.run_sync(fill, database)
+        return await SqlPlacement(bench.connection, NOW_MS).look(questions)
+
+    for (vm, host), state in zip(questions, bench.runner.run(look()), strict=True):
+        asked = GrantRequest(request_id=RequestId(""), vm_id=vm, host_id=host)
+        assert state == state_of(database, asked, NOW_MS)
 
 
 # --- agreement -----------------------------------------------------------------------------------

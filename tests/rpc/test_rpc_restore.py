@@ -301,7 +301,7 @@ async def test_a_restored_authority_begins_anew(tmp_path, passphrase):
         entries, _ = await authority.process.audit.entries(start=-1, limit=1)
         assert b'"authority.restore"' in entries[0].content
         async with authority.store.snapshot() as tx:
-            state = await tx.placement.look(vm=VM, host=HostId("h-1"))
+            (state,) = await tx.placement.look([(VM, "h-1")])
         assert state.authority.hold_owners_until_ms >= restored_at_ms + FENCE_MS
 
 

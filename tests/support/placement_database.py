@@ -14,6 +14,7 @@ from trustauthority.adapters.sql import tables
 from trustauthority.adapters.sql.rows import columns, record
 from trustauthority.model.identifiers import ClusterId, HostId, RequestId, VmId
 from trustauthority.model.placement import (
+    NO_CLUSTER,
     AuthorityRecord,
     ClusterRecord,
     Grant,
@@ -50,9 +51,6 @@ class Database:
     moves: Mapping[str, Move] = field(default_factory=dict)
     authorised_ms: Mapping[str, int] = field(default_factory=dict)
     """When each grant was authorised."""
-
-
-NO_CLUSTER = ClusterRecord(cluster_id=ClusterId(""), may_hold_keys=False)
 
 
 def state_of(database: Database, request: Request, now_ms: int) -> PlacementState:

@@ -142,6 +142,10 @@ class ClusterRecord:
     """How long a prepared destination may wait, holding the key, for the switch."""
 
 
+NO_CLUSTER = ClusterRecord(cluster_id=ClusterId(""), may_hold_keys=False)
+"""Stands for the cluster of a host that is not known: its hosts hold nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostStanding:
     """A host as a release sees it. Its standing is derived from these by rules, never stored."""

@@ -7,8 +7,10 @@ What it guarantees: evaluation is total and pure. What it does not do: decide; s
 ``placement.authority``. Source: design 3 ("decide with a write").
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, assert_never
 
 from trustauthority.errors import TrustAuthorityError
@@ -166,36 +168,58 @@ class Scene:
     now_ms: int
 
 
+Reading = Callable[[Scene], Value]
+Predicate = Callable[[Scene], bool]
+
+
 def value_of(term: Term, scene: Scene) -> Value:
     """Evaluate a term; absent rows and columns give ``None``."""
-    match term:
-        case Field(record, name):
-            return _attribute(getattr(scene.state, record), name)
-        case Asked(name):
-            return _attribute(scene.request, name)
-        case Now():
-            return scene.now_ms
-        case Literal(value):
-            return value
-        case Sum(terms):
-            return _sum([value_of(each, scene) for each in terms])
-        case Largest(left, right):
-            return _largest(value_of(left, scene), value_of(right, scene))
-        case _:
-            assert_never(term)
+    return reading(term)(scene)
 
 
 def holds(condition: Condition, scene: Scene) -> bool:
     """Say whether a condition holds, as ``WHERE`` would."""
+    return predicate(condition)(scene)
+
+
+@lru_cache(maxsize=1024)
+def reading(term: Term) -> Reading:
+    """Make the function that evaluates a term, once."""
+    match term:
+        case Field(record, name):
+            return lambda scene: _attribute(getattr(scene.state, record), name)
+        case Asked(name):
+            return lambda scene: _attribute(scene.request, name)
+        case Now():
+            return lambda scene: scene.now_ms
+        case Literal(value):
+            return lambda _scene: value
+        case Sum(terms):
+            parts = tuple(map(reading, terms))
+            return lambda scene: _sum([part(scene) for part in parts])
+        case Largest(left, right):
+            first, second = reading(left), reading(right)
+            return lambda scene: _largest(first(scene), second(scene))
+        case _:
+            assert_never(term)
+
+
+@lru_cache(maxsize=1024)
+def predicate(condition: Condition) -> Predicate:
+    """Make the function that says whether a condition holds, once: many are asked at a time."""
     match condition:
         case Compare(left, comparison, right):
-            return _compare(value_of(left, scene), comparison, value_of(right, scene))
+            first, second, compare = reading(left), reading(right), _COMPARE[comparison]
+            return lambda scene: compare(first(scene), second(scene))
         case Absent(term):
-            return value_of(term, scene) is None
+            read = reading(term)
+            return lambda scene: read(scene) is None
         case AllOf(conditions):
-            return all(holds(each, scene) for each in conditions)
+            every = tuple(map(predicate, conditions))
+            return lambda scene: all(each(scene) for each in every)
         case AnyOf(conditions):
-            return any(holds(each, scene) for each in conditions)
+            some = tuple(map(predicate, conditions))
+            return lambda scene: any(each(scene) for each in some)
         case _:
             assert_never(condition)
 
@@ -225,10 +249,7 @@ def fields_of(record: type[Any]) -> frozenset[str]:
 
 
 def _attribute(record: object, name: str) -> Value:
-    if record is None:
-        return None
-    value: Value = getattr(record, name)
-    return value
+    return None if record is None else getattr(record, name)
 
 
 def _sum(values: list[Value]) -> Value:
@@ -242,17 +263,25 @@ def _largest(left: Value, right: Value) -> Value:
     return None
 
 
-def _compare(left: Value, comparison: Comparison, right: Value) -> bool:
-    if left is None or right is None:
-        return False
-    match comparison:
-        case Comparison.EQUAL:
-            return left == right
-        case Comparison.NOT_EQUAL:
-            return left != right
-        case Comparison.LESS:
-            return isinstance(left, int) and isinstance(right, int) and left < right
-        case Comparison.AT_MOST:
-            return isinstance(left, int) and isinstance(right, int) and left <= right
-        case _:
-            assert_never(comparison)
+def _equal(left: Value, right: Value) -> bool:
+    return left is not None and right is not None and left == right
+
+
+def _not_equal(left: Value, right: Value) -> bool:
+    return left is not None and right is not None and left != right
+
+
+def _less(left: Value, right: Value) -> bool:
+    return isinstance(left, int) and isinstance(right, int) and left < right
+
+
+def _at_most(left: Value, right: Value) -> bool:
+    return isinstance(left, int) and isinstance(right, int) and left <= right
+
+
+_COMPARE: Mapping[Comparison, Callable[[Value, Value], bool]] = {
+    Comparison.EQUAL: _equal,
+    Comparison.NOT_EQUAL: _not_equal,
+    Comparison.LESS: _less,
+    Comparison.AT_MOST: _at_most,
+}

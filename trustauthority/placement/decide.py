@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from trustauthority.model.identifiers import HostId, RequestId, VmId
 from trustauthority.model.placement import GrantRequest, PlacementState
 from trustauthority.placement import rules
-from trustauthority.placement.condition import Rule, Scene, holds
+from trustauthority.placement.condition import Rule, Scene, predicate
 from trustauthority.placement.transitions import GRANT
 
 STEPS = (rules.REASON, rules.CLEAR_OF_OTHERS)
 """Rules that a scheduler can make true itself: write an intent; have the owner give back or move."""
+_ASKED = tuple((rule, predicate(rule.condition)) for rule in GRANT.rules)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +68,7 @@ def place(question: PlacementQuestion, state: PlacementState, now_ms: int) -> Mo
 def _answer(question: PlacementQuestion, state: PlacementState, now_ms: int) -> MoveDecision:
     request = GrantRequest(request_id=RequestId(""), vm_id=question.vm_id, host_id=question.host_id)
     scene = Scene(state=state, request=request, now_ms=now_ms)
-    failed = tuple(rule for rule in GRANT.rules if not holds(rule.condition, scene))
+    failed = [rule for rule, holds in _ASKED if not holds(scene)]
     unmet = tuple(_unmet(rule) for rule in failed if rule not in STEPS)
     rows_match = _rows_match(question, state)
     if not rows_match:

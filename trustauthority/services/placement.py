@@ -21,7 +21,7 @@ from trustauthority.model.policy import LeasePolicy
 from trustauthority.model.vm import IntentEntry, VmEntry
 from trustauthority.placement.authority import refusal
 from trustauthority.placement.decide import MoveDecision, PlacementQuestion, Unmet, place
-from trustauthority.ports import Store, Transaction
+from trustauthority.ports import Store
 from trustauthority.services.decisions import audit_decision
 from trustauthority.services.hosts import find_host
 from trustauthority.services.policies import cluster_policy
@@ -108,21 +108,13 @@ class PlacementService:
         """Answer "may this VM run there?" for each (VM, host); advice, never a grant."""
         if not 0 < len(candidates) <= MAX_CANDIDATES:
             raise InvalidRequest(f"1 to {MAX_CANDIDATES} candidates", field="candidates")
-        answers = []
         async with self._store.snapshot() as tx:
-            for vm, host_name in candidates:
-                host = await tx.hosts.get(host_name)
-                question = PlacementQuestion(
-                    vm_id=VmId(vm),
-                    host_id=HostId(host_name) if host is None else host.host_id,
-                )
-                unknown = await _unknown(tx, vm, host_name, host)
-                if unknown:
-                    answers.append(MoveDecision(question=question, allowed=False, unmet=(unknown,)))
-                    continue
-                state = await tx.placement.look(vm=question.vm_id, host=question.host_id)
-                answers.append(place(question, state, tx.now_ms))
-        return answers
+            states = await tx.placement.look(candidates)
+            now_ms = tx.now_ms
+        return [
+            _advise(vm, host, state, now_ms)
+            for (vm, host), state in zip(candidates, states, strict=True)
+        ]
 
     async def create_intent(self, vm: str, host_name: str, *, ttl_ms: int, by: str) -> IntentEntry:
         """Write a single-use, expiring reason for a host to ask: necessary, never sufficient."""
@@ -214,15 +206,16 @@ class PlacementService:
         return state
 
 
-async def _unknown(
-    tx: Transaction, vm: str, host_name: str, host: HostRecord | None
-) -> Unmet | None:
-    """One plain reason where a question is about something that does not exist."""
-    if host is None:
-        return Unmet(rule="host-known", reason="NOT_FOUND", says=f"there is no host {host_name}")
-    if await tx.vms.get(vm) is None:
-        return Unmet(rule="vm-known", reason="NOT_FOUND", says=f"there is no VM {vm}")
-    return None
+def _advise(vm: str, host: str, state: PlacementState, now_ms: int) -> MoveDecision:
+    """Answer one question; one plain reason where it is about something that does not exist."""
+    host_id = HostId(host) if state.host is None else state.host.host_id
+    question = PlacementQuestion(vm_id=VmId(vm), host_id=host_id)
+    if state.host is None or state.vm is None:
+        rule, what = ("host-known", "host") if state.host is None else ("vm-known", "VM")
+        says = f"there is no {what} {host if state.host is None else vm}"
+        unknown = Unmet(rule=rule, reason="NOT_FOUND", says=says)
+        return MoveDecision(question=question, allowed=False, unmet=(unknown,))
+    return place(question, state, now_ms)
 
 
 def lease_ms(policy: LeasePolicy, lease_class: LeaseClass) -> int:

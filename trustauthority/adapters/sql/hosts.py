@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from sqlalchemy import ColumnElement, case, select, tuple_, update
+from sqlalchemy import ColumnElement, RowMapping, case, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -144,5 +144,5 @@ class SqlHosts:
         return None if row is None else _record(row)
 
 
-def _record(row: object) -> HostRecord:
-    return record(HostRecord, row, admission=Admission)  # type: ignore[arg-type]
+def _record(row: RowMapping) -> HostRecord:
+    return record(HostRecord, row, admission=Admission)

@@ -7,7 +7,7 @@ still hold what was read, so that a stale read can only lead to a refusal, never
 Source: design 3, 6.3-6.6.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Executable, bindparam, insert, select, update
@@ -22,10 +22,12 @@ from trustauthority.adapters.sql.compile import (
     TABLES,
     values_of,
 )
+from trustauthority.adapters.sql.looks import Looks
 from trustauthority.adapters.sql.rows import record
 from trustauthority.errors import Conflict, RollbackDetected
 from trustauthority.model.identifiers import HostId, RequestId, VmId
 from trustauthority.model.placement import (
+    NO_CLUSTER,
     AuthorityRecord,
     ClusterRecord,
     Grant,
@@ -54,8 +56,6 @@ from trustauthority.placement.condition import (
     WriteKind,
     holds,
 )
-
-_NO_CLUSTER = ClusterRecord(cluster_id="", may_hold_keys=False)  # type: ignore[arg-type]
 
 _STANDING = select(
     tables.host, LIVE_GRANTS.label("live_grants"), NEW_GRANTS.label("new_grants")
@@ -99,10 +99,9 @@ class SqlPlacement:
         """What holds for every host: the global epoch among it."""
         return await self._authority()
 
-    async def look(self, *, vm: VmId, host: HostId) -> PlacementState:
-        """Read the rows that a decision about this VM on this host would look at. Advice only."""
-        state, _ = await self._rows(vm=vm, host=host, request_id=None, move_id=None)
-        return state
+    async def look(self, questions: Sequence[tuple[str, str]]) -> Sequence[PlacementState]:
+        """Read the rows that decisions about these (VM, host id or name) would look at."""
+        return await Looks(self._connection, self._now_ms).answer(questions)
 
     async def move(self, move_id: RequestId) -> Move | None:
         """Read one move: its recorded outcome."""
@@ -182,7 +181,7 @@ class SqlPlacement:
         cluster = None if standing is None else await self._cluster(standing.cluster_id)
         state = PlacementState(
             authority=await self._authority(),
-            cluster=cluster or _NO_CLUSTER,
+            cluster=cluster or NO_CLUSTER,
             host=standing,
             vm=await self._vm(vm),
             intent=intent,

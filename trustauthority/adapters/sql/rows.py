@@ -17,7 +17,9 @@ _INSERT: Mapping[str, Callable[[Table], Any]] = {
 }
 
 
-def record(kind: type[Record], row: RowMapping, /, **convert: Callable[[Any], Any]) -> Record:
+def record(
+    kind: type[Record], row: RowMapping | Mapping[str, Any], /, **convert: Callable[[Any], Any]
+) -> Record:
     """Build a record from the columns that its fields name; ``convert`` maps single ones."""
     values: dict[str, Any] = {}
     for each in fields(kind):  # type: ignore[arg-type]  # Record is always a dataclass
