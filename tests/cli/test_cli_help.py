@@ -40,7 +40,7 @@ def test_the_commands_of_the_product_are_there() -> None:
     """Style 4.2 and issue 2: the nouns and verbs that the demo and the docs use."""
     wanted = """status; host list show explain admit rebind remove revoke reinstate evidence;
         anchor add list remove; inventory add list remove; cluster create list;
-        baseline capture diff approve list retire; policy show apply; vm protect list show;
+        baseline capture predict diff approve list retire; policy show apply; vm protect list show;
         key create list show; report show verify keys; placement check intent intents;
         identity issue renew revoke list; audit tail verify; context add list use show remove;
         version; completion"""

@@ -1,5 +1,6 @@
 """The other nouns: what is sent, what is shown, what a dry run does."""
 
+import hashlib
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,9 +11,11 @@ from fakes.fake_authority import FakeAuthority
 from google.protobuf.message import Message
 from support.admin_messages import at, verdict
 from support.client_certificates import CertificateAuthority
+from support.pe_images import Built
 
 from trustauthority.appraisal.baseline import content_sha256
 from trustauthority.cli.exit import ExitCode
+from trustauthority.codec.pe import decode_pe
 from trustauthority.model.baseline import Component
 from trustauthority.v1 import admin_pb2 as admin
 from trustauthority.v1 import common_pb2 as common
@@ -308,6 +311,15 @@ SENT: dict[str, tuple[str, Message, Message]] = {
             host_class="r650",
         ),
     ),
+    "baseline predict next --host esx-a01 --command-line quiet --dry-run": (
+        "PredictBaseline",
+        admin.PredictBaselineResponse(
+            baselines=[BASELINE], bank="sha256", pcrs=[admin.PredictedPcr(index=8, value="aa")]
+        ),
+        admin.PredictBaselineRequest(
+            cluster="prod", name="next", host="esx-a01", command_line="quiet", dry_run=True
+        ),
+    ),
     "baseline approve r640 --component secure-boot --sha256 77e0 --yes": (
         "ApproveBaseline",
         admin.ApproveBaselineResponse(baselines=[BASELINE], policy_epoch=8),
@@ -498,6 +510,52 @@ def test_baseline_approve_covers_every_component_of_the_name(ta, authority: Fake
     assert authority.request(admin.ApproveBaselineRequest).sha256 == "88e0"
     missing = ta("baseline", "approve", "r640", "--component", "boot-loader", "--yes")
     assert missing.code is ExitCode.NOT_FOUND
+
+
+def test_baseline_predict_sends_hashes_not_files(ta, authority: FakeAuthority) -> None:
+    """The kernel stays here; its hash as firmware measures it is what travels."""
+    answer = admin.PredictBaselineResponse(
+        baselines=[BASELINE],
+        sha256="77e0",
+        bank="sha256",
+        pcrs=[admin.PredictedPcr(index=4, value="c0ffee")],
+    )
+    authority.answer("PredictBaseline", answer)
+    image = Built(sections=((b".text", b"x"), (b".cmdline", b"quiet"))).bytes
+    (ta.home / "vmlinuz").write_bytes(image)
+    (ta.home / "initrd").write_bytes(b"no executable")
+    replaced = [
+        f"--replace={role}={ta.home / file}"
+        for role, file in (("kernel", "vmlinuz"), ("/boot/initrd", "initrd"))
+    ]
+    result = ta("baseline", "predict", "next", "--from", "r640", *replaced)
+    assert result.code is ExitCode.YES
+    assert "PCR 4 sha256" in result.out
+    assert "c0ffee" in result.out
+    assert "ta baseline approve next --sha256 77e0" in result.out
+    sent = authority.request(admin.PredictBaselineRequest)
+    kernel, initrd = sent.files
+    assert (sent.base, kernel.role, initrd.role) == ("r640", "kernel", "/boot/initrd")
+    (found,) = [each for each in kernel.digests if each.bank == "sha256"]
+    assert found.file == hashlib.sha256(image).digest()
+    assert found.image == decode_pe(image).image_hash(hashlib.sha256())
+    assert {each.name: each.digest for each in found.sections}[".cmdline"] == (
+        hashlib.sha256(b"quiet").digest()
+    )
+    options = "quiet".encode("utf-16-le") + b"\0\0"
+    assert found.load_options == hashlib.sha256(options).digest()
+    assert {each.image for each in initrd.digests} == {b""}
+    assert image not in sent.SerializeToString()
+
+
+@pytest.mark.parametrize("argument", ["kernel", "=file", "kernel=", "kernel=/no/such/file"])
+def test_baseline_predict_asks_for_a_role_and_a_file(
+    ta, authority: FakeAuthority, argument: str
+) -> None:
+    """A wrong argument is a usage error, and nothing is sent."""
+    result = ta("baseline", "predict", "next", "--host", "esx-a01", "--replace", argument)
+    assert result.code is ExitCode.USAGE
+    assert not authority.requests
 
 
 def test_baseline_list_asks_whether_an_unused_variant_is_needed(

@@ -80,6 +80,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "ApplyPolicy": {"cluster": "lab", "document": 'name = "x"\n', "dry_run": True},
     "GetPolicy": {"cluster": "lab"},
     "CaptureBaseline": {"cluster": "lab", "name": "b", "host": "h-1"},
+    "PredictBaseline": {"cluster": "lab", "name": "b", "host": "h-1"},
     "ApproveBaseline": {"cluster": "lab", "name": "b", "sha256": HASH, "dry_run": True},
     "RetireBaseline": {"cluster": "lab", "name": "b", "dry_run": True},
     "DiffBaseline": {"cluster": "lab", "name": "b", "host": "h-1"},
@@ -102,7 +103,7 @@ GOOD: dict[str, dict[str, Any]] = {
 }
 """A request of each call that is well formed, so that the one wrong field is what is refused."""
 
-FREE_TEXT = {"why", "document"}
+FREE_TEXT = {"why", "document", "role", "command_line"}
 """Fields that people write sentences or documents into: still one line, or TOML."""
 IGNORED = {"added_by"}
 """Set by the server, whatever a client sends."""

@@ -1,8 +1,11 @@
 """Alternatives per component, from the evidence of hosts to verdicts: updates, mixes, classes."""
 
+from dataclasses import replace
+
 import pytest
 from support.simulated_authority import BY, CLUSTER, HOUR_MS
 from support.simulated_host import BOOTS
+from support.variants import good_boot
 
 from trustauthority.errors import (
     AlreadyExists,
@@ -12,11 +15,29 @@ from trustauthority.errors import (
     NotFound,
 )
 from trustauthority.model.baseline import BaselineState, Component
+from trustauthority.model.prediction import UpdatedFile
 from trustauthority.model.verdict import CheckState, first_failure
-from trustauthority.services.baselines import VariantName
+from trustauthority.services.baselines import Update, VariantName
 
 GOLDEN = VariantName(cluster=CLUSTER, name="golden")
+NEXT = VariantName(cluster=CLUSTER, name="next")
 UPDATE = VariantName(cluster=CLUSTER, name="6.12", component=Component.KERNEL)
+
+
+def kernel_package() -> Update:
+    """The other kernel, as its files hash: image and file of the kernel, file of the initrd."""
+    new = good_boot("other-kernel-build")
+    image, kernel, initrd = (
+        next(new.digest(e).hex() for e in reversed(new.events) if e.pcr == pcr and text in e.data)
+        for pcr, text in ((4, b""), (9, b"/vmlinuz"), (9, b"/initrd"))
+    )
+    files = (
+        UpdatedFile(role="kernel", digest=kernel, image_digest=image),
+        UpdatedFile(role="initrd", digest=initrd),
+    )
+    return Update(
+        host="esx-1", base="", files=tuple({"sha256": each} for each in files), command_line=""
+    )
 
 
 async def approve(authority, wanted, host, **how) -> None:
@@ -85,6 +106,52 @@ class TestUpdate:
         attested = await authority.attest(host)
         assert not attested.verdict.passed
         assert attested.verdict.baseline == "firmware=no-sb"
+
+
+class TestPrediction:
+    async def test_an_update_is_approved_before_the_first_host_boots_it(self, authority):
+        """Predicted from the package's files, approved, then booted: nobody fails in between."""
+        (host,) = await authority.trusted("esx-1")
+        await authority.baselines.predict(NEXT, kernel_package(), by=BY, dry_run=True)
+        with pytest.raises(NotFound):
+            await authority.baselines.approve(NEXT, sha256="0" * 64, by=BY, dry_run=False)
+        prediction, proposed = await authority.baselines.predict(
+            NEXT, kernel_package(), by=BY, dry_run=False
+        )
+        assert [each.component for each in proposed.entries] == [Component.KERNEL]
+        assert set(prediction.registers) == {4, 9}
+        host.reboot(BOOTS / "other-kernel-build")
+        assert not (await authority.attest(host)).verdict.passed
+        await authority.baselines.approve(NEXT, sha256=proposed.sha256, by=BY, dry_run=False)
+        attested = await authority.attest(host)
+        assert attested.verdict.passed
+        assert "kernel=next" in attested.verdict.baseline
+        entry = await authority.last("baseline.predict")
+        assert entry["details"]["from"] == "esx-1 with another kernel, initrd"
+
+    async def test_the_variants_of_a_name_are_a_start_too(self, authority):
+        """The same prediction without any host."""
+        await authority.trusted("esx-1")
+        from_host, _ = await authority.baselines.predict(
+            NEXT, kernel_package(), by=BY, dry_run=True
+        )
+        named = replace(kernel_package(), host="", base="golden")
+        from_name, _ = await authority.baselines.predict(NEXT, named, by=BY, dry_run=True)
+        assert from_name.registers == from_host.registers
+
+    async def test_a_start_is_needed(self, authority):
+        """No host and no name, both, an unknown one, digests of another bank."""
+        await authority.trusted("esx-1")
+        good = kernel_package()
+        for update, error in (
+            (replace(good, host=""), InvalidRequest),
+            (replace(good, base="golden"), InvalidRequest),
+            (replace(good, host="", base="none"), NotFound),
+            (replace(good, files=({},)), InvalidRequest),
+            (replace(good, files=()), FailedPrecondition),
+        ):
+            with pytest.raises(error):
+                await authority.baselines.predict(NEXT, update, by=BY, dry_run=False)
 
 
 class TestApproval:

@@ -239,8 +239,8 @@ def _difference(split: ComponentLog, variant: Baseline, found: Difference) -> Ch
         else "no further event",
         found=_said(split, event) if event else "no further event",
         detail=detail,
-        remedy=f"If the change was meant: ta baseline capture NAME --component {part} --host HOST,"
-        " then ta baseline approve NAME.",
+        remedy=f"was the change meant?  ta baseline capture NEW --component {part} --host HOST   then"
+        "   ta baseline approve NEW",
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from cyclopts import App, Parameter
 
+from trustauthority.cli import baseline_predict
 from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
 from trustauthority.cli.options import DEFAULTS, ClusterName, DryRun, Options
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from trustauthority.v1.admin_pb2 import Baseline, BootComponent
 
 app = App(name="baseline", help="Baselines: what a good boot is, as alternatives per component.")
+baseline_predict.add_to(app)
 OnlyComponent: TypeAlias = Annotated[Component | None, Parameter(name="--component")]
 UNUSED_AFTER = timedelta(days=90)
 

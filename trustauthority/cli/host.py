@@ -274,11 +274,6 @@ def _next_steps(reply: "GetHostResponse") -> list[str]:
     if host.revoked:
         return [f"ta host reinstate {name}   when the reason for the revocation is gone"]
     steps = [] if word(host, "standing") == "passed" else remedies(reply.verdict.checks)
-    if word(host, "standing") == "failed" and reply.verdict.baseline:
-        steps.append(
-            f"was the change meant?  ta baseline diff {name} {reply.verdict.baseline}   then   "
-            f"ta baseline capture NEW --host {name}"
-        )
     if word(host, "standing") not in {"passed", "failed"}:
         steps.append(f"check that the agent on {name} runs and reaches this authority")
     if word(host, "admission") != "admitted":

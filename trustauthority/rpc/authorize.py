@@ -102,6 +102,7 @@ MATRIX: dict[str, dict[str, Rule]] = {
         "ApplyPolicy": _POLICY,
         "GetPolicy": _SEE_POLICY,
         "CaptureBaseline": _POLICY,
+        "PredictBaseline": _POLICY,
         "ApproveBaseline": _POLICY,
         "RetireBaseline": _POLICY,
         "ListBaselines": _SEE_POLICY,

@@ -7,6 +7,7 @@ from trustauthority.errors import InvalidRequest
 from trustauthority.model.catalogue import BaselineEntry, ClusterEntry
 from trustauthority.ports import Store
 from trustauthority.rpc import convert
+from trustauthority.rpc.convert_update import announced_update
 from trustauthority.rpc.interceptor import current_caller
 from trustauthority.services.baselines import BaselineService, VariantName
 from trustauthority.services.catalogue import CatalogueService
@@ -142,6 +143,29 @@ class ClusterRpc(admin_pb2_grpc.ClusterServiceServicer):
         )
         return pb.CaptureBaselineResponse(
             baselines=[_baseline(each) for each in proposed.entries], sha256=proposed.sha256
+        )
+
+    async def PredictBaseline(
+        self, request: pb.PredictBaselineRequest, context: Any
+    ) -> pb.PredictBaselineResponse:
+        """Propose what an update will measure."""
+        prediction, proposed = await self._baselines.predict(
+            VariantName(
+                cluster=convert.name(request.cluster, "cluster"),
+                name=convert.name(request.name, "name"),
+            ),
+            announced_update(request),
+            by=current_caller().name,
+            dry_run=request.dry_run,
+        )
+        return pb.PredictBaselineResponse(
+            baselines=[_baseline(each) for each in proposed.entries],
+            sha256=proposed.sha256,
+            bank=prediction.bank,
+            pcrs=[
+                pb.PredictedPcr(index=pcr, value=value)
+                for pcr, value in prediction.registers.items()
+            ],
         )
 
     async def ApproveBaseline(

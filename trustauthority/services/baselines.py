@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from trustauthority.appraisal.alternatives import compare_variant
@@ -12,6 +12,7 @@ from trustauthority.appraisal.baseline import (
     decode_baseline,
     encode_baseline,
 )
+from trustauthority.appraisal.predict import predict_update
 from trustauthority.codec.eventlog import decode_boot_log
 from trustauthority.codec.tpm import decode_public
 from trustauthority.errors import (
@@ -27,6 +28,7 @@ from trustauthority.model.catalogue import BaselineEntry
 from trustauthority.model.host import HostRecord
 from trustauthority.model.identifiers import ClusterId, is_name
 from trustauthority.model.policy import Policy
+from trustauthority.model.prediction import Prediction, UpdatedFile
 from trustauthority.model.verdict import Check, CheckState
 from trustauthority.ports import Store, Transaction
 from trustauthority.services.hosts import find_host
@@ -60,6 +62,17 @@ class Proposed:
     """Names everything of this name that is not approved yet."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """An announced update, and the boot that it changes: of a host, or the variants of a name."""
+
+    host: str
+    base: str
+    files: tuple[Mapping[str, UpdatedFile], ...]
+    """Each file by bank."""
+    command_line: str
+
+
 class BaselineService:
     """Administration of baselines."""
 
@@ -79,7 +92,38 @@ class BaselineService:
                 policy.boot.baseline_pcrs,
                 host_class=host_class,
             )
-            return await _propose(tx, wanted, captured, source=host.name, by=by)
+            return await _propose(
+                tx, wanted, captured, source=host.name, by=by, operation="baseline.capture"
+            )
+
+    async def predict(
+        self, wanted: VariantName, update: Update, *, by: str, dry_run: bool
+    ) -> tuple[Prediction, Proposed]:
+        """Propose what an announced update will measure; nothing is in force by it."""
+        async with self._store.transaction() as tx:
+            base, source = await _base(tx, wanted, update)
+            files = [_in_bank(each, base) for each in update.files]
+            prediction = predict_update(
+                base, name=wanted.name, files=files, command_line=update.command_line
+            )
+            changed = [each.role for each in files]
+            if update.command_line:
+                changed.append("command line")
+            source = f"{source} with another {', '.join(changed)}"
+            if dry_run:
+                entries = [
+                    _entry(each, source=source, now_ms=tx.now_ms) for each in prediction.variants
+                ]
+                return prediction, Proposed(entries=tuple(entries), sha256="")
+            proposed = await _propose(
+                tx,
+                wanted,
+                prediction.variants,
+                source=source,
+                by=by,
+                operation="baseline.predict",
+            )
+            return prediction, proposed
 
     async def entries(self, cluster: str) -> Sequence[BaselineEntry]:
         """List variants."""
@@ -151,6 +195,7 @@ async def _propose(
     *,
     source: str,
     by: str,
+    operation: str,
 ) -> Proposed:
     """Store variants as proposals; of ``wanted.component`` only, where it is given."""
     if not is_name(wanted.name):
@@ -169,7 +214,7 @@ async def _propose(
                 kind="baseline",
                 name=wanted.name,
             )
-        await _audit(tx, by, "baseline.capture", entry)
+        await _audit(tx, by, operation, entry)
     waiting = [each for each in await _find(tx, wanted) if each.state is not BaselineState.APPROVED]
     return Proposed(entries=entries, sha256=_content(waiting))
 
@@ -189,6 +234,30 @@ def _entry(baseline: Baseline, *, source: str, now_ms: int) -> BaselineEntry:
         approved_by="",
         last_matched_at_ms=None,
     )
+
+
+async def _base(
+    tx: Transaction, wanted: VariantName, update: Update
+) -> tuple[Mapping[Component, Baseline], str]:
+    """The boot that an update changes, by component, and what to call it."""
+    if bool(update.host) == bool(update.base):
+        raise InvalidRequest("give a host or a baseline to start from, not both", field="host")
+    if update.base:
+        entries = await _find(tx, VariantName(cluster=wanted.cluster, name=update.base))
+        known = [decode_baseline(entry.document) for entry in entries]
+        return {each.component: each for each in known}, update.base
+    host, log, policy = await _good_boot(tx, wanted.cluster, update.host)
+    captured = capture_baselines(
+        wanted.name, ClusterId(wanted.cluster), log, policy.boot.baseline_pcrs
+    )
+    return {each.component: each for each in captured}, host.name
+
+
+def _in_bank(file: Mapping[str, UpdatedFile], base: Mapping[Component, Baseline]) -> UpdatedFile:
+    bank = next(iter(base.values())).bank
+    if bank not in file:
+        raise InvalidRequest(f"the digests of a file in {bank} are missing", field="files")
+    return file[bank]
 
 
 async def _good_boot(
@@ -287,6 +356,7 @@ async def _audit(tx: Transaction, by: str, operation: str, entry: BaselineEntry)
                 "component": str(entry.component),
                 "host_class": entry.host_class,
                 "sha256": entry.sha256,
+                "from": entry.captured_from,
             },
         )
     )

@@ -1057,6 +1057,212 @@ class CaptureBaselineResponse(_message.Message):
 Global___CaptureBaselineResponse: _TypeAlias = CaptureBaselineResponse  # noqa: Y015
 
 @_typing.final
+class SectionDigest(_message.Message):
+    """A section of an EFI executable."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, such as .linux."""
+    digest: _builtins.bytes
+    """Of its bytes in memory."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        digest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SectionDigest: _TypeAlias = SectionDigest  # noqa: Y015
+
+@_typing.final
+class FileDigests(_message.Message):
+    """One file of an update in one bank: the file itself stays where it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BANK_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    SECTIONS_FIELD_NUMBER: _builtins.int
+    LOAD_OPTIONS_FIELD_NUMBER: _builtins.int
+    bank: _builtins.str
+    """The bank, such as sha256."""
+    file: _builtins.bytes
+    """Of the whole file."""
+    image: _builtins.bytes
+    """Authenticode hash of an EFI executable; empty for other files."""
+    load_options: _builtins.bytes
+    """Of the section .cmdline as load options; empty without one."""
+    @_builtins.property
+    def sections(self) -> _containers.RepeatedCompositeFieldContainer[Global___SectionDigest]:
+        """Sections of an EFI executable, at most 96."""
+
+    def __init__(
+        self,
+        *,
+        bank: _builtins.str = ...,
+        file: _builtins.bytes = ...,
+        image: _builtins.bytes = ...,
+        sections: _abc.Iterable[Global___SectionDigest] | None = ...,
+        load_options: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bank", b"bank", "file", b"file", "image", b"image", "load_options", b"load_options", "sections", b"sections"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileDigests: _TypeAlias = FileDigests  # noqa: Y015
+
+@_typing.final
+class UpdatedFile(_message.Message):
+    """A file that an update replaces."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    role: _builtins.str
+    """kernel, initrd, boot-loader, shim, or the path by which GRUB reads it."""
+    @_builtins.property
+    def digests(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileDigests]:
+        """In each bank that a policy may choose."""
+
+    def __init__(
+        self,
+        *,
+        role: _builtins.str = ...,
+        digests: _abc.Iterable[Global___FileDigests] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdatedFile: _TypeAlias = UpdatedFile  # noqa: Y015
+
+@_typing.final
+class PredictBaselineRequest(_message.Message):
+    """Asks what an announced update will measure."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    COMMAND_LINE_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    cluster: _builtins.str
+    """The cluster."""
+    name: _builtins.str
+    """Name of the new variants."""
+    host: _builtins.str
+    """Where to start: the newest boot of this host id or name."""
+    base: _builtins.str
+    """Or the variants of this name."""
+    command_line: _builtins.str
+    """The new kernel command line without the kernel's path; empty for the old one."""
+    dry_run: _builtins.bool
+    """Only say what would be measured."""
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___UpdatedFile]:
+        """What is replaced, at most 64 files."""
+
+    def __init__(
+        self,
+        *,
+        cluster: _builtins.str = ...,
+        name: _builtins.str = ...,
+        host: _builtins.str = ...,
+        base: _builtins.str = ...,
+        files: _abc.Iterable[Global___UpdatedFile] | None = ...,
+        command_line: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "cluster", b"cluster", "command_line", b"command_line", "dry_run", b"dry_run", "files", b"files", "host", b"host", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PredictBaselineRequest: _TypeAlias = PredictBaselineRequest  # noqa: Y015
+
+@_typing.final
+class PredictedPcr(_message.Message):
+    """The value of one PCR."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Its number."""
+    value: _builtins.str
+    """Hex."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        value: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PredictedPcr: _TypeAlias = PredictedPcr  # noqa: Y015
+
+@_typing.final
+class PredictBaselineResponse(_message.Message):
+    """The prediction."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASELINES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    BANK_FIELD_NUMBER: _builtins.int
+    PCRS_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    """What to approve: a hash over everything of this name that is not in force. Empty for a dry run."""
+    bank: _builtins.str
+    """The bank of the values."""
+    @_builtins.property
+    def baselines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Baseline]:
+        """Components that change; proposed, unless it was a dry run."""
+
+    @_builtins.property
+    def pcrs(self) -> _containers.RepeatedCompositeFieldContainer[Global___PredictedPcr]:
+        """PCRs that change and whose value follows from the base."""
+
+    def __init__(
+        self,
+        *,
+        baselines: _abc.Iterable[Global___Baseline] | None = ...,
+        sha256: _builtins.str = ...,
+        bank: _builtins.str = ...,
+        pcrs: _abc.Iterable[Global___PredictedPcr] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bank", b"bank", "baselines", b"baselines", "pcrs", b"pcrs", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PredictBaselineResponse: _TypeAlias = PredictBaselineResponse  # noqa: Y015
+
+@_typing.final
 class ApproveBaselineRequest(_message.Message):
     """Approves variants."""
 

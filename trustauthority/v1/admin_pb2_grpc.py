@@ -166,6 +166,11 @@ class ClusterServiceStub:
                 request_serializer=trustauthority_dot_v1_dot_admin__pb2.CaptureBaselineRequest.SerializeToString,
                 response_deserializer=trustauthority_dot_v1_dot_admin__pb2.CaptureBaselineResponse.FromString,
                 _registered_method=True)
+        self.PredictBaseline = channel.unary_unary(
+                '/trustauthority.v1.ClusterService/PredictBaseline',
+                request_serializer=trustauthority_dot_v1_dot_admin__pb2.PredictBaselineRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_admin__pb2.PredictBaselineResponse.FromString,
+                _registered_method=True)
         self.ApproveBaseline = channel.unary_unary(
                 '/trustauthority.v1.ClusterService/ApproveBaseline',
                 request_serializer=trustauthority_dot_v1_dot_admin__pb2.ApproveBaselineRequest.SerializeToString,
@@ -269,6 +274,13 @@ class ClusterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PredictBaseline(self, request, context):
+        """Propose what an announced update will measure; not in force until approved.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ApproveBaseline(self, request, context):
         """Put variants in force. Widens trust: audited.
         """
@@ -354,6 +366,11 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.CaptureBaseline,
                     request_deserializer=trustauthority_dot_v1_dot_admin__pb2.CaptureBaselineRequest.FromString,
                     response_serializer=trustauthority_dot_v1_dot_admin__pb2.CaptureBaselineResponse.SerializeToString,
+            ),
+            'PredictBaseline': grpc.unary_unary_rpc_method_handler(
+                    servicer.PredictBaseline,
+                    request_deserializer=trustauthority_dot_v1_dot_admin__pb2.PredictBaselineRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_admin__pb2.PredictBaselineResponse.SerializeToString,
             ),
             'ApproveBaseline': grpc.unary_unary_rpc_method_handler(
                     servicer.ApproveBaseline,
@@ -674,6 +691,33 @@ class ClusterService:
             '/trustauthority.v1.ClusterService/CaptureBaseline',
             trustauthority_dot_v1_dot_admin__pb2.CaptureBaselineRequest.SerializeToString,
             trustauthority_dot_v1_dot_admin__pb2.CaptureBaselineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PredictBaseline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.ClusterService/PredictBaseline',
+            trustauthority_dot_v1_dot_admin__pb2.PredictBaselineRequest.SerializeToString,
+            trustauthority_dot_v1_dot_admin__pb2.PredictBaselineResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -86,6 +86,8 @@ class ClusterServiceStub:
     """The current policy document."""
     CaptureBaseline: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CaptureBaselineRequest, _admin_pb2.CaptureBaselineResponse]
     """Propose variants from a host's newest evidence; not in force until approved."""
+    PredictBaseline: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PredictBaselineRequest, _admin_pb2.PredictBaselineResponse]
+    """Propose what an announced update will measure; not in force until approved."""
     ApproveBaseline: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ApproveBaselineRequest, _admin_pb2.ApproveBaselineResponse]
     """Put variants in force. Widens trust: audited."""
     RetireBaseline: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RetireBaselineRequest, _admin_pb2.RetireBaselineResponse]
@@ -122,6 +124,8 @@ class ClusterServiceAsyncStub(ClusterServiceStub):
     """The current policy document."""
     CaptureBaseline: _aio.UnaryUnaryMultiCallable[_admin_pb2.CaptureBaselineRequest, _admin_pb2.CaptureBaselineResponse]  # type: ignore[assignment]
     """Propose variants from a host's newest evidence; not in force until approved."""
+    PredictBaseline: _aio.UnaryUnaryMultiCallable[_admin_pb2.PredictBaselineRequest, _admin_pb2.PredictBaselineResponse]  # type: ignore[assignment]
+    """Propose what an announced update will measure; not in force until approved."""
     ApproveBaseline: _aio.UnaryUnaryMultiCallable[_admin_pb2.ApproveBaselineRequest, _admin_pb2.ApproveBaselineResponse]  # type: ignore[assignment]
     """Put variants in force. Widens trust: audited."""
     RetireBaseline: _aio.UnaryUnaryMultiCallable[_admin_pb2.RetireBaselineRequest, _admin_pb2.RetireBaselineResponse]  # type: ignore[assignment]
@@ -221,6 +225,14 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.CaptureBaselineResponse, _abc.Awaitable[_admin_pb2.CaptureBaselineResponse]]:
         """Propose variants from a host's newest evidence; not in force until approved."""
+
+    @_abc_1.abstractmethod
+    def PredictBaseline(
+        self,
+        request: _admin_pb2.PredictBaselineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.PredictBaselineResponse, _abc.Awaitable[_admin_pb2.PredictBaselineResponse]]:
+        """Propose what an announced update will measure; not in force until approved."""
 
     @_abc_1.abstractmethod
     def ApproveBaseline(

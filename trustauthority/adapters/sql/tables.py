@@ -92,7 +92,7 @@ baseline = Table(
     Column("state", String(16), nullable=False),
     Column("document", Text, nullable=False),
     Column("sha256", String(64), nullable=False),
-    Column("captured_from", String(63), nullable=False),
+    Column("captured_from", Text, nullable=False),
     Column("captured_at_ms", BigInteger, nullable=False),
     Column("approved_by", String(128), nullable=False),
     Column("last_matched_at_ms", BigInteger),

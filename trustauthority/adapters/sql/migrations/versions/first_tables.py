@@ -79,7 +79,7 @@ def _policy() -> None:
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("document", sa.Text(), nullable=False),
         sa.Column("sha256", sa.String(length=64), nullable=False),
-        sa.Column("captured_from", sa.String(length=63), nullable=False),
+        sa.Column("captured_from", sa.Text(), nullable=False),
         sa.Column("captured_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("approved_by", sa.String(length=128), nullable=False),
         sa.Column("last_matched_at_ms", sa.BigInteger(), nullable=True),
