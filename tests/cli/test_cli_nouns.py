@@ -539,7 +539,7 @@ def test_baseline_predict_sends_hashes_not_files(ta, authority: FakeAuthority) -
     (found,) = [each for each in kernel.digests if each.bank == "sha256"]
     assert found.file == hashlib.sha256(image).digest()
     assert found.image == decode_pe(image).image_hash(hashlib.sha256())
-    assert {each.name: each.digest for each in found.sections}[".cmdline"] == (
+    assert {each.section: each.digest for each in found.sections}[".cmdline"] == (
         hashlib.sha256(b"quiet").digest()
     )
     options = "quiet".encode("utf-16-le") + b"\0\0"

@@ -103,7 +103,7 @@ GOOD: dict[str, dict[str, Any]] = {
 }
 """A request of each call that is well formed, so that the one wrong field is what is refused."""
 
-FREE_TEXT = {"why", "document", "role", "command_line"}
+FREE_TEXT = {"why", "document", "role", "command_line", "section"}
 """Fields that people write sentences or documents into: still one line, or TOML."""
 IGNORED = {"added_by"}
 """Set by the server, whatever a client sends."""

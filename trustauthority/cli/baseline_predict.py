@@ -112,7 +112,7 @@ def _digests(bank: str, content: bytes) -> "FileDigests":
         file=whole,
         image=image.image_hash(hashlib.new(bank)),
         sections=[
-            admin.SectionDigest(name=name, digest=hashlib.new(bank, found).digest())
+            admin.SectionDigest(section=name, digest=hashlib.new(bank, found).digest())
             for name in dict.fromkeys(section.name for section in image.sections)
             if name.startswith(".") and (found := image.section(name)) is not None
         ],

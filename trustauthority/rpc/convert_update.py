@@ -52,7 +52,7 @@ def _in_bank(role: str, message: pb.FileDigests) -> UpdatedFile:
         digest=_digest(message.file, size, "file"),
         image_digest=_digest(message.image, size, "image") if message.image else "",
         sections={
-            convert.text(each.name, "name"): _digest(each.digest, size, "digest")
+            convert.text(each.section, "section"): _digest(each.digest, size, "digest")
             for each in message.sections
         },
         load_options=(
