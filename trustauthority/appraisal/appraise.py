@@ -10,14 +10,17 @@ from dataclasses import dataclass, replace
 from trustauthority.appraisal.alternatives import BootJudgement, judge_boot
 from trustauthority.appraisal.boot import boot_log_checks, secure_boot_checks
 from trustauthority.appraisal.runtime import runtime_checks
+from trustauthority.appraisal.runtimefiles import FileJudgement, judge_files
 from trustauthority.appraisal.states import state_of
 from trustauthority.model.baseline import Baseline, compact_names
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.identifiers import ClusterId, HostId
 from trustauthority.model.policy import Policy, Requirement
+from trustauthority.model.runtimerules import RuntimeRules
 from trustauthority.model.verdict import Check, CheckState, Verdict
-from trustauthority.verification.pipeline import VerifiedEvidence
+from trustauthority.verification.pipeline import RuntimeReplay, VerifiedEvidence
 from trustauthority.verification.replay import VerifiedBootLog
+from trustauthority.verification.runtime import MAX_FINDINGS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,8 @@ class AppraisalContext:
     """What hardware the host is, as its admission says; empty when that was not said."""
     revoked: bool = False
     """An administrator took trust away: no evidence gives it back."""
+    files: FileJudgement | None = None
+    """What ``judge_files`` found in the runtime log of this boot; None when nothing judged it."""
 
 
 def appraise(
@@ -66,7 +71,7 @@ def appraise(
         _group(
             "runtime",
             "the runtime log",
-            lambda: runtime_checks(evidence.runtime, policy.runtime),
+            lambda: runtime_checks(evidence.runtime, policy.runtime, context.files),
         ),
     )
     passed = all(check.state is not CheckState.FAILED for check in checks)
@@ -84,6 +89,29 @@ def appraise(
         decided_at_ms=context.now_ms,
         attested_until_ms=until_ms if passed else context.now_ms,
     )
+
+
+def judge_runtime(
+    replay: RuntimeReplay, rules: RuntimeRules | None, before: FileJudgement | None
+) -> FileJudgement | None:
+    """Judge the new entries of a runtime log; None without rules, or when the judging crashed.
+
+    None is no approval: a policy that asks for files fails on it (N04).
+    """
+    if replay.problem:
+        return before  # nothing was proven, and what was refused before stays refused
+    if rules is None:
+        return None
+    try:
+        return judge_files(
+            replay.entries,
+            rules,
+            before=before,
+            defective=replay.defective,
+            defects_cut=len(replay.defective) >= MAX_FINDINGS,
+        )
+    except Exception:  # noqa: BLE001 - fail closed
+        return None
 
 
 def _identity_check(check_id: str, title: str, found: str) -> Check:

@@ -1,10 +1,10 @@
 """Runtime facts: the IMA log against PCR 10.
 
 What it trusts: a RuntimeReplay, whose entries a quote proves. Entries after the matched prefix are
-unverified and never appraised (rule 54). File digests are judged by runtime policies, which this
-version does not have: it says so by not making that check.
+unverified and never appraised (rule 54). Files are judged in ``runtimefiles``.
 """
 
+from trustauthority.appraisal.runtimefiles import FileJudgement, file_checks
 from trustauthority.appraisal.states import state_of
 from trustauthority.model.policy import RuntimePolicy
 from trustauthority.model.verdict import Check
@@ -12,8 +12,10 @@ from trustauthority.verification.pipeline import RuntimeReplay
 from trustauthority.verification.runtime import BootAggregate
 
 
-def runtime_checks(replay: RuntimeReplay, policy: RuntimePolicy) -> tuple[Check, ...]:
-    """Checks of the runtime log."""
+def runtime_checks(
+    replay: RuntimeReplay, policy: RuntimePolicy, files: FileJudgement | None
+) -> tuple[Check, ...]:
+    """Checks of the runtime log and of the files it names."""
     progress = replay.progress
     tied = progress.aggregate in (BootAggregate.PCRS_0_7, BootAggregate.PCRS_0_9)
     return (
@@ -52,4 +54,5 @@ def runtime_checks(replay: RuntimeReplay, policy: RuntimePolicy) -> tuple[Check,
             expected="0",
             found=str(progress.violations),
         ),
+        *file_checks(files, policy),
     )

@@ -58,6 +58,10 @@ class RuntimePolicy:
     """The IMA log must reproduce PCR 10 at some prefix."""
     boot_aggregate: Requirement = Requirement.WARN
     violations: Requirement = Requirement.WARN
+    files: Requirement = Requirement.OFF
+    """Every measured file must be approved by the runtime rules."""
+    rules: str = ""
+    """Hex SHA-256 of the runtime rules document, as ``ta policy runtime upload`` printed it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

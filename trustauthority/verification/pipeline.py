@@ -80,6 +80,8 @@ class RuntimeReplay:
     progress: RuntimeProgress
     entries: tuple[ImaEntry, ...] = ()
     """New entries that the quote proves; later ones are unverified and unreachable (rule 54)."""
+    defective: frozenset[int] = frozenset()
+    """Numbers of entries whose digest or form is wrong; at most ``MAX_FINDINGS`` (rule 58)."""
     unproven: int = 0
     """Entries that came with the evidence and that the quote does not reach yet."""
     problem: str = ""
@@ -199,12 +201,18 @@ def _replay_runtime(
     proven = entries[: match.matched]
     end = entries[match.matched].offset if match.matched < len(entries) else stream.offset
     first = proven[0] if start.count == 0 and proven else None
+    defects = entry_findings(proven)
     progress = RuntimeProgress(
         value=match.state.value,
         count=match.state.count,
         offset=end,
         violations=start.violations + sum(entry.violation for entry in proven),
-        defects=start.defects + len(entry_findings(proven)),
+        defects=start.defects + len(defects),
         aggregate=check_boot_aggregate(first, quote.pcrs) if first else start.aggregate,
     )
-    return RuntimeReplay(progress=progress, entries=proven, unproven=len(entries) - match.matched)
+    return RuntimeReplay(
+        progress=progress,
+        entries=proven,
+        defective=frozenset(each.index for each in defects),
+        unproven=len(entries) - match.matched,
+    )

@@ -1,0 +1,236 @@
+"""Runtime rules documents: JSON bytes to ``RuntimeRules``, and the canonical bytes back.
+
+Trusts nothing on entry. On exit: every path is absolute, every digest has the size of its hash,
+every pattern can be matched in linear time, every key is one that may sign. What it does not do:
+judge a log (``appraisal.runtimefiles``). Format: docs/reference/runtime-policy.md; pitfalls 65.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+
+from trustauthority.errors import PolicyInvalid
+from trustauthority.model.ima import BOOT_AGGREGATE, FILE_HASH_SIZES
+from trustauthority.model.runtimerules import STRONG_HASHES, FileDigest, Keyring, RuntimeRules
+
+MAX_DOCUMENT_BYTES = 64 << 20
+MAX_PATHS = 1_000_000
+MAX_PATTERNS = 1_000
+MAX_KEYS = 256
+LEAST_RSA_BITS = 2048
+VERSION = 1
+_KEYS = {"version", "files", "anywhere", "excluded", "keyrings", "buffers", "hashes"}
+_CURVES = ("secp256r1", "secp384r1", "secp521r1")
+
+
+def decode_runtime_rules(document: bytes) -> RuntimeRules:
+    """Read a document.
+
+    Raises:
+        PolicyInvalid: with the field and what is wrong with it.
+    """
+    values = _object(_load(document), "document")
+    unknown = values.keys() - _KEYS
+    if unknown:
+        raise _invalid("document", f"unknown keys: {', '.join(sorted(unknown))}")
+    if values.get("version") != VERSION:
+        raise _invalid("version", f"this program reads version {VERSION}")
+    hashes = frozenset(_texts(values.get("hashes", sorted(STRONG_HASHES)), "hashes"))
+    if not hashes <= FILE_HASH_SIZES.keys():
+        names = ", ".join(sorted(hashes - FILE_HASH_SIZES.keys()))
+        raise _invalid("hashes", f"unknown hash: {names}")
+    return RuntimeRules(
+        sha256=hashlib.sha256(document).hexdigest(),
+        digests=_by_path(values.get("files", {}), "files"),
+        anywhere=_digests(values.get("anywhere", []), "anywhere"),
+        excluded=_patterns(values.get("excluded", []), "excluded"),
+        keyrings=_keyrings(values.get("keyrings", {})),
+        buffers=_buffers(values.get("buffers", {})),
+        hashes=hashes,
+    )
+
+
+def encode_runtime_rules(
+    *,
+    files: Mapping[str, Iterable[str]],
+    excluded: Iterable[str] = (),
+    keyrings: Mapping[str, Any] | None = None,
+    buffers: Mapping[str, Iterable[str]] | None = None,
+) -> bytes:
+    """Canonical bytes of a document: one line per path, so that a diff can be read.
+
+    Args:
+        files: path → digests such as ``sha256:…``.
+        excluded: patterns.
+        keyrings: name → {"keys": [base64 DER], "paths": [patterns]}.
+        buffers: name → digests.
+    """
+    head = {
+        "version": VERSION,
+        "excluded": sorted(set(excluded)),
+        "keyrings": dict(keyrings or {}),
+        "buffers": {name: sorted(set(each)) for name, each in sorted((buffers or {}).items())},
+    }
+    lines = [
+        f"{json.dumps(key)}: {json.dumps(value, sort_keys=True)}" for key, value in head.items()
+    ]
+    rows = [
+        f"  {json.dumps(path)}: {json.dumps(sorted(set(each)))}"
+        for path, each in sorted(files.items())
+    ]
+    body = ",\n".join(rows)
+    return ("{\n" + ",\n".join(lines) + ',\n"files": {\n' + body + "\n}}\n").encode()
+
+
+def key_id(key: PublicKeyTypes, certificate: x509.Certificate | None = None) -> bytes:
+    """The four bytes by which a file signature names its key.
+
+    The end of the certificate's subject key identifier, or of the SHA-1 over the public key's bits.
+    Source: Linux crypto/asymmetric_keys/signature; ima-evm-utils(1), KEYS.
+    """
+    if certificate is not None:
+        try:
+            extension = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+        except (x509.ExtensionNotFound, ValueError):
+            pass
+        else:
+            return extension.value.digest[-4:]
+    return x509.SubjectKeyIdentifier.from_public_key(key).digest[-4:]  # type: ignore[arg-type]
+
+
+def _load(document: bytes) -> Any:
+    if len(document) > MAX_DOCUMENT_BYTES:
+        raise _invalid("document", "more than 64 MiB")
+    try:
+        return json.loads(document.decode("utf-8"), object_pairs_hook=_once)
+    except UnicodeDecodeError as error:
+        raise _invalid("document", "not UTF-8 text") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise _invalid("document", f"not JSON: {error}") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _invalid("document", "a key stands twice in one object")
+    return found
+
+
+def _by_path(value: Any, where: str) -> Mapping[str, frozenset[FileDigest]]:
+    entries = _object(value, where)
+    if len(entries) > MAX_PATHS:
+        raise _invalid(where, f"more than {MAX_PATHS} paths")
+    found = {}
+    for path, digests in entries.items():
+        if not path.startswith("/") or "\0" in path:
+            raise _invalid(where, f"{path!r} is not an absolute path")
+        found[path] = _digests(digests, path)
+    return found
+
+
+def _buffers(value: Any) -> Mapping[str, frozenset[FileDigest]]:
+    found = {}
+    for name, digests in _object(value, "buffers").items():
+        if not name or name.startswith("/") or name == BOOT_AGGREGATE:
+            raise _invalid("buffers", f"{name!r} is not the name of a measured buffer")
+        found[name] = _digests(digests, name)
+    return found
+
+
+def _digests(value: Any, where: str) -> frozenset[FileDigest]:
+    return frozenset(_digest(each, where) for each in _texts(value, where))
+
+
+def _digest(text: str, where: str) -> FileDigest:
+    algorithm, _, digits = text.partition(":")
+    size = FILE_HASH_SIZES.get(algorithm)
+    try:
+        digest = bytes.fromhex(digits)
+    except ValueError as error:
+        raise _invalid(where, f"{text!r} is not hash:hex") from error
+    if size is None or len(digest) != size or digits != digest.hex():
+        raise _invalid(where, f"{text!r} is not hash:hex, lower case, of that hash's size")
+    return algorithm, digest
+
+
+def _patterns(value: Any, where: str) -> tuple[str, ...]:
+    patterns = _texts(value, where)
+    if len(patterns) > MAX_PATTERNS:
+        raise _invalid(where, f"more than {MAX_PATTERNS} patterns")
+    for pattern in patterns:
+        if not pattern.startswith("/") or "*" in pattern[:-1] or "/../" in pattern:
+            raise _invalid(where, f"{pattern!r}: an absolute path, with * at its end or not at all")
+        if pattern == "/*":
+            raise _invalid(where, "/* would judge nothing at all")
+    return patterns
+
+
+def _keyrings(value: Any) -> tuple[Keyring, ...]:
+    rings = []
+    for name, content in _object(value, "keyrings").items():
+        fields = _object(content, name)
+        if fields.keys() != {"keys", "paths"}:
+            raise _invalid(name, "a keyring has keys and paths")
+        paths = _texts(fields["paths"], name)
+        everywhere = paths == ("/*",)
+        encoded = _texts(fields["keys"], name)
+        if not 0 < len(encoded) <= MAX_KEYS:
+            raise _invalid(name, f"a keyring has 1 to {MAX_KEYS} keys")
+        keys = dict(_key(each, name) for each in encoded)
+        if len(keys) != len(encoded):
+            raise _invalid(name, "two keys have the same key id")
+        rings.append(
+            Keyring(
+                name=name, keys=keys, paths=paths if everywhere else _patterns(list(paths), name)
+            )
+        )
+    return tuple(rings)
+
+
+def _key(text: str, where: str) -> tuple[bytes, PublicKeyTypes]:
+    try:
+        der = base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise _invalid(where, "a key is base64 of DER") from error
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        key: PublicKeyTypes = certificate.public_key()
+        identifier = key_id(key, certificate)
+    except ValueError:
+        try:
+            key = load_der_public_key(der)
+        except ValueError as error:
+            raise _invalid(where, "a key is an X.509 certificate or a public key") from error
+        identifier = key_id(key)
+    strong = (isinstance(key, rsa.RSAPublicKey) and key.key_size >= LEAST_RSA_BITS) or (
+        isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES
+    )
+    if not strong:
+        raise _invalid(where, "a key is RSA of 2048 bits or more, or ECDSA on P-256, P-384, P-521")
+    key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return identifier, key
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _invalid(where, "must be an object")
+    return value
+
+
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise _invalid(where, "must be a list of texts")
+    return tuple(value)
+
+
+def _invalid(where: str, why: str) -> PolicyInvalid:
+    shown = where.encode("ascii", "backslashreplace").decode()[:200]
+    return PolicyInvalid(f"runtime policy, {shown}: {why}", fields=shown)
