@@ -1,8 +1,7 @@
 """What the services need of the world, as Protocols of at most eight methods each.
 
-Implementations live in ``adapters`` and are named after their technology. Every decision of the
-store is one conditional statement inside ``Store.transaction()``: a method that may refuse returns
-whether its condition held, and the service adds the audit row to the same transaction (S9, I-D).
+Every decision of the store is one conditional statement inside ``Store.transaction()``; a method that
+may refuse returns whether its condition held; the audit row joins the transaction (S9, I-D).
 """
 
 from collections.abc import Mapping, Sequence
@@ -128,6 +127,12 @@ class Catalogue(Protocol):
     async def remove_anchor(self, cluster: ClusterId, anchor_id: str) -> bool:
         """Remove an anchor; False when there is none."""
 
+    async def put_rules(self, sha256: str, document: bytes, *, by: str) -> bool:
+        """Keep a runtime rules document under its hash; False when it is there already."""
+
+    async def rules(self, sha256: str) -> bytes | None:
+        """Read a runtime rules document."""
+
 
 class Inventory(Protocol):
     """EKs of machines that are ours."""
@@ -217,10 +222,7 @@ class Placement(Protocol):
         """What holds for every host: the global epoch among it."""
 
     async def look(self, questions: Sequence[tuple[str, str]]) -> Sequence[PlacementState]:
-        """Read the rows that decisions about these (VM, host id or name) would look at.
-
-        Advice only; a host or VM that is not known is None in its state.
-        """
+        """Read what decisions about these (VM, host id or name) look at; None where unknown. Advice."""
 
     async def move(self, move_id: RequestId) -> Move | None:
         """Read one move: its recorded outcome."""

@@ -1,6 +1,7 @@
 """Exit codes are a contract with scripts: each reason has one, and each failure says what to do."""
 
 import re
+from pathlib import Path
 
 import grpc
 import pytest
@@ -220,3 +221,23 @@ def test_a_closed_pipe_is_no_error(ta, authority: FakeAuthority, monkeypatch) ->
     monkeypatch.setattr("trustauthority.cli.status._show", closed)
     authority.answer("GetStatus", admin.GetStatusResponse())
     assert ta("status").code is ExitCode.YES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("ima", "imalogs/good_ima-ng.bin"), ExitCode.YES),
+        (("ima", "imalogs/template_digest_wrong.bin"), ExitCode.NO),
+        (("ima", "imalogs/good_ima-ng.bin", "--pcr10", "11" * 32), ExitCode.NO),
+        (("ima", "imalogs/cut_at_20.bin"), ExitCode.USAGE),
+        (("ima", "imalogs/no-such-file.bin"), ExitCode.USAGE),
+        (("ima",), ExitCode.USAGE),
+        (("eventlog", "imalogs/cut_at_20.bin"), ExitCode.USAGE),
+    ],
+)
+def test_the_offline_tools_end_as_they_say(ta, arguments, code) -> None:
+    """A script that trusts the exit status of ta evidence is told no when the answer is no (N12)."""
+    tool, *rest = arguments
+    vectors = Path(__file__).parent.parent / "vectors"
+    files = [str(vectors / each) if each.endswith(".bin") else each for each in rest]
+    assert ta("evidence", tool, *files).code is code

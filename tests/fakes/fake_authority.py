@@ -101,17 +101,28 @@ class FakeAuthority:
     def _handlers(self, service: Any) -> grpc.GenericRpcHandler:
         handlers = {}
         for method in service.methods:
-            make = (
-                grpc.unary_stream_rpc_method_handler
-                if method.server_streaming
-                else grpc.unary_unary_rpc_method_handler
-            )
+            make, serve = self._kind(method)
             handlers[method.name] = make(
-                self._stream(method.name) if method.server_streaming else self._unary(method.name),
+                serve,
                 request_deserializer=GetMessageClass(method.input_type).FromString,
                 response_serializer=lambda message: message.SerializeToString(),
             )
         return grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+    def _kind(self, method: Any) -> tuple[Any, Any]:
+        if method.client_streaming:
+            return grpc.stream_unary_rpc_method_handler, self._joined(method.name)
+        if method.server_streaming:
+            return grpc.unary_stream_rpc_method_handler, self._stream(method.name)
+        return grpc.unary_unary_rpc_method_handler, self._unary(method.name)
+
+    def _joined(self, name: str) -> Callable[[Iterator[Message], grpc.ServicerContext], Any]:
+        def serve(requests: Iterator[Message], context: grpc.ServicerContext) -> Any:
+            *others, last = requests
+            self.requests.extend(others)
+            return self._reply(name, last, context)
+
+        return serve
 
     def _unary(self, name: str) -> Callable[[Message, grpc.ServicerContext], Any]:
         return lambda request, context: self._reply(name, request, context)

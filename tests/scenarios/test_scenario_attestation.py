@@ -803,7 +803,7 @@ class TestRecord:
         )
         again = pipeline.verify_evidence(
             replace(evidence, ima_offset=0, ima_log=host.ima_log),
-            expected_evidence(evidence, fresh),
+            expected_evidence(evidence, fresh, None),
             POLICY,
         )
         assert again.quote.pcrs["sha256"][7] == host.pcrs["sha256"][7]

@@ -139,7 +139,7 @@ def _dispatch(arguments: Sequence[str], world: World) -> ExitCode:
         if not isinstance(error, ClientError):
             raise
         return _refused(error, arguments, world)
-    return answer if isinstance(answer, ExitCode) else ExitCode.YES
+    return ExitCode(answer) if isinstance(answer, int) else ExitCode.YES
 
 
 def _refused(error: Exception, arguments: Sequence[str], world: World) -> ExitCode:

@@ -9,10 +9,12 @@ from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
 from trustauthority.cli.options import DEFAULTS, ClusterName, DryRun, Options
 from trustauthority.cli.plain import plain
+from trustauthority.cli.policy_runtime import app as runtime
 from trustauthority.cli.session import session
 from trustauthority.cli.text import absolute, moment
 
 app = App(name="policy", help="Policies: what must hold for a host to be trusted.")
+app.command(runtime)
 
 
 @app.command(help_epilogue=examples("ta policy show", "ta policy show -c prod > prod-policy.toml"))

@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Generic, Self, TypeAlias, TypeVar
+from typing import Generic, Self, TypeAlias, TypeVar, cast
 
 import grpc
 from cryptography import x509
@@ -34,6 +34,7 @@ Request = TypeVar("Request")
 Reply = TypeVar("Reply")
 # Strings: grpc's classes are generic in its stubs only.
 Unary: TypeAlias = "Callable[[Stub], grpc.UnaryUnaryMultiCallable[Request, Reply]]"
+Uploading: TypeAlias = "Callable[[Stub], grpc.StreamUnaryMultiCallable[Request, Reply]]"
 Streaming: TypeAlias = "Callable[[Stub], grpc.UnaryStreamMultiCallable[Request, Reply]]"
 
 
@@ -128,6 +129,14 @@ class Service(Generic[Stub]):
     def write(self, method: "Unary[Stub, Request, Reply]", request: Request) -> Reply:
         """Change something, once. Raises ClientError; without an answer the outcome is unknown."""
         return self._call(method, request, time.monotonic() + self._authority.timeout_s)
+
+    def upload(
+        self, method: "Uploading[Stub, Request, Reply]", requests: Iterator[Request]
+    ) -> Reply:
+        """Send a stream, once. Raises ClientError; without an answer the outcome is unknown."""
+        deadline = time.monotonic() + self._authority.timeout_s
+        unary = cast("Unary[Stub, Iterator[Request], Reply]", method)
+        return self._call_at(self._addresses()[0], unary, requests, deadline)
 
     def stream(
         self, method: "Streaming[Stub, Request, Reply]", request: Request, *, endless: bool = False

@@ -58,36 +58,20 @@ def decode_runtime_rules(document: bytes) -> RuntimeRules:
     )
 
 
-def encode_runtime_rules(
-    *,
-    files: Mapping[str, Iterable[str]],
-    excluded: Iterable[str] = (),
-    keyrings: Mapping[str, Any] | None = None,
-    buffers: Mapping[str, Iterable[str]] | None = None,
-) -> bytes:
+def encode_runtime_rules(files: Mapping[str, Iterable[str]], rest: Mapping[str, Any]) -> bytes:
     """Canonical bytes of a document: one line per path, so that a diff can be read.
 
     Args:
         files: path → digests such as ``sha256:…``.
-        excluded: patterns.
-        keyrings: name → {"keys": [base64 DER], "paths": [patterns]}.
-        buffers: name → digests.
+        rest: the document's other keys.
     """
-    head = {
-        "version": VERSION,
-        "excluded": sorted(set(excluded)),
-        "keyrings": dict(keyrings or {}),
-        "buffers": {name: sorted(set(each)) for name, each in sorted((buffers or {}).items())},
-    }
-    lines = [
-        f"{json.dumps(key)}: {json.dumps(value, sort_keys=True)}" for key, value in head.items()
-    ]
+    head = {"version": VERSION} | dict(rest)
+    lines = [f"{json.dumps(key)}: {json.dumps(head[key], sort_keys=True)}" for key in sorted(head)]
     rows = [
-        f"  {json.dumps(path)}: {json.dumps(sorted(set(each)))}"
-        for path, each in sorted(files.items())
+        f"  {json.dumps(path)}: {json.dumps(sorted(set(digests)))}"
+        for path, digests in sorted(files.items())
     ]
-    body = ",\n".join(rows)
-    return ("{\n" + ",\n".join(lines) + ',\n"files": {\n' + body + "\n}}\n").encode()
+    return ("{\n" + ",\n".join(lines) + ',\n"files": {\n' + ",\n".join(rows) + "\n}}\n").encode()
 
 
 def key_id(key: PublicKeyTypes, certificate: x509.Certificate | None = None) -> bytes:

@@ -11,6 +11,7 @@ from trustauthority.model.verdict import Check, CheckState, Verdict
 
 _NONE, _AFFIRMING = 0, 2
 _EXECUTABLES_BOOT = 3
+_UNRECOGNISED_FILES = 32
 _UNSAFE_CONFIGURATION, _UNRECOGNISED_EXECUTABLES, _CONTRAINDICATED = 36, 33, 96
 _VECTOR_BY_CHECK = {
     "instance-identity": ("endorsement", _AFFIRMING, 97),
@@ -76,7 +77,22 @@ def trust_vector(checks: tuple[Check, ...]) -> dict[str, int]:
                 vector[claim] = contra
             case _:
                 vector[claim] = _NONE
-    return vector
+    return vector | _of_files(checks, vector["executables"])
+
+
+def _of_files(checks: tuple[Check, ...], at_boot: int) -> dict[str, int]:
+    """What judging the files that ran adds: programs and files are known, or some are not."""
+    files = next((each for each in _all(checks) if each.id == "runtime.files"), None)
+    if files is None or files.state is CheckState.SKIPPED:
+        return {"file-system": _NONE}
+    if files.state is CheckState.PASSED:
+        known = at_boot == _EXECUTABLES_BOOT
+        return {"file-system": _AFFIRMING, "executables": _AFFIRMING if known else at_boot}
+    return {"file-system": _UNRECOGNISED_FILES, "executables": _UNRECOGNISED_EXECUTABLES}
+
+
+def _all(checks: tuple[Check, ...]) -> list[Check]:
+    return [each for check in checks for each in (check, *_all(check.children))]
 
 
 def _leaves(checks: tuple[Check, ...]) -> list[Check]:

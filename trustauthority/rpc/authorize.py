@@ -101,6 +101,8 @@ MATRIX: dict[str, dict[str, Rule]] = {
         "RemoveInventory": _POLICY,
         "ApplyPolicy": _POLICY,
         "GetPolicy": _SEE_POLICY,
+        "UploadRuntimeRules": _POLICY,
+        "GetRuntimeRules": _SEE_POLICY,
         "CaptureBaseline": _POLICY,
         "PredictBaseline": _POLICY,
         "ApproveBaseline": _POLICY,

@@ -1,8 +1,10 @@
 """ClusterService: anchors, inventory, policies, baselines."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 from trustauthority.appraisal.baseline import decode_baseline, summary_lines
+from trustauthority.codec.runtimerules import MAX_DOCUMENT_BYTES
 from trustauthority.errors import InvalidRequest
 from trustauthority.model.catalogue import BaselineEntry, ClusterEntry
 from trustauthority.ports import Store
@@ -12,9 +14,11 @@ from trustauthority.rpc.interceptor import current_caller
 from trustauthority.services.baselines import BaselineService, VariantName
 from trustauthority.services.catalogue import CatalogueService
 from trustauthority.services.policies import parse_policy
+from trustauthority.services.runtimerules import RuntimeRulesService
 from trustauthority.v1 import admin_pb2 as pb
 from trustauthority.v1 import admin_pb2_grpc
 
+CHUNK_BYTES = 256 * 1024
 MAX_HOSTS_COUNTED = 100_000
 
 
@@ -24,6 +28,7 @@ class ClusterRpc(admin_pb2_grpc.ClusterServiceServicer):
     def __init__(
         self, catalogue: CatalogueService, baselines: BaselineService, store: Store
     ) -> None:
+        self._rules = RuntimeRulesService(store)
         self._catalogue = catalogue
         self._baselines = baselines
         self._store = store
@@ -107,6 +112,35 @@ class ClusterRpc(admin_pb2_grpc.ClusterServiceServicer):
             by=current_caller().name,
         )
         return pb.RemoveInventoryResponse()
+
+    async def UploadRuntimeRules(
+        self, request_iterator: AsyncIterator[pb.UploadRuntimeRulesRequest], context: Any
+    ) -> pb.UploadRuntimeRulesResponse:
+        """Keep a runtime rules document."""
+        document, dry_run = bytearray(), False
+        async for part in request_iterator:
+            dry_run = dry_run or part.dry_run
+            document += part.chunk
+            if len(document) > MAX_DOCUMENT_BYTES:
+                raise InvalidRequest("the document has more than 64 MiB", field="chunk")
+        rules, added = await self._rules.upload(
+            bytes(document), by=current_caller().name, dry_run=dry_run
+        )
+        return pb.UploadRuntimeRulesResponse(
+            sha256=rules.sha256,
+            files=len(rules.digests),
+            excluded=len(rules.excluded),
+            keyrings=[ring.name for ring in rules.keyrings],
+            added=added,
+        )
+
+    async def GetRuntimeRules(
+        self, request: pb.GetRuntimeRulesRequest, context: Any
+    ) -> AsyncIterator[pb.GetRuntimeRulesResponse]:
+        """Stream a document."""
+        document = await self._rules.document(convert.sha256_hex(request.sha256, "sha256"))
+        for start in range(0, len(document), CHUNK_BYTES):
+            yield pb.GetRuntimeRulesResponse(chunk=document[start : start + CHUNK_BYTES])
 
     async def ApplyPolicy(
         self, request: pb.ApplyPolicyRequest, context: Any

@@ -9,7 +9,7 @@ import hashlib
 import os
 from dataclasses import dataclass, replace
 
-from trustauthority.appraisal.appraise import AppraisalContext, appraise
+from trustauthority.appraisal.appraise import AppraisalContext, appraise, judge_runtime
 from trustauthority.appraisal.baseline import decode_baseline
 from trustauthority.errors import (
     ChallengeAlreadyUsed,
@@ -29,12 +29,15 @@ from trustauthority.model.verdict import Verdict
 from trustauthority.ports import Journal, Store, Transaction
 from trustauthority.services.baselines import approved_variants, matched_again
 from trustauthority.services.policies import cluster_policy
+from trustauthority.services.runtimerules import LoadedRules
 from trustauthority.services.secrets import AuthoritySecrets
 from trustauthority.services.statements import Statement, sign_report, sign_verdict
 from trustauthority.services.verdicts import (
+    KnownRuntime,
     archive_evidence,
-    encode_progress,
+    encode_runtime,
     expected_evidence,
+    known_runtime,
     verdict_document,
 )
 from trustauthority.verification import challenge as challenges
@@ -83,6 +86,7 @@ class AttestationService:
         self._keys = keys
         self._journal = journal
         self._node = node
+        self._rules = LoadedRules()
 
     async def invite(self, host: HostRecord) -> Invitation:
         """Issue a challenge of purpose attest."""
@@ -189,9 +193,13 @@ class AttestationService:
             cluster, policy = await cluster_policy(tx, current.cluster_id)
             approved = await approved_variants(tx, current.cluster_id)
             global_epoch = (await tx.placement.authority()).global_epoch
+            rules = await self._rules.of(tx, policy.runtime.rules)
             now_ms = tx.now_ms
+        known = known_runtime(current, policy)
         challenge = self._check_challenge(evidence, current, policy, now_ms)
-        verified = verify_evidence(evidence, expected_evidence(evidence, current), policy)
+        verified = verify_evidence(evidence, expected_evidence(evidence, current, known), policy)
+        before = known.files if known is not None and verified.same_boot else None
+        files = judge_runtime(verified.runtime, rules, before)
         context = AppraisalContext(
             host_id=current.host_id,
             cluster=current.cluster_id,
@@ -201,6 +209,7 @@ class AttestationService:
             issued_at_ms=challenge.issued_at_ms,
             now_ms=now_ms,
             revoked=current.revoked,
+            files=files,
         )
         baselines = [decode_baseline(entry.document) for entry in approved]
         verdict = appraise(verified, policy, baselines, context)
@@ -210,6 +219,7 @@ class AttestationService:
             challenge=challenge,
             verified=verified,
             verdict=verdict,
+            runtime=KnownRuntime(progress=verified.runtime.progress, files=files),
             global_epoch=global_epoch,
             unremembered=matched_again(verdict.variants, approved, now_ms),
         )
@@ -262,7 +272,7 @@ class AttestationService:
                 boot_log_sha256=host.boot_log_sha256,
                 reset_count=int.from_bytes(position[:4], "big"),
                 restart_count=int.from_bytes(position[4:8], "big"),
-                ima_offset=host.ima_offset,
+                ima_offset=host.ima_offset if known_runtime(host, policy) else 0,
             ),
         )
 
@@ -294,7 +304,7 @@ class AttestationService:
                 "evidence_sha256": evidence_sha256,
             },
         )
-        progress = verified.runtime.progress
+        progress, runtime = verified.runtime.progress, encode_runtime(judged.runtime)
         values: dict[str, object] = {
             "verdict_id": verdict_id,
             "passed": verdict.passed,
@@ -312,7 +322,7 @@ class AttestationService:
             "baseline": verdict.baseline,
             "reason": verdict.reason,
             "boot_log_sha256": boot_log_sha256,
-            "ima_state": encode_progress(progress),
+            "ima_state": runtime,
             "ima_offset": progress.offset,
         }
         position = clock.counter_bytes + clock.clock_bytes
@@ -342,6 +352,7 @@ class AttestationService:
             tpm_position=position,
             boot_log_sha256=boot_log_sha256,
             ima_offset=progress.offset,
+            ima_state=runtime,
         )
         return _Recorded(
             host=moved, verdict_id=verdict_id, evidence_sha256=evidence_sha256, report=report
@@ -355,6 +366,7 @@ class _Judged:
     challenge: challenges.Challenge
     verified: VerifiedEvidence
     verdict: Verdict
+    runtime: KnownRuntime
     global_epoch: int
     unremembered: tuple[MatchedVariant, ...]
     """Variants that matched, and of which that was last written a while ago."""

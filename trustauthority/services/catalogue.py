@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 
 from trustauthority.codec.x509 import decode_certificate
-from trustauthority.errors import AlreadyExists, InvalidRequest, NotFound
+from trustauthority.errors import AlreadyExists, InvalidRequest, NotFound, PolicyInvalid
 from trustauthority.model.audit import AuditEvent
 from trustauthority.model.catalogue import (
     AnchorEntry,
@@ -67,6 +67,7 @@ class CatalogueService:
         policy, sha256 = parse_policy(document), document_sha256(document)
         async with self._store.transaction() as tx:
             current, _ = await cluster_policy(tx, cluster)
+            await _require_rules(tx, policy.runtime.rules)
             if dry_run:
                 return current.policy_epoch, sha256
             entry = ClusterEntry(
@@ -173,6 +174,14 @@ class CatalogueService:
             if not await tx.inventory.remove(ClusterId(cluster), ek_sha256.lower()):
                 raise NotFound("no such machine there", kind="inventory", name=ek_sha256)
             await _audit(tx, by, "inventory.remove", cluster, ek_sha256=ek_sha256)
+
+
+async def _require_rules(tx: Transaction, sha256: str) -> None:
+    if sha256 and await tx.catalogue.rules(sha256) is None:
+        raise PolicyInvalid(
+            f"runtime.rules: {sha256} was not uploaded here; ta policy runtime upload FILE",
+            fields="runtime.rules",
+        )
 
 
 def _anchor(

@@ -1,6 +1,7 @@
 """Policy documents: TOML in, the frozen Policy out, every wrong key named at once."""
 
 import hashlib
+import re
 import tomllib
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -16,6 +17,8 @@ MAX_DOCUMENT_BYTES = 256 * 1024
 DEFAULT_DOCUMENT = 'name = "default"\n'
 GROWING_PCRS = frozenset({10, 11, 12, 13, 15, 16, 23})
 """PCRs that change while a host runs, or that can be reset: never in a key's policy (design 6.4)."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _STRICT = ConfigDict(extra="forbid", strict=False)
 for _kind in (
@@ -70,6 +73,16 @@ def _lease_problems(leases: nouns.LeasePolicy) -> list[str]:
     return []
 
 
+def _rules_problems(runtime: nouns.RuntimePolicy) -> list[str]:
+    """Files are judged by rules that the policy names, or not at all: neither goes alone."""
+    wanted = runtime.files is not nouns.Requirement.OFF
+    if wanted and not _SHA256.fullmatch(runtime.rules):
+        return ["runtime.rules: the hash that ta policy runtime upload printed"]
+    if not wanted and runtime.rules:
+        return ["runtime.files: required or warn, or the rules judge nothing"]
+    return []
+
+
 async def cluster_policy(tx: Transaction, cluster: str) -> tuple[ClusterEntry, Policy]:
     """The cluster and its policy.
 
@@ -110,4 +123,5 @@ def _contradictions(policy: Policy) -> list[str]:
     }
     problems.extend(f"{name}: must be positive" for name, value in lengths.items() if value <= 0)
     problems.extend(_lease_problems(policy.leases))
+    problems.extend(_rules_problems(policy.runtime))
     return problems

@@ -4,8 +4,9 @@ Evidence can be judged again later from what stands here (rule 67).
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
+from trustauthority.appraisal.runtimefiles import FileJudgement, RefusedEntry
 from trustauthority.codec.tpm import (
     decode_public,
     object_name,
@@ -14,6 +15,7 @@ from trustauthority.codec.tpm import (
 )
 from trustauthority.model.evidence import Evidence
 from trustauthority.model.host import HostRecord
+from trustauthority.model.policy import Policy
 from trustauthority.model.tpm import HANDLE_ENDORSEMENT, ClockInfo
 from trustauthority.model.verdict import Verdict
 from trustauthority.ports import Transaction
@@ -31,20 +33,42 @@ def verdict_document(verdict: Verdict, evidence_sha256: str) -> str:
     )
 
 
-def encode_progress(progress: RuntimeProgress) -> bytes:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownRuntime:
+    """What is known of the runtime log of a host's newest boot."""
+
+    progress: RuntimeProgress
+    files: FileJudgement | None
+    """What was found of its files; None when nothing judged them."""
+
+
+def encode_runtime(known: KnownRuntime) -> bytes:
     """The stored form of what is known of a host's runtime log."""
-    values = asdict(progress) | {"value": progress.value.hex()}
+    progress = asdict(known.progress) | {"value": known.progress.value.hex()}
+    files = None if known.files is None else asdict(known.files)
+    values = {"progress": progress, "files": files}
     return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
 
 
-def decode_progress(stored: bytes) -> RuntimeProgress | None:
-    """Read back what ``encode_progress`` wrote; None for nothing."""
-    if not stored:
+def known_runtime(host: HostRecord, policy: Policy) -> KnownRuntime | None:
+    """What a host's next delta continues; None when its log must be read from its beginning.
+
+    A judgement under other rules than those in force is none: entries that were approved by them
+    must be looked at again, and so must those that nothing judged.
+    """
+    if not host.ima_state:
         return None
-    values = json.loads(stored)
-    values["value"] = bytes.fromhex(values["value"])
-    values["aggregate"] = BootAggregate(values["aggregate"])
-    return RuntimeProgress(**values)
+    stored = json.loads(host.ima_state)
+    progress = stored["progress"]
+    progress["value"] = bytes.fromhex(progress["value"])
+    progress["aggregate"] = BootAggregate(progress["aggregate"])
+    files = stored["files"]
+    if files is not None:
+        files["named"] = tuple(RefusedEntry(**each) for each in files["named"])
+        files = FileJudgement(**files)
+    if policy.runtime.rules and (files is None or files.rules != policy.runtime.rules):
+        return None
+    return KnownRuntime(progress=RuntimeProgress(**progress), files=files)
 
 
 async def archive_evidence(tx: Transaction, evidence: Evidence, boot_log_sha256: bytes) -> str:
@@ -63,7 +87,9 @@ async def archive_evidence(tx: Transaction, evidence: Evidence, boot_log_sha256:
     return (await tx.archive.put_blob(encoded)).hex()
 
 
-def expected_evidence(evidence: Evidence, host: HostRecord) -> ExpectedEvidence:
+def expected_evidence(
+    evidence: Evidence, host: HostRecord, known: KnownRuntime | None
+) -> ExpectedEvidence:
     """What this evidence must be, from the host's row: its AK, its challenge, its TPM's position."""
     position = host.tpm_position
     last = (
@@ -83,5 +109,5 @@ def expected_evidence(evidence: Evidence, host: HostRecord) -> ExpectedEvidence:
             challenges.Purpose.ATTEST,
         ),
         last_clock=last,
-        progress=decode_progress(host.ima_state),
+        progress=None if known is None else known.progress,
     )

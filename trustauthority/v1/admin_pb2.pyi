@@ -923,6 +923,116 @@ class GetPolicyResponse(_message.Message):
 Global___GetPolicyResponse: _TypeAlias = GetPolicyResponse  # noqa: Y015
 
 @_typing.final
+class UploadRuntimeRulesRequest(_message.Message):
+    """A part of a document, in order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """The next bytes."""
+    dry_run: _builtins.bool
+    """Only check it; counts in the first message."""
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "dry_run", b"dry_run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadRuntimeRulesRequest: _TypeAlias = UploadRuntimeRulesRequest  # noqa: Y015
+
+@_typing.final
+class UploadRuntimeRulesResponse(_message.Message):
+    """What was kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    EXCLUDED_FIELD_NUMBER: _builtins.int
+    KEYRINGS_FIELD_NUMBER: _builtins.int
+    ADDED_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    """Its name: what a policy says as runtime.rules."""
+    files: _builtins.int
+    """How many paths it names."""
+    excluded: _builtins.int
+    """How many patterns it excludes."""
+    added: _builtins.bool
+    """Whether it was not here before."""
+    @_builtins.property
+    def keyrings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Its keyrings."""
+
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+        files: _builtins.int = ...,
+        excluded: _builtins.int = ...,
+        keyrings: _abc.Iterable[_builtins.str] | None = ...,
+        added: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "excluded", b"excluded", "files", b"files", "keyrings", b"keyrings", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadRuntimeRulesResponse: _TypeAlias = UploadRuntimeRulesResponse  # noqa: Y015
+
+@_typing.final
+class GetRuntimeRulesRequest(_message.Message):
+    """Asks for a document."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    """Its hash, hex."""
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRuntimeRulesRequest: _TypeAlias = GetRuntimeRulesRequest  # noqa: Y015
+
+@_typing.final
+class GetRuntimeRulesResponse(_message.Message):
+    """A part of the document, in order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """The next bytes."""
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRuntimeRulesResponse: _TypeAlias = GetRuntimeRulesResponse  # noqa: Y015
+
+@_typing.final
 class Baseline(_message.Message):
     """One variant of one component of a boot."""
 

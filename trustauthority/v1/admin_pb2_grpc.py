@@ -161,6 +161,16 @@ class ClusterServiceStub:
                 request_serializer=trustauthority_dot_v1_dot_admin__pb2.GetPolicyRequest.SerializeToString,
                 response_deserializer=trustauthority_dot_v1_dot_admin__pb2.GetPolicyResponse.FromString,
                 _registered_method=True)
+        self.UploadRuntimeRules = channel.stream_unary(
+                '/trustauthority.v1.ClusterService/UploadRuntimeRules',
+                request_serializer=trustauthority_dot_v1_dot_admin__pb2.UploadRuntimeRulesRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_admin__pb2.UploadRuntimeRulesResponse.FromString,
+                _registered_method=True)
+        self.GetRuntimeRules = channel.unary_stream(
+                '/trustauthority.v1.ClusterService/GetRuntimeRules',
+                request_serializer=trustauthority_dot_v1_dot_admin__pb2.GetRuntimeRulesRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_admin__pb2.GetRuntimeRulesResponse.FromString,
+                _registered_method=True)
         self.CaptureBaseline = channel.unary_unary(
                 '/trustauthority.v1.ClusterService/CaptureBaseline',
                 request_serializer=trustauthority_dot_v1_dot_admin__pb2.CaptureBaselineRequest.SerializeToString,
@@ -267,6 +277,20 @@ class ClusterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UploadRuntimeRules(self, request_iterator, context):
+        """Keep a runtime rules document, so that a policy can name it. In force only where one does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRuntimeRules(self, request, context):
+        """A runtime rules document as it was uploaded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CaptureBaseline(self, request, context):
         """Propose variants from a host's newest evidence; not in force until approved.
         """
@@ -361,6 +385,16 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.GetPolicy,
                     request_deserializer=trustauthority_dot_v1_dot_admin__pb2.GetPolicyRequest.FromString,
                     response_serializer=trustauthority_dot_v1_dot_admin__pb2.GetPolicyResponse.SerializeToString,
+            ),
+            'UploadRuntimeRules': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadRuntimeRules,
+                    request_deserializer=trustauthority_dot_v1_dot_admin__pb2.UploadRuntimeRulesRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_admin__pb2.UploadRuntimeRulesResponse.SerializeToString,
+            ),
+            'GetRuntimeRules': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetRuntimeRules,
+                    request_deserializer=trustauthority_dot_v1_dot_admin__pb2.GetRuntimeRulesRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_admin__pb2.GetRuntimeRulesResponse.SerializeToString,
             ),
             'CaptureBaseline': grpc.unary_unary_rpc_method_handler(
                     servicer.CaptureBaseline,
@@ -664,6 +698,60 @@ class ClusterService:
             '/trustauthority.v1.ClusterService/GetPolicy',
             trustauthority_dot_v1_dot_admin__pb2.GetPolicyRequest.SerializeToString,
             trustauthority_dot_v1_dot_admin__pb2.GetPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadRuntimeRules(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/trustauthority.v1.ClusterService/UploadRuntimeRules',
+            trustauthority_dot_v1_dot_admin__pb2.UploadRuntimeRulesRequest.SerializeToString,
+            trustauthority_dot_v1_dot_admin__pb2.UploadRuntimeRulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRuntimeRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/trustauthority.v1.ClusterService/GetRuntimeRules',
+            trustauthority_dot_v1_dot_admin__pb2.GetRuntimeRulesRequest.SerializeToString,
+            trustauthority_dot_v1_dot_admin__pb2.GetRuntimeRulesResponse.FromString,
             options,
             channel_credentials,
             insecure,

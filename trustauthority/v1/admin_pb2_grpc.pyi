@@ -84,6 +84,10 @@ class ClusterServiceStub:
     """Make a policy document the current one."""
     GetPolicy: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetPolicyRequest, _admin_pb2.GetPolicyResponse]
     """The current policy document."""
+    UploadRuntimeRules: _grpc.StreamUnaryMultiCallable[_admin_pb2.UploadRuntimeRulesRequest, _admin_pb2.UploadRuntimeRulesResponse]
+    """Keep a runtime rules document, so that a policy can name it. In force only where one does."""
+    GetRuntimeRules: _grpc.UnaryStreamMultiCallable[_admin_pb2.GetRuntimeRulesRequest, _admin_pb2.GetRuntimeRulesResponse]
+    """A runtime rules document as it was uploaded."""
     CaptureBaseline: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CaptureBaselineRequest, _admin_pb2.CaptureBaselineResponse]
     """Propose variants from a host's newest evidence; not in force until approved."""
     PredictBaseline: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PredictBaselineRequest, _admin_pb2.PredictBaselineResponse]
@@ -122,6 +126,10 @@ class ClusterServiceAsyncStub(ClusterServiceStub):
     """Make a policy document the current one."""
     GetPolicy: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetPolicyRequest, _admin_pb2.GetPolicyResponse]  # type: ignore[assignment]
     """The current policy document."""
+    UploadRuntimeRules: _aio.StreamUnaryMultiCallable[_admin_pb2.UploadRuntimeRulesRequest, _admin_pb2.UploadRuntimeRulesResponse]  # type: ignore[assignment]
+    """Keep a runtime rules document, so that a policy can name it. In force only where one does."""
+    GetRuntimeRules: _aio.UnaryStreamMultiCallable[_admin_pb2.GetRuntimeRulesRequest, _admin_pb2.GetRuntimeRulesResponse]  # type: ignore[assignment]
+    """A runtime rules document as it was uploaded."""
     CaptureBaseline: _aio.UnaryUnaryMultiCallable[_admin_pb2.CaptureBaselineRequest, _admin_pb2.CaptureBaselineResponse]  # type: ignore[assignment]
     """Propose variants from a host's newest evidence; not in force until approved."""
     PredictBaseline: _aio.UnaryUnaryMultiCallable[_admin_pb2.PredictBaselineRequest, _admin_pb2.PredictBaselineResponse]  # type: ignore[assignment]
@@ -217,6 +225,22 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.GetPolicyResponse, _abc.Awaitable[_admin_pb2.GetPolicyResponse]]:
         """The current policy document."""
+
+    @_abc_1.abstractmethod
+    def UploadRuntimeRules(
+        self,
+        request_iterator: _MaybeAsyncIterator[_admin_pb2.UploadRuntimeRulesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.UploadRuntimeRulesResponse, _abc.Awaitable[_admin_pb2.UploadRuntimeRulesResponse]]:
+        """Keep a runtime rules document, so that a policy can name it. In force only where one does."""
+
+    @_abc_1.abstractmethod
+    def GetRuntimeRules(
+        self,
+        request: _admin_pb2.GetRuntimeRulesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_admin_pb2.GetRuntimeRulesResponse], _abc.AsyncIterator[_admin_pb2.GetRuntimeRulesResponse]]:
+        """A runtime rules document as it was uploaded."""
 
     @_abc_1.abstractmethod
     def CaptureBaseline(

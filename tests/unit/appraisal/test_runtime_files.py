@@ -1,7 +1,7 @@
 """Files of the runtime log against the rules: what is not known for sure is refused by name."""
 
 import base64
-import datetime
+import datetime as dt
 import hashlib
 import json
 from dataclasses import replace
@@ -72,9 +72,7 @@ def signed(
 ) -> ImaEntry:
     """An entry with a signature over its digest, or over something else."""
     message = content if over is None else over
-    algorithm = {4: hashes.SHA256(), 5: hashes.SHA384(), 2: hashes.SHA1()}.get(
-        number, hashes.SHA256()
-    )
+    algorithm = {4: hashes.SHA256(), 5: hashes.SHA384()}.get(number, hashes.SHA256())
     if isinstance(key, rsa.RSAPrivateKey):
         made = key.sign(message, padding.PKCS1v15(), algorithm)
     else:
@@ -323,7 +321,7 @@ class TestCheck:
 
 def certificate(key: Any, *, identifier: bytes | None) -> str:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "files")])
-    begin = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    begin = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     made = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -331,7 +329,7 @@ def certificate(key: Any, *, identifier: bytes | None) -> str:
         .public_key(key.public_key())
         .serial_number(7)
         .not_valid_before(begin)
-        .not_valid_after(begin + datetime.timedelta(days=1))
+        .not_valid_after(begin + dt.timedelta(days=1))
     )
     if identifier is not None:
         made = made.add_extension(x509.SubjectKeyIdentifier(identifier), critical=False)
@@ -342,9 +340,8 @@ class TestDocument:
     def test_round_trip(self) -> None:
         """What is written is what is read, and its hash is its name."""
         files = {"/a b": ["sha256:" + "00" * 32], "/z": ["sha512:" + "11" * 64]}
-        document = encode_runtime_rules(
-            files=files, excluded=["/tmp/*"], buffers={"kexec-cmdline": ["sha256:" + "22" * 32]}
-        )
+        rest = {"excluded": ["/tmp/*"], "buffers": {"kexec-cmdline": ["sha256:" + "22" * 32]}}
+        document = encode_runtime_rules(files, rest)
         read = decode_runtime_rules(document)
         assert read.sha256 == hashlib.sha256(document).hexdigest()
         assert read.digests["/a b"] == {("sha256", bytes(32))}

@@ -23,6 +23,7 @@ _cluster = tables.cluster
 _anchor = tables.anchor
 _inventory = tables.inventory
 _baseline = tables.baseline
+_rules = tables.runtime_rules
 
 
 class Repository:
@@ -86,6 +87,17 @@ class SqlCatalogue(Repository):
         return [
             record(AnchorEntry, row, kind=AnchorKind, ek_type=EkType) for row in rows.mappings()
         ]
+
+    async def put_rules(self, sha256: str, document: bytes, *, by: str) -> bool:
+        """Keep a runtime rules document under its hash; False when it is there already."""
+        row = {"sha256": sha256, "document": document, "uploaded_by": by}
+        return await self._insert(_rules, **row, uploaded_at_ms=self._now_ms)
+
+    async def rules(self, sha256: str) -> bytes | None:
+        """Read a runtime rules document."""
+        query = select(_rules.c.document).where(_rules.c.sha256 == sha256)
+        found = await self._connection.scalar(query)
+        return None if found is None else bytes(found)
 
     async def remove_anchor(self, cluster: ClusterId, anchor_id: str) -> bool:
         """Remove an anchor; False when there is none."""

@@ -182,6 +182,15 @@ blob = Table(
     Column("stored_at_ms", BigInteger, nullable=False),
 )
 
+runtime_rules = Table(
+    "runtime_rules",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("document", LargeBinary, nullable=False),
+    Column("uploaded_at_ms", BigInteger, nullable=False),
+    Column("uploaded_by", String(128), nullable=False),
+)
+
 vm = Table(
     "vm",
     metadata,

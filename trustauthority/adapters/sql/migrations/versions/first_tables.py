@@ -188,6 +188,14 @@ def _hosts() -> None:
         sa.Column("stored_at_ms", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("sha256"),
     )
+    op.create_table(
+        "runtime_rules",
+        sa.Column("sha256", sa.String(64), nullable=False),
+        sa.Column("document", sa.LargeBinary(), nullable=False),
+        sa.Column("uploaded_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("uploaded_by", sa.String(128), nullable=False),
+        sa.PrimaryKeyConstraint("sha256"),
+    )
 
 
 def _vms() -> None:
