@@ -53,8 +53,10 @@ class Hosts(Protocol):
     async def enrol(self, pending: PendingEnrolment, admission: Admission) -> bool:
         """Insert a host once; False when its id, AK or keys belong to another one (N01, S5)."""
 
-    async def set_admission(self, host: HostId, admission: Admission, *, name: str | None) -> bool:
-        """Admit (reserving ``name``) or remove; False when the name is taken."""
+    async def set_admission(
+        self, host: HostId, admission: Admission, *, name: str | None, host_class: str | None = None
+    ) -> bool:
+        """Admit (reserving ``name``) or remove; False when the name is taken. A class voids verdicts."""
 
     async def set_revoked(self, host: HostId, *, revoked: bool) -> int:
         """Revoke or reinstate; returns the host's new trust epoch, which only grows."""

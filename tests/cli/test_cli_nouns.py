@@ -144,8 +144,8 @@ SCREENS = {
         ),
         (
             "1 machine · authority SERVER · 14:02:11Z\n"
-            "NAME   CLUSTER  EK SHA-256\n"
-            "(any)  prod     5f0c\n"
+            "NAME   CLUSTER  CLASS  EK SHA-256\n"
+            "(any)  prod     –      5f0c\n"
         ),
     ),
     "baseline list": (
@@ -282,6 +282,13 @@ SENT: dict[str, tuple[str, Message, Message]] = {
         "RemoveAnchor",
         admin.RemoveAnchorResponse(),
         admin.RemoveAnchorRequest(cluster="prod", anchor_id="9f3c"),
+    ),
+    f"inventory add --ek-sha256 {EK} --class r650 --yes": (
+        "AddInventory",
+        admin.AddInventoryResponse(added=1),
+        admin.AddInventoryRequest(
+            entries=[admin.InventoryEntry(cluster="prod", ek_sha256=EK, host_class="r650")]
+        ),
     ),
     f"inventory add --ek-sha256 sha256:{EK.upper()} --name esx-a07 -c lab --yes": (
         "AddInventory",

@@ -69,7 +69,12 @@ class TestCatalogue:
             added_by="identity:root",
         )
         machine = InventoryEntry(
-            cluster_id=CLUSTER, ek_sha256="e" * 64, name="", added_at_ms=1, added_by="x"
+            cluster_id=CLUSTER,
+            ek_sha256="e" * 64,
+            name="",
+            host_class="r650",
+            added_at_ms=1,
+            added_by="x",
         )
         async with store.transaction() as tx:
             await tx.catalogue.create_cluster(cluster())

@@ -13,6 +13,7 @@ from trustauthority.errors import (
     FailedPrecondition,
     InvalidRequest,
     NotFound,
+    PolicyInvalid,
 )
 from trustauthority.model.baseline import BaselineState, Component
 from trustauthority.model.prediction import UpdatedFile
@@ -216,6 +217,89 @@ class TestApproval:
         ]
         firmware = VariantName(cluster=CLUSTER, name="golden", component=Component.FIRMWARE)
         assert (await authority.baselines.diff(firmware, host.host_id))[0]
+
+
+PAIRED = 'name = "paired"\n[boot]\nhost_class = "required"\n'
+
+
+class TestClasses:
+    async def test_the_inventory_gives_the_class(self, authority):
+        """Pairing from the first day: what the inventory says of an EK is the class of the host."""
+        host = authority.host("esx-1")
+        await authority.list_machine(host, host_class="r650")
+        await authority.enrol(host)
+        assert (await authority.record(host)).host_class == "r650"
+        entry = await authority.last("host.enrol")
+        assert entry["details"]["host_class"] == "r650"
+
+    async def test_a_variant_of_another_class_is_refused(self, authority):
+        """A genuine host with an approved boot fails when that boot is for other hardware."""
+        host = authority.host("esx-1")
+        await authority.list_machine(host, host_class="edge")
+        await authority.enrol(host)
+        await authority.attest(host)
+        await approve(authority, GOLDEN, host, host_class="r650")
+        attested = await authority.attest(host)
+        failure = first_failure(attested.verdict.checks)
+        assert not attested.verdict.passed
+        assert (failure.id, failure.found) == ("baseline.firmware", "class edge")
+        await self.admit(authority, host, "r650")
+        assert await authority.standing(host) != "passed"
+        assert (await authority.attest(host)).verdict.passed
+
+    async def test_another_class_voids_the_verdict(self, authority):
+        """S1: trust was decided under the old class; the host must attest anew, and fails."""
+        host = authority.host("esx-1")
+        await authority.list_machine(host, host_class="r650")
+        await authority.enrol(host)
+        await authority.attest(host)
+        await approve(authority, GOLDEN, host, host_class="r650")
+        assert (await authority.attest(host)).verdict.passed
+        await self.admit(authority, host, "edge")
+        assert await authority.standing(host) == "unknown"
+        assert not (await authority.attest(host)).verdict.passed
+        assert (await authority.last("host.admit"))["details"]["host_class"] == "edge"
+
+    async def test_admission_without_another_class_is_refused_as_before(self, authority):
+        """An admitted host is admitted: the same class again, or none, changes nothing."""
+        (host,) = await authority.trusted("esx-1")
+        await self.admit(authority, host, "r650")
+        for host_class in ("", "r650"):
+            with pytest.raises(FailedPrecondition, match="not waiting"):
+                await self.admit(authority, host, host_class)
+
+    async def test_policy_asks_for_pairing(self, authority):
+        """With boot.host_class required a host needs a class, and firmware approved for it."""
+        (host,) = await authority.trusted("esx-1")
+        await authority.apply_policy(PAIRED)
+        failed = await authority.attest(host)
+        assert first_failure(failed.verdict.checks).id == "baseline.host-class"
+        await self.admit(authority, host, "r650")
+        assert not (await authority.attest(host)).verdict.passed
+        firmware = VariantName(cluster=CLUSTER, name="r650", component=Component.FIRMWARE)
+        await approve(authority, firmware, host, host_class="r650")
+        attested = await authority.attest(host)
+        assert attested.verdict.passed
+        assert attested.verdict.baseline.startswith("firmware=r650 secure-boot=golden")
+
+    @pytest.mark.parametrize(
+        "rest", ['baseline = "warn"', 'baseline = "off"', "baseline_pcrs = [7, 8, 9]"]
+    )
+    async def test_pairing_needs_the_firmware_baseline(self, authority, rest):
+        """A policy that asks for a class and does not look at the firmware contradicts itself."""
+        with pytest.raises(PolicyInvalid, match="host_class"):
+            await authority.apply_policy(PAIRED + rest + "\n")
+
+    async def admit(self, authority, host, host_class: str) -> None:
+        """Give a host a class."""
+        row = await authority.record(host)
+        await authority.hosts.admit(
+            host.host_id,
+            approval_sha256=row.approval_sha256,
+            host_class=host_class,
+            by=BY,
+            dry_run=False,
+        )
 
 
 class TestLastMatched:

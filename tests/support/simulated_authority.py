@@ -128,10 +128,13 @@ class SimulatedAuthority:
         """A host that knows this authority's CA; nothing else happened yet."""
         return SimulatedHost(name, authority_ca_sha256=CA_SHA256, **fields)
 
-    async def list_machine(self, host: SimulatedHost, *, name: str = "") -> None:
+    async def list_machine(
+        self, host: SimulatedHost, *, name: str = "", host_class: str = ""
+    ) -> None:
         """Put a host's TPM into the inventory."""
         ek_sha256 = hashlib.sha256(host.tpm.ek_public).hexdigest()
-        await self.catalogue.add_inventory([(host.cluster, ek_sha256, name)], by=BY, dry_run=False)
+        machine = (host.cluster, ek_sha256, name, host_class)
+        await self.catalogue.add_inventory([machine], by=BY, dry_run=False)
 
     async def enrol(self, host: SimulatedHost) -> ActivatedHost:
         """Run the calls of an enrolment."""

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from trustauthority.appraisal.baseline import Difference, differences
 from trustauthority.appraisal.components import ComponentLog, split_components
+from trustauthority.appraisal.states import state_of
 from trustauthority.model.baseline import Baseline, Component, MatchedVariant
 from trustauthority.model.bootlog import BootEvent
-from trustauthority.model.policy import BootPolicy
+from trustauthority.model.policy import BootPolicy, Requirement
 from trustauthority.model.verdict import Check, CheckState
 from trustauthority.verification.meaning import describe
 from trustauthority.verification.replay import VerifiedBootLog
@@ -71,6 +72,7 @@ def judge_boot(
     return BootJudgement(
         checks=(
             *(check for check, _ in judged),
+            *_judge_class(policy, host_class, [variant for _, variant in judged]),
             *(_judge_pcr(split, pcr) for pcr in sorted(split.pcrs)),
         ),
         matched=tuple(
@@ -102,7 +104,12 @@ def _judge_component(
     ]
     compared = sorted(
         ((each, differences(split, each)) for each in ours),
-        key=lambda pair: (len(pair[1]), not _fits(pair[0], host_class), pair[0].name),
+        key=lambda pair: (
+            len(pair[1]),
+            not _fits(pair[0], host_class),
+            not pair[0].host_class,
+            pair[0].name,
+        ),
     )
     for variant, found in compared:
         if not found and _fits(variant, host_class):
@@ -117,6 +124,38 @@ def _judge_component(
 
 def _fits(variant: Baseline, host_class: str) -> bool:
     return variant.host_class in {"", host_class}
+
+
+def _judge_class(
+    policy: BootPolicy, host_class: str, matched: list[Baseline | None]
+) -> tuple[Check, ...]:
+    """An EK of one class must not meet the firmware of another: pairing, where policy asks for it."""
+    if policy.host_class is Requirement.OFF:
+        return ()
+    paired = any(
+        variant is not None
+        and variant.component is Component.FIRMWARE
+        and variant.host_class == host_class
+        for variant in matched
+    )
+    good = bool(host_class) and paired
+    detail = "" if good else "the host has no class"
+    if host_class and not paired:
+        detail = f"no firmware variant for hosts of class {host_class} matches"
+    return (
+        Check(
+            id="baseline.host-class",
+            title="the firmware is a variant for this class of hosts",
+            state=state_of(policy.host_class, good=good),
+            expected="a firmware variant with the class of the host",
+            found=f"class {host_class}" if host_class else "a host without class",
+            detail=detail,
+            remedy=""
+            if good
+            else "ta host admit HOST --class CLASS; ta baseline capture NAME --component firmware"
+            " --class CLASS --host HOST",
+        ),
+    )
 
 
 def _judge_pcr(split: ComponentLog, pcr: int) -> Check:

@@ -217,6 +217,7 @@ def host_fields(ta: Session, host: "Host") -> list[Field]:
         Field("attested until", f"{absolute(until)} ({left(until, ta.now)})" if until else ""),
         Field("reason", host.reason),
         Field("admission", word(host, "admission")),
+        Field("class", host.host_class),
         Field("revoked", Marked(text="yes", style=CAUTION) if host.revoked else "no"),
         Field("baseline", host.baseline),
         Field("VMs", str(host.vms)),

@@ -23,14 +23,16 @@ def admit(
     host: str,
     /,
     *,
+    host_class: Annotated[str, Parameter(name="--class")] = "",
     approval_sha256: Approval = "",
     dry_run: DryRun = False,
     options: Options = DEFAULTS,
 ) -> ExitCode:
-    """Make a waiting host one of ours: from then on it may hold keys.
+    """Make a waiting host one of ours: from then on it may hold keys. Or give a host another class.
 
     Args:
         host: Name or id of the host.
+        host_class: What hardware it is; baselines of a class match hosts of that class only. It must attest anew.
         approval_sha256: The approval hash you compared on the machine; a host that changed is refused.
         dry_run: Only check.
     """
@@ -46,7 +48,9 @@ def admit(
             ta.confirm(f"Admit {record.name}: it may hold keys of encrypted VMs.")
         reply = service.write(
             lambda s: s.AdmitHost,
-            admin.AdmitHostRequest(host=host, approval_sha256=approval, dry_run=dry_run),
+            admin.AdmitHostRequest(
+                host=host, approval_sha256=approval, host_class=host_class, dry_run=dry_run
+            ),
         )
         _changed(ta, reply.host, "would be admitted" if dry_run else "is admitted")
     return ExitCode.YES

@@ -38,19 +38,21 @@ def add(
     cluster: ClusterName = "",
     ek_sha256: EkSha256 = "",
     name: str = "",
+    host_class: Annotated[str, Parameter(name="--class")] = "",
     dry_run: DryRun = False,
     options: Options = DEFAULTS,
 ) -> ExitCode:
     """Register machines that are ours: hosts with these TPMs may hold keys once they attest.
 
     A file has a line per machine: the SHA-256 of its EK public key in hex, and optionally the name
-    it may take. Empty lines and lines that start with # are skipped.
+    it may take. Empty lines and lines that start with # are skipped. All of them get the class.
 
     Args:
         file: File of machines.
         cluster: The cluster they belong to.
         ek_sha256: Instead of a file: SHA-256 of one machine's EK public key.
         name: The name that machine may take.
+        host_class: What hardware they are; baselines of a class match hosts of that class only.
         dry_run: Only check.
     """
     from trustauthority.v1 import admin_pb2 as admin
@@ -68,7 +70,7 @@ def add(
         if not dry_run:
             ta.confirm(f"Register {count(len(machines), 'machine')} in cluster {where}.")
         entries = [
-            admin.InventoryEntry(cluster=where, ek_sha256=key, name=label)
+            admin.InventoryEntry(cluster=where, ek_sha256=key, name=label, host_class=host_class)
             for key, label in machines
         ]
         request = admin.AddInventoryRequest(entries=entries, dry_run=dry_run)
@@ -176,6 +178,7 @@ def read_machines(path: Path) -> list[tuple[str, str]]:
 _COLUMNS: "list[Column[InventoryEntry]]" = [
     Column("NAME", lambda entry: entry.name or "(any)"),
     Column("CLUSTER", lambda entry: entry.cluster),
+    Column("CLASS", lambda entry: entry.host_class or "–"),
     Column("EK SHA-256", lambda entry: entry.ek_sha256),
     Column("ADDED", lambda entry: absolute(moment(entry.added_at)), wide=True),
     Column("BY", lambda entry: entry.added_by, wide=True),

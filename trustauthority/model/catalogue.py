@@ -73,6 +73,8 @@ class InventoryEntry:
     cluster_id: ClusterId
     ek_sha256: str
     name: str
+    host_class: str
+    """What hardware it is; empty for not said. Variants of a class match hosts of it only."""
     added_at_ms: int
     added_by: str
 

@@ -61,6 +61,8 @@ class PendingEnrolment:
     """The name that the inventory allows (empty: any), or None when the EK is not in it."""
     peer: str
     expires_at_ms: int
+    inventory_class: str = ""
+    """The class that the inventory gives this EK; empty for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,8 @@ class HostRecord:
     tpm: str
     enrolled_at_ms: int
     admission: Admission
+    host_class: str
+    """What hardware it is, as inventory or admission say; empty for not said."""
     revoked: bool
     trust_epoch: int
     verdict_id: str | None

@@ -46,6 +46,8 @@ class BootPolicy:
     baseline: Requirement = Requirement.REQUIRED
     baseline_pcrs: tuple[int, ...] = (0, 2, 3, 4, 7, 8, 9, 14)
     """PCRs whose events a baseline fixes. 1 and 5 differ per machine and disk."""
+    host_class: Requirement = Requirement.OFF
+    """The host has a class, and its firmware is a variant of that class: an EK meets its own hardware."""
     debug: Requirement = Requirement.WARN
     """UEFI debug mode, disabled DMA protection and the like."""
 

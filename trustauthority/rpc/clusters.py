@@ -86,7 +86,12 @@ class ClusterRpc(admin_pb2_grpc.ClusterServiceServicer):
         """Register machines."""
         added = await self._catalogue.add_inventory(
             [
-                (convert.name(each.cluster, "cluster"), each.ek_sha256, each.name)
+                (
+                    convert.name(each.cluster, "cluster"),
+                    each.ek_sha256,
+                    each.name,
+                    each.host_class,
+                )
                 for each in request.entries
             ],
             by=current_caller().name,

@@ -239,6 +239,7 @@ def host(view: HostView) -> admin_pb2.Host:
         enrolled_at=timestamp(record.enrolled_at_ms),
         trust_epoch=record.trust_epoch,
         vms=view.vms,
+        host_class=record.host_class,
     )
 
 
@@ -354,6 +355,7 @@ def inventory_entry(entry: InventoryEntry) -> admin_pb2.InventoryEntry:
         cluster=entry.cluster_id,
         ek_sha256=entry.ek_sha256,
         name=entry.name,
+        host_class=entry.host_class,
         added_at=timestamp(entry.added_at_ms),
         added_by=entry.added_by,
     )

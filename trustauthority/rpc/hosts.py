@@ -51,6 +51,7 @@ class HostRpc(admin_pb2_grpc.HostServiceServicer):
         view = await self._service.admit(
             convert.name(request.host, "host"),
             approval_sha256=convert.sha256_hex(request.approval_sha256, "approval_sha256"),
+            host_class=convert.optional_name(request.host_class, "host_class"),
             by=current_caller().name,
             dry_run=request.dry_run,
         )

@@ -208,6 +208,7 @@ class AttestationService:
             policy_epoch=cluster.policy_epoch,
             issued_at_ms=challenge.issued_at_ms,
             now_ms=now_ms,
+            host_class=current.host_class,
             revoked=current.revoked,
             files=files,
         )
@@ -393,4 +394,5 @@ async def _require_unchanged(tx: Transaction, judged: HostRecord) -> None:
 
 def _standing_on(host: HostRecord) -> tuple[object, ...]:
     keys = (host.ek_public, host.ak_public, host.tls_public, host.storage_public)
-    return (*keys, host.cluster_id, host.admission, host.revoked, host.trust_epoch)
+    what = (host.cluster_id, host.admission, host.host_class, host.revoked, host.trust_epoch)
+    return (*keys, *what)

@@ -143,23 +143,29 @@ class CatalogueService:
             await _audit(tx, by, "anchor.remove", cluster, anchor=anchor_id)
 
     async def add_inventory(
-        self, entries: Sequence[tuple[str, str, str]], *, by: str, dry_run: bool
+        self, entries: Sequence[tuple[str, str, str, str]], *, by: str, dry_run: bool
     ) -> int:
-        """Register machines: (cluster, hex hash of the EK, name or empty); all or none."""
+        """Register machines: (cluster, hex hash of the EK, name, class; both or empty); all or none."""
         if not 0 < len(entries) <= MAX_INVENTORY:
             raise InvalidRequest(f"1 to {MAX_INVENTORY} entries", field="entries")
         added = 0
         async with self._store.transaction() as tx:
-            for cluster in {cluster for cluster, _, _ in entries}:
+            for cluster in {entry[0] for entry in entries}:
                 await cluster_policy(tx, cluster)
-            for cluster, ek_sha256, name in entries:
-                entry = _inventory_entry(cluster, ek_sha256, name, by, tx.now_ms)
+            for machine in entries:
+                entry = _inventory_entry(*machine, by=by, now_ms=tx.now_ms)
                 if dry_run:
                     added += await tx.inventory.find(entry.cluster_id, entry.ek_sha256) is None
                 elif await tx.inventory.put(entry):
                     added += 1
                     await _audit(
-                        tx, by, "inventory.add", cluster, ek_sha256=entry.ek_sha256, name=name
+                        tx,
+                        by,
+                        "inventory.add",
+                        entry.cluster_id,
+                        ek_sha256=entry.ek_sha256,
+                        name=entry.name,
+                        host_class=entry.host_class,
                     )
         return added
 
@@ -221,15 +227,22 @@ def _anchor(
 
 
 def _inventory_entry(
-    cluster: str, ek_sha256: str, name: str, by: str, now_ms: int
+    cluster: str, ek_sha256: str, name: str, host_class: str, *, by: str, now_ms: int
 ) -> InventoryEntry:
     digest = ek_sha256.lower()
     if len(digest) != 64 or any(digit not in "0123456789abcdef" for digit in digest):
         raise InvalidRequest("ek_sha256 is 64 hex digits", field="ek_sha256")
     if name and not is_name(name):
         raise InvalidRequest("name: 1-63 characters of a-z 0-9 . _ -", field="name")
+    if host_class and not is_name(host_class):
+        raise InvalidRequest("host_class: 1-63 characters of a-z 0-9 . _ -", field="host_class")
     return InventoryEntry(
-        cluster_id=ClusterId(cluster), ek_sha256=digest, name=name, added_at_ms=now_ms, added_by=by
+        cluster_id=ClusterId(cluster),
+        ek_sha256=digest,
+        name=name,
+        host_class=host_class,
+        added_at_ms=now_ms,
+        added_by=by,
     )
 
 

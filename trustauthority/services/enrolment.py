@@ -285,6 +285,7 @@ class EnrolmentService:
             inventory_name=None if listed is None else listed.name,
             peer=peer,
             expires_at_ms=expires_ms,
+            inventory_class="" if listed is None else listed.host_class,
         )
 
     async def _insert(self, tx: Transaction, pending: PendingEnrolment) -> HostRecord | None:
@@ -315,6 +316,7 @@ class EnrolmentService:
                     "name": enrolment.name,
                     "cluster": enrolment.cluster,
                     "admission": str(admission),
+                    "host_class": pending.inventory_class,
                     "ek_sha256": enrolment.ek_sha256,
                     "approval_sha256": enrolment.approval_sha256,
                     "anchor": enrolment.anchor,

@@ -89,22 +89,40 @@ class HostService:
         }
         return json.dumps(bundle, sort_keys=True).encode()
 
-    async def admit(self, name: str, *, approval_sha256: str, by: str, dry_run: bool) -> HostView:
-        """Make a waiting host one of ours, exactly as it was looked at."""
+    async def admit(
+        self, name: str, *, approval_sha256: str, host_class: str = "", by: str, dry_run: bool
+    ) -> HostView:
+        """Make a waiting host one of ours, exactly as it was looked at, or give one another class.
+
+        A class that is given voids the host's verdicts: it must attest anew under it.
+        """
         async with self._store.transaction() as tx:
             host = await find_host(tx, name)
             _require_approved(host, approval_sha256)
-            if host.admission is not Admission.WAITING:
+            reclassed = host.admission is Admission.ADMITTED and host_class not in {
+                "",
+                host.host_class,
+            }
+            if host.admission is not Admission.WAITING and not reclassed:
                 raise FailedPrecondition(f"{name} is {host.admission}, not waiting for admission")
             if dry_run:
                 return await view_of(tx, host)
-            if not await tx.hosts.set_admission(host.host_id, Admission.ADMITTED, name=host.name):
+            if not await tx.hosts.set_admission(
+                host.host_id, Admission.ADMITTED, name=host.name, host_class=host_class or None
+            ):
                 raise AlreadyExists(
                     f"another host is called {host.name}; use ta host rebind to replace it",
                     kind="host",
                     name=host.name,
                 )
-            await _audit(tx, by, "host.admit", host, approval=approval_sha256)
+            await _audit(
+                tx,
+                by,
+                "host.admit",
+                host,
+                approval=approval_sha256,
+                host_class=host_class or host.host_class,
+            )
             return await view_of(tx, await find_host(tx, host.host_id))
 
     async def rebind(
@@ -121,8 +139,22 @@ class HostService:
             if dry_run:
                 return await view_of(tx, new)
             await tx.hosts.set_admission(old.host_id, Admission.REMOVED, name=None)
-            await tx.hosts.set_admission(new.host_id, Admission.ADMITTED, name=old.reserved_name)
-            await _audit(tx, by, "host.rebind", new, replaced=old.host_id, name=old.reserved_name)
+            host_class = new.host_class or old.host_class  # another board in the same machine
+            await tx.hosts.set_admission(
+                new.host_id,
+                Admission.ADMITTED,
+                name=old.reserved_name,
+                host_class=host_class or None,
+            )
+            await _audit(
+                tx,
+                by,
+                "host.rebind",
+                new,
+                replaced=old.host_id,
+                name=old.reserved_name,
+                host_class=host_class,
+            )
             return await view_of(tx, await find_host(tx, new.host_id))
 
     async def remove(self, name: str, *, by: str, dry_run: bool) -> None:

@@ -110,6 +110,15 @@ def _contradictions(policy: Policy) -> list[str]:
         problems.append("grants.sealed_pcrs: some stable PCRs, none that grows (10-13, 15, 16, 23)")
     if any(not 0 <= pcr <= 23 for pcr in quoted):
         problems.append("evidence.pcrs: PCRs are numbered 0 to 23")
+    if (
+        policy.boot.host_class is nouns.Requirement.REQUIRED
+        and policy.boot.baseline is not nouns.Requirement.REQUIRED
+    ):
+        problems.append("boot.host_class: required only together with boot.baseline")
+    if policy.boot.host_class is nouns.Requirement.REQUIRED and not (
+        set(policy.boot.baseline_pcrs) & {0, 1, 2, 3}
+    ):
+        problems.append("boot.host_class: boot.baseline_pcrs must show the firmware (PCR 0-3)")
     if policy.evidence.bank not in policy.evidence.quoted_banks:
         problems.append("evidence.quoted_banks: must contain evidence.bank")
     if policy.evidence.bank == "sha1":

@@ -636,6 +636,7 @@ class InventoryEntry(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ADDED_AT_FIELD_NUMBER: _builtins.int
     ADDED_BY_FIELD_NUMBER: _builtins.int
+    HOST_CLASS_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     """The cluster it belongs to."""
     ek_sha256: _builtins.str
@@ -644,6 +645,8 @@ class InventoryEntry(_message.Message):
     """The name it may take, or empty for any."""
     added_by: _builtins.str
     """Who added it."""
+    host_class: _builtins.str
+    """What hardware it is; empty for not said."""
     @_builtins.property
     def added_at(self) -> _timestamp_pb2.Timestamp:
         """When it was added."""
@@ -656,10 +659,11 @@ class InventoryEntry(_message.Message):
         name: _builtins.str = ...,
         added_at: _timestamp_pb2.Timestamp | None = ...,
         added_by: _builtins.str = ...,
+        host_class: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["added_at", b"added_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_at", b"added_at", "added_by", b"added_by", "cluster", b"cluster", "ek_sha256", b"ek_sha256", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_at", b"added_at", "added_by", b"added_by", "cluster", b"cluster", "ek_sha256", b"ek_sha256", "host_class", b"host_class", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1626,6 +1630,7 @@ class Host(_message.Message):
     ENROLLED_AT_FIELD_NUMBER: _builtins.int
     TRUST_EPOCH_FIELD_NUMBER: _builtins.int
     VMS_FIELD_NUMBER: _builtins.int
+    HOST_CLASS_FIELD_NUMBER: _builtins.int
     host_id: _builtins.str
     """Derived from its EK."""
     name: _builtins.str
@@ -1652,6 +1657,8 @@ class Host(_message.Message):
     """Grows with each revocation."""
     vms: _builtins.int
     """VMs whose grant it holds."""
+    host_class: _builtins.str
+    """What hardware it is, as inventory or admission say; empty for not said."""
     @_builtins.property
     def standing_since(self) -> _timestamp_pb2.Timestamp:
         """Since when."""
@@ -1683,10 +1690,11 @@ class Host(_message.Message):
         enrolled_at: _timestamp_pb2.Timestamp | None = ...,
         trust_epoch: _builtins.int = ...,
         vms: _builtins.int = ...,
+        host_class: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attested_until", b"attested_until", "enrolled_at", b"enrolled_at", "standing_since", b"standing_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "approval_sha256", b"approval_sha256", "attested_until", b"attested_until", "baseline", b"baseline", "cluster", b"cluster", "ek_sha256", b"ek_sha256", "enrolled_at", b"enrolled_at", "host_id", b"host_id", "name", b"name", "reason", b"reason", "revoked", b"revoked", "standing", b"standing", "standing_since", b"standing_since", "tpm", b"tpm", "trust_epoch", b"trust_epoch", "vms", b"vms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "approval_sha256", b"approval_sha256", "attested_until", b"attested_until", "baseline", b"baseline", "cluster", b"cluster", "ek_sha256", b"ek_sha256", "enrolled_at", b"enrolled_at", "host_class", b"host_class", "host_id", b"host_id", "name", b"name", "reason", b"reason", "revoked", b"revoked", "standing", b"standing", "standing_since", b"standing_since", "tpm", b"tpm", "trust_epoch", b"trust_epoch", "vms", b"vms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1811,22 +1819,26 @@ class AdmitHostRequest(_message.Message):
     HOST_FIELD_NUMBER: _builtins.int
     APPROVAL_SHA256_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    HOST_CLASS_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     """Host id or name."""
     approval_sha256: _builtins.str
     """The hash that was looked at; a changed host is refused."""
     dry_run: _builtins.bool
     """Only check."""
+    host_class: _builtins.str
+    """What hardware it is; empty leaves it as it is. A new one makes the host attest anew."""
     def __init__(
         self,
         *,
         host: _builtins.str = ...,
         approval_sha256: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
+        host_class: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_sha256", b"approval_sha256", "dry_run", b"dry_run", "host", b"host"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_sha256", b"approval_sha256", "dry_run", b"dry_run", "host", b"host", "host_class", b"host_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

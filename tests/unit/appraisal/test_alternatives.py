@@ -22,7 +22,7 @@ from trustauthority.errors import FailedPrecondition
 from trustauthority.model.baseline import Component, MatchedVariant, compact_names
 from trustauthority.model.bootlog import EventType
 from trustauthority.model.identifiers import ClusterId
-from trustauthority.model.policy import BootPolicy
+from trustauthority.model.policy import BootPolicy, Requirement
 from trustauthority.model.verdict import CheckState, first_failure
 
 GOOD = good_boot()
@@ -352,6 +352,27 @@ def test_a_variant_for_any_class_is_enough():
     for approved in (mixed, mixed[::-1]):
         judged = judge(GOOD, approved, host_class="edge")
         assert {each.name for each in judged.matched} == {"bb"}
+
+
+def test_a_policy_may_ask_for_a_class():
+    """A host without class, or whose firmware is approved for any host, fails where policy asks."""
+    paired = replace(POLICY, host_class=Requirement.REQUIRED)
+    ours = variants(GOOD, "r650", host_class="r650")
+    firmware = [each for each in ours if each.component is Component.FIRMWARE]
+    assert passes(GOOD, (*APPROVED, *firmware), policy=paired, host_class="r650")
+    for approved, host_class in (
+        ((*APPROVED, *firmware), ""),
+        ((*APPROVED, *firmware), "edge"),
+        (APPROVED, "r650"),
+        ((*APPROVED, *ours[1:]), "r650"),
+        (APPROVED, ""),
+    ):
+        found = failing(GOOD, approved, policy=paired, host_class=host_class)
+        assert found == ["baseline.host-class"], host_class
+    warned = replace(POLICY, host_class=Requirement.WARN)
+    assert passes(GOOD, APPROVED, policy=warned)
+    checks = judge(GOOD, APPROVED, policy=warned).checks
+    assert CheckState.WARNING in {check.state for check in checks}
 
 
 # --- what is said ----------------------------------------------------------------------------

@@ -74,12 +74,18 @@ class SqlHosts:
                 "enrolled_at_ms": self._now_ms,
                 "admission": str(admission),
                 "admitted": admitted,
+                "host_class": pending.inventory_class,
             }
         )
         return await insert_once(self._connection, _host, row)
 
-    async def set_admission(self, host: HostId, admission: Admission, *, name: str | None) -> bool:
-        """Admit (reserving ``name``) or remove; False when the name is taken."""
+    async def set_admission(
+        self, host: HostId, admission: Admission, *, name: str | None, host_class: str | None = None
+    ) -> bool:
+        """Admit (reserving ``name``) or remove; False when the name is taken.
+
+        A class that is given replaces the one before; either that or a removal voids every verdict so far.
+        """
         values: dict[str, object] = {
             "admission": str(admission),
             "admitted": admission is Admission.ADMITTED,
@@ -87,7 +93,9 @@ class SqlHosts:
         }
         if name is not None:
             values["name"] = name
-        if admission is Admission.REMOVED:
+        if host_class is not None:
+            values["host_class"] = host_class
+        if admission is Admission.REMOVED or host_class is not None:
             values |= {"trust_epoch": _host.c.trust_epoch + 1, "attested_until_ms": 0}
         try:
             async with self._connection.begin_nested():

@@ -78,6 +78,7 @@ inventory = Table(
     Column("cluster_id", ForeignKey("cluster.cluster_id"), primary_key=True),
     Column("ek_sha256", String(64), primary_key=True),
     Column("name", String(63), nullable=False),
+    Column("host_class", String(63), nullable=False),
     Column("added_at_ms", BigInteger, nullable=False),
     Column("added_by", String(128), nullable=False),
 )
@@ -129,6 +130,7 @@ host = Table(
     Column("enrolled_at_ms", BigInteger, nullable=False),
     Column("admission", String(16), nullable=False),
     Column("admitted", Boolean, nullable=False),
+    Column("host_class", String(63), nullable=False),
     Column("revoked", Boolean, nullable=False),
     Column("trust_epoch", BigInteger, nullable=False),
     # the newest verdict, and the epochs it was made under

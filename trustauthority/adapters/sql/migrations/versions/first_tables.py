@@ -62,6 +62,7 @@ def _policy() -> None:
         sa.Column("cluster_id", sa.String(length=63), nullable=False),
         sa.Column("ek_sha256", sa.String(length=64), nullable=False),
         sa.Column("name", sa.String(length=63), nullable=False),
+        sa.Column("host_class", sa.String(length=63), nullable=False),
         sa.Column("added_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("added_by", sa.String(length=128), nullable=False),
         sa.ForeignKeyConstraint(
@@ -133,6 +134,7 @@ def _hosts() -> None:
         sa.Column("enrolled_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("admission", sa.String(length=16), nullable=False),
         sa.Column("admitted", sa.Boolean(), nullable=False),
+        sa.Column("host_class", sa.String(length=63), nullable=False),
         sa.Column("revoked", sa.Boolean(), nullable=False),
         sa.Column("trust_epoch", sa.BigInteger(), nullable=False),
         sa.Column("verdict_id", sa.String(length=64), nullable=True),
