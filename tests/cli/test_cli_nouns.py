@@ -539,7 +539,7 @@ def test_baseline_predict_sends_hashes_not_files(ta, authority: FakeAuthority) -
     assert result.code is ExitCode.YES
     assert "PCR 4 sha256" in result.out
     assert "c0ffee" in result.out
-    assert "ta baseline approve next --sha256 77e0" in result.out
+    assert "ta baseline approve next -c prod --sha256 77e0" in result.out
     sent = authority.request(admin.PredictBaselineRequest)
     kernel, initrd = sent.files
     assert (sent.base, kernel.role, initrd.role) == ("r640", "kernel", "/boot/initrd")

@@ -219,6 +219,38 @@ class TestApproval:
         assert (await authority.baselines.diff(firmware, host.host_id))[0]
 
 
+class TestWeight:
+    @pytest.mark.parametrize("approved", [False, True])
+    async def test_a_policy_that_warns_shows_what_differs(self, authority, approved):
+        """Warn: each failed check of the tree is a warning, and the host passes."""
+        host = await authority.enrolled("esx-1")
+        await authority.apply_policy('name = "soft"\n[boot]\nbaseline = "warn"\n')
+        await authority.attest(host)
+        if approved:
+            await approve(authority, GOLDEN, host)
+        host.reboot(BOOTS / "other-kernel-build")
+        attested = await authority.attest(host)
+        (group,) = (each for each in attested.verdict.checks if each.id == "baseline")
+        assert attested.verdict.passed
+        assert group.state is CheckState.WARNING
+        states = {check.id: check for check in group.children}
+        if not approved:
+            assert set(states) == {"baseline.exists"}
+            return
+        kernel = states["baseline.kernel"]
+        assert {each.state for each in (kernel, *kernel.children)} == {CheckState.WARNING}
+        assert states["baseline.firmware"].state is CheckState.PASSED
+
+    async def test_a_policy_that_does_not_ask_skips(self, authority):
+        """Off: nothing is compared, and nothing is said to have passed."""
+        host = await authority.enrolled("esx-1")
+        await authority.apply_policy('name = "none"\n[boot]\nbaseline = "off"\n')
+        attested = await authority.attest(host)
+        (group,) = (each for each in attested.verdict.checks if each.id == "baseline")
+        assert attested.verdict.passed
+        assert (group.state, attested.verdict.baseline) == (CheckState.SKIPPED, "")
+
+
 PAIRED = 'name = "paired"\n[boot]\nhost_class = "required"\n'
 
 

@@ -209,6 +209,6 @@ def summary_lines(baseline: Baseline) -> tuple[str, ...]:
     counted = {pcr: sum(len(run.events) for run in runs) for pcr, runs in baseline.pcrs.items()}
     return tuple(
         f"PCR {pcr}: {count} event{'' if count == 1 else 's'}"
-        for pcr, count in counted.items()
+        for pcr, count in sorted(counted.items())
         if count
     )

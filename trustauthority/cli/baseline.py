@@ -269,7 +269,7 @@ def proposal_fields(
     only = f" --component {component}" if component else ""
     return [
         *_fields(ta, found),
-        Field("next", f"ta baseline approve {name}{only} --sha256 {sha256}"),
+        Field("next", f"ta baseline approve {name}{only} -c {found[0].cluster} --sha256 {sha256}"),
     ]
 
 
