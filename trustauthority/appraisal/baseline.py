@@ -146,7 +146,7 @@ def differences(split: ComponentLog, variant: Baseline) -> tuple[Difference, ...
         if expected is None:
             found.append(Difference(pcr=pcr, expected=None, found=None, uncovered=True))
             continue
-        difference = _first_difference(split.log, pcr, runs, expected)
+        difference = _first_difference(split.log, pcr, runs, expected) if runs or expected else None
         if difference is not None:
             found.append(difference)
     return tuple(found)

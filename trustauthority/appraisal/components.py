@@ -30,9 +30,9 @@ _SEPARATORS = (b"\0\0\0\0", b"\xff\xff\xff\xff")
 _GRUB_COMMANDS = (b"grub_cmd: ", b"grub_cmd ")
 _COMMAND_LINES = (b"kernel_cmdline: ", b"module_cmdline: ", b"grub_kernel_cmdline ")
 _GRUB_FILES = (b"grub_linuxefi ", b"grub_linux ")
-_STARTING = frozenset({"linux", "linuxefi", "linux16", "chainloader"})
-_KERNEL_ARGUMENT = frozenset({"linux", "linuxefi", "linux16"})
-_READING = _STARTING | {"initrd", "initrdefi", "initrd16"}
+_KERNEL_ARGUMENT = frozenset({b"linux", b"linuxefi", b"linux16"})
+_STARTING = _KERNEL_ARGUMENT | {b"chainloader"}
+_READING = _STARTING | {b"initrd", b"initrdefi", b"initrd16"}
 _KERNEL_NAMES = ("vmlinuz", "vmlinux", "bzimage", "initrd", "initramfs")
 _IMAGE = int(EventType.EFI_BOOT_SERVICES_APPLICATION)
 _SEPARATOR = int(EventType.SEPARATOR)
@@ -148,39 +148,39 @@ def component_of(event: BootEvent, position: Position) -> Component | None:
 
 def _positions(log: VerifiedBootLog) -> Iterable[tuple[BootEvent, Position]]:
     """Every event with its position. A separator counts where its digest proves it, as what it closes."""
-    digest_of = hash_constructor(log.bank)
+    if log.registers is not RegisterKind.PCR:
+        return  # RTMRs are no PCRs: nothing of a CCEL is recognised here (pitfalls 46)
+    digest_of, bank = hash_constructor(log.bank), log.position
     separators = {digest_of(data).digest() for data in _SEPARATORS}
     commands = tuple(
         (event.number, command)
         for event in log.events
         if event.type == _IPL and (command := _grub_command(event.data)) is not None
     )
-    kernel_files = frozenset(path for _, command in commands for path in _files(command))
     separated: set[int] = set()
     placed: list[tuple[BootEvent, bool]] = []
     for event in log.events:
-        placed.append((event, event.pcr in separated))
-        if log.digest(event) in separators and event.pcr <= SECURE_BOOT_PCR:
-            separated.add(event.pcr)
-    if log.registers is not RegisterKind.PCR:
-        placed = []  # RTMRs are no PCRs: nothing of a CCEL is recognised here (pitfalls 46)
+        pcr = event.pcr
+        placed.append((event, pcr in separated))
+        if pcr <= SECURE_BOOT_PCR and event.digests[bank] in separators:
+            separated.add(pcr)
     kernels = _kernel_images(log, placed, commands)
-    for event, after in placed:
-        yield (
-            event,
-            Position(
-                separated=after,
-                starts_kernel=event.number in kernels,
-                grub=bool(commands),
-                kernel_files=kernel_files,
-            ),
+    files = frozenset(path for _, command in commands for path in _files(command))
+    known = {
+        (after, kernel): Position(
+            separated=after, starts_kernel=kernel, grub=bool(commands), kernel_files=files
         )
+        for after in (False, True)
+        for kernel in (False, True)
+    }
+    for event, after in placed:
+        yield event, known[after, event.number in kernels]
 
 
 def _kernel_images(
     log: VerifiedBootLog,
     placed: Iterable[tuple[BootEvent, bool]],
-    commands: tuple[tuple[int, tuple[str, ...]], ...],
+    commands: tuple[tuple[int, bytes], ...],
 ) -> frozenset[int]:
     """Which images are the kernel: those that GRUB started, else the last one and its repetitions."""
     images = [
@@ -189,7 +189,7 @@ def _kernel_images(
         if separated and event.pcr == _IMAGES_PCR and event.type == _IMAGE
     ]
     if commands:
-        started = [number for number, command in commands if command[0] in _STARTING]
+        started = [number for number, command in commands if _verb(command) in _STARTING]
         return frozenset(event.number for event in images if started and event.number > started[0])
     kernels: set[int] = set()
     for event in reversed(images):
@@ -199,18 +199,24 @@ def _kernel_images(
     return frozenset(kernels)
 
 
-def _grub_command(data: bytes) -> tuple[str, ...] | None:
-    """The words of a GRUB command; an empty command is one empty word. None for other data."""
-    for label in _GRUB_COMMANDS:
-        if data.startswith(label):
-            return tuple(byte_text(data[len(label) :]).split(" "))
-    return None
+def _grub_command(data: bytes) -> bytes | None:
+    """The text of a GRUB command, which may be empty. None for other data."""
+    if not data.startswith(_GRUB_COMMANDS):
+        return None
+    return data.split(b" ", 1)[1]
 
 
-def _files(command: tuple[str, ...]) -> tuple[str, ...]:
-    if command[0] not in _READING:
+def _verb(command: bytes) -> bytes:
+    return command.split(b" ", 1)[0].rstrip(b"\0")
+
+
+def _files(command: bytes) -> tuple[str, ...]:
+    """The files that a command names: the one it starts, or all that it passes on."""
+    verb = _verb(command)
+    if verb not in _READING:
         return ()
-    return command[1:2] if command[0] in _STARTING else command[1:]
+    words = tuple(byte_text(command).split(" "))
+    return words[1:2] if verb in _STARTING else words[1:]
 
 
 # --- one rule per PCR ------------------------------------------------------------------------
@@ -247,7 +253,8 @@ def _commands(event: BootEvent, position: Position) -> Component | None:
         return None
     command = _grub_command(event.data)
     if command is not None:
-        return Component.COMMAND_LINE if command[0] in _KERNEL_ARGUMENT else Component.BOOT_LOADER
+        line = _verb(command) in _KERNEL_ARGUMENT
+        return Component.COMMAND_LINE if line else Component.BOOT_LOADER
     if event.data.startswith(_COMMAND_LINES):
         return Component.COMMAND_LINE
     # systemd-boot measured the options here before version 251
