@@ -64,8 +64,8 @@ async def test_an_error_arrives_as_itself(authority, monkeypatch):
     async def refuse(*_args, **_options):
         raise raising[-1]
 
-    for method in ("page", "evidence"):
-        monkeypatch.setattr(HostService, method, refuse)
+    monkeypatch.setattr(HostService, "page", refuse)
+    monkeypatch.setattr("trustauthority.rpc.hosts.evidence_bundle", refuse)
     channel = authority.channel(authority.admin)
     for kind in EVERY_ERROR:
         raising.append(raised(kind, field="host"))
@@ -124,8 +124,8 @@ async def test_a_crash_is_internal_and_says_nothing(authority, monkeypatch):
     async def crash(*_args, **_options):
         raise failures[-1]
 
-    for method in ("page", "evidence"):
-        monkeypatch.setattr(HostService, method, crash)
+    monkeypatch.setattr(HostService, "page", crash)
+    monkeypatch.setattr("trustauthority.rpc.hosts.evidence_bundle", crash)
     before = await authority.dump()
     channel = authority.channel(authority.admin)
     for failure in CRASHES:

@@ -1,7 +1,6 @@
 """Attestation end to end: what passes, what fails a host, and what proves nothing at all."""
 
 import asyncio
-import json
 import os
 from dataclasses import replace
 from types import FunctionType
@@ -21,7 +20,8 @@ from trustauthority.appraisal import (
     components,
     runtime,
 )
-from trustauthority.codec.evidence import decode_evidence
+from trustauthority.appraisal.rejudge import Grounds, judge_bundle
+from trustauthority.codec.bundle import decode_bundle
 from trustauthority.errors import (
     ChallengeAlreadyUsed,
     ChallengeExpired,
@@ -46,13 +46,14 @@ from trustauthority.report.token import check_report
 from trustauthority.services import attestation, verdicts
 from trustauthority.services.attestation import Attested
 from trustauthority.services.baselines import VariantName
-from trustauthority.services.verdicts import expected_evidence
+from trustauthority.services.bundles import evidence_bundle
 from trustauthority.verification import challenge, pipeline, quote, replay, signature
 from trustauthority.verification import runtime as runtime_verification
 
 EXHAUSTIVE = bool(os.environ.get("TA_EXHAUSTIVE"))
 """Whether sweeps take every event and every bit, not a sample."""
 POLICY = Policy(name="default")
+OWN_GROUNDS = Grounds()
 STRICT_RUNTIME = (
     'name = "strict"\n[runtime]\nboot_aggregate = "required"\nviolations = "required"\n'
 )
@@ -788,26 +789,18 @@ class TestRecord:
             await authority.baselines.capture(GOLDEN, host.host_id, by=BY)
 
     async def test_stored_evidence_can_be_judged_again(self, authority):
-        """Rule 67: the bundle of a verdict verifies offline, and tells the same PCRs."""
+        """Rule 67: judged again offline, a bundle gives the verdict that was recorded, check by check."""
         (host,) = await authority.trusted("esx-1")
-        bundle = json.loads(await authority.hosts.evidence(host.host_id))
-        parts = {name: bytes.fromhex(value) for name, value in bundle["parts"].items()}
-        evidence = decode_evidence(ima_offset=bundle["manifest"]["ima_offset"], **parts)
-        fresh = replace(
-            await authority.record(host),
-            ak_public=bytes.fromhex(bundle["ak_public"]),
-            tls_public=bytes.fromhex(bundle["tls_public"]),
-            ek_public=bytes.fromhex(bundle["ek_public"]),
-            tpm_position=b"",
-            ima_state=b"",
-        )
-        again = pipeline.verify_evidence(
-            replace(evidence, ima_offset=0, ima_log=host.ima_log),
-            expected_evidence(evidence, fresh, None),
-            POLICY,
-        )
-        assert again.quote.pcrs["sha256"][7] == host.pcrs["sha256"][7]
-        assert bundle["verdict"]["passed"] is True
+        for change in (lambda: None, lambda: host.measure_file("/x", b"x"), host.reboot):
+            change()
+            attested = await authority.attest(host)
+            data = await evidence_bundle(authority.store, host.host_id)
+            again = judge_bundle(decode_bundle(data), OWN_GROUNDS, 0).verdict
+            assert again.passed is attested.verdict.passed is True
+            assert again.baseline == attested.verdict.baseline
+            by_enrolment, shown = again.checks[:2], again.checks[2:]
+            assert {check.state for check in by_enrolment} == {CheckState.SKIPPED}
+            assert shown == attested.verdict.checks[2:]
 
 
 class _nothing:  # noqa: N801 - reads as a word where it is used

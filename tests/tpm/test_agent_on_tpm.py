@@ -23,6 +23,7 @@ from support.agent_authority import Authority
 from support.agent_host import write_config
 from support.swtpm import SoftwareTpm, TpmMaker
 
+from trustauthority.cli.evidence import main
 from trustauthority.codec.tpm import decode_attest, decode_public, decode_signature
 from trustauthority.v1 import common_pb2 as common
 from trustauthority.verification.challenge import Purpose, qualifying_data
@@ -178,8 +179,11 @@ class TestCommands:
         assert refused.returncode == 2
         assert "chmod" in refused.stderr
 
-    def test_a_bundle_holds_a_quote_over_all_banks(self, config, tmp_path):
-        """docs/reference/evidence-bundle.md, version 1: complete, bound to its nonce, mode 0600."""
+    def test_a_bundle_holds_a_quote_over_all_banks(self, config, tmp_path, capsys):
+        """docs/reference/evidence-bundle.md, version 1: complete, bound to its nonce, mode 0600.
+
+        ``ta evidence`` reads it: the quote is genuine, and the log that is none fails the verdict.
+        """
         out = tmp_path / "bundle.tar"
         made = hostagent(config, "collect", "--out", str(out))
         assert made.returncode == 0, made.stderr
@@ -198,6 +202,14 @@ class TestCommands:
         assert attest.pcr_digest == hashlib.sha256(files["pcr-values.bin"]).digest()
         assert {s["bank"] for s in manifest["selections"]} >= {"sha256"}
         assert files["boot.log"] == b"boot log"
+        assert main(["show", str(out)]) == 0
+        policy = tmp_path / "policy.toml"
+        policy.write_text('name = "any"\n')
+        capsys.readouterr()
+        assert main(["check", str(out), "--policy", str(policy), "-o", "json"]) == 1
+        checks = {check["id"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+        assert checks["quote"]["state"] == "passed"
+        assert checks["boot-log"]["state"] == "failed"
 
 
 class TestDaemon:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import cyclopts
 
 from trustauthority.cli import (
+    evidence_bundle,
     evidence_endorsement,
     evidence_eventlog,
     evidence_ima,
@@ -24,6 +25,7 @@ evidence_eventlog.register(evidence_app)
 evidence_ima.register(evidence_app)
 evidence_quote.register(evidence_app)
 evidence_endorsement.register(evidence_app)
+evidence_bundle.register(evidence_app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -49,8 +49,8 @@ WORLD: ContextVar[World] = ContextVar("world")
 
 
 def screen_for(options: Options) -> Screen:
-    """The screen of a command that needs no authority."""
-    world = WORLD.get()
+    """The screen of a command that needs no authority, nor that ``ta`` started it."""
+    world = WORLD.get(None) or World()
     return Screen(
         out=world.out,
         err=world.err,

@@ -277,7 +277,9 @@ def _register_admin(process: Process, server: grpc.aio.Server, hosts: HostServic
     admin_pb2_grpc.add_ClusterServiceServicer_to_server(
         ClusterRpc(CatalogueService(store), BaselineService(store), store), server
     )
-    admin_pb2_grpc.add_HostServiceServicer_to_server(HostRpc(hosts, process.watchers), server)
+    admin_pb2_grpc.add_HostServiceServicer_to_server(
+        HostRpc(hosts, process.watchers, store), server
+    )
     admin_pb2_grpc.add_ReportServiceServicer_to_server(
         ReportRpc(hosts, process.files.report_keys()), server
     )

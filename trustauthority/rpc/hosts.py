@@ -7,9 +7,11 @@ from typing import Any
 from joserfc.jwk import KeySet
 
 from trustauthority.errors import NotFound
+from trustauthority.ports import Store
 from trustauthority.rpc import convert
 from trustauthority.rpc.interceptor import current_caller
 from trustauthority.rpc.watch import Watchers
+from trustauthority.services.bundles import evidence_bundle
 from trustauthority.services.hosts import HostService
 from trustauthority.v1 import admin_pb2 as pb
 from trustauthority.v1 import admin_pb2_grpc
@@ -21,8 +23,9 @@ CHUNK_BYTES = 256 * 1024
 class HostRpc(admin_pb2_grpc.HostServiceServicer):
     """Hosts and their life."""
 
-    def __init__(self, service: HostService, watchers: Watchers) -> None:
+    def __init__(self, service: HostService, watchers: Watchers, store: Store) -> None:
         self._service = service
+        self._store = store
         self._watchers = watchers
 
     async def ListHosts(self, request: pb.ListHostsRequest, context: Any) -> pb.ListHostsResponse:
@@ -128,7 +131,7 @@ class HostRpc(admin_pb2_grpc.HostServiceServicer):
         self, request: pb.GetEvidenceRequest, context: Any
     ) -> AsyncIterator[pb.GetEvidenceResponse]:
         """Stream an evidence bundle."""
-        bundle = await self._service.evidence(convert.name(request.host, "host"))
+        bundle = await evidence_bundle(self._store, convert.name(request.host, "host"))
         for start in range(0, len(bundle), CHUNK_BYTES):
             yield pb.GetEvidenceResponse(chunk=bundle[start : start + CHUNK_BYTES])
 

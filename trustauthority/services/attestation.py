@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from trustauthority.appraisal.appraise import AppraisalContext, appraise, judge_runtime
 from trustauthority.appraisal.baseline import decode_baseline
+from trustauthority.appraisal.runtimestate import KnownRuntime, encode_runtime
 from trustauthority.errors import (
     ChallengeAlreadyUsed,
     EvidenceRejected,
@@ -33,9 +34,7 @@ from trustauthority.services.runtimerules import LoadedRules
 from trustauthority.services.secrets import AuthoritySecrets
 from trustauthority.services.statements import Statement, sign_report, sign_verdict
 from trustauthority.services.verdicts import (
-    KnownRuntime,
     archive_evidence,
-    encode_runtime,
     expected_evidence,
     known_runtime,
     verdict_document,
@@ -281,7 +280,7 @@ class AttestationService:
         host, verified, verdict = judged.host, judged.verified, judged.verdict
         policy = judged.policy
         boot_log_sha256 = await tx.archive.put_blob(evidence.boot_log)
-        evidence_sha256 = await archive_evidence(tx, evidence, boot_log_sha256)
+        evidence_sha256 = await archive_evidence(tx, evidence, boot_log_sha256, before=host)
         document = verdict_document(verdict, evidence_sha256)
         verdict_id = hashlib.sha256(document.encode()).hexdigest()
         clock = verified.quote.clock_info

@@ -1,7 +1,6 @@
 """Baselines: captured from evidence that was verified, approved by the hash of what was looked at."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -33,6 +32,7 @@ from trustauthority.model.verdict import Check, CheckState
 from trustauthority.ports import Store, Transaction
 from trustauthority.services.hosts import find_host
 from trustauthority.services.policies import cluster_policy
+from trustauthority.services.verdicts import archived_evidence
 from trustauthority.verification.quote import (
     authenticate_quote,
     check_pcr_digest,
@@ -287,22 +287,18 @@ async def stored_boot_log(tx: Transaction, host: HostRecord, policy: Policy) -> 
     verdict = None if host.verdict_id is None else await tx.archive.get_verdict(host.verdict_id)
     if verdict is None:
         raise FailedPrecondition(f"{host.name} has not attested yet")
-    manifest = await tx.archive.get_blob(bytes.fromhex(str(verdict["evidence_sha256"])))
-    parts = json.loads(manifest or b"{}")
-
-    async def part(name: str) -> bytes:
-        return await tx.archive.get_blob(bytes.fromhex(parts[name])) or b""
-
-    values = await part("pcr_values")
+    archived = await archived_evidence(tx, str(verdict["evidence_sha256"]))
+    evidence = archived.evidence
     quote, signature = authenticate_quote(
-        attest=await part("attest"),
-        signature=await part("signature"),
+        attest=evidence.attest,
+        signature=evidence.signature,
         attestation_key=decode_public(host.ak_public),
     )
+    values = evidence.pcr_values
     check_pcr_digest(quote, values, signature.hash)
     bank = policy.evidence.bank
     return verify_boot_log(
-        decode_boot_log(await part("boot_log")),
+        decode_boot_log(evidence.boot_log),
         split_pcr_values(quote.selection, values)[bank],
         bank=bank,
         pcrs=policy.evidence.replayed_pcrs,

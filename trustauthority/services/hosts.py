@@ -4,7 +4,6 @@ Whatever takes trust away needs one person and no further check; whatever gives 
 thing that was looked at by its hash, and a host that changed since is refused (I-E).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,39 +54,6 @@ class HostService:
             if host.verdict_id is not None:
                 verdict = await tx.archive.get_verdict(host.verdict_id)
             return await view_of(tx, host), verdict
-
-    async def evidence(self, name: str) -> bytes:
-        """The evidence bundle behind a host's newest verdict.
-
-        Raises:
-            NotFound: the host never sent evidence.
-        """
-        async with self._store.snapshot() as tx:
-            host = await find_host(tx, name)
-            stored = (
-                None if host.verdict_id is None else await tx.archive.get_verdict(host.verdict_id)
-            )
-            if stored is None:
-                raise NotFound(f"{name} never sent evidence", kind="evidence", name=name)
-            manifest = await tx.archive.get_blob(bytes.fromhex(str(stored["evidence_sha256"])))
-            parts = json.loads(manifest or b"{}")
-            blobs = {
-                part: (await tx.archive.get_blob(bytes.fromhex(value)) or b"").hex()
-                for part, value in parts.items()
-                if isinstance(value, str)
-            }
-        bundle = {
-            "version": 1,
-            "host": host.host_id,
-            "ak_public": host.ak_public.hex(),
-            "tls_public": host.tls_public.hex(),
-            "ek_public": host.ek_public.hex(),
-            "ek_certificate": host.ek_certificate.hex(),
-            "manifest": parts,
-            "parts": blobs,
-            "verdict": json.loads(str(stored["document"])),
-        }
-        return json.dumps(bundle, sort_keys=True).encode()
 
     async def admit(
         self, name: str, *, approval_sha256: str, host_class: str = "", by: str, dry_run: bool

@@ -1,11 +1,8 @@
-"""Policy documents: TOML in, the frozen Policy out, every wrong key named at once."""
+"""Policies of clusters: documents with the terms that placement needs, and the one in force."""
 
 import hashlib
-import re
-import tomllib
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-
+from trustauthority.codec.policy import decode_policy
 from trustauthority.errors import NotFound, PolicyInvalid
 from trustauthority.model import policy as nouns
 from trustauthority.model.catalogue import ClusterEntry
@@ -13,46 +10,17 @@ from trustauthority.model.policy import Policy
 from trustauthority.placement.clock import least_skew_ms
 from trustauthority.ports import Transaction
 
-MAX_DOCUMENT_BYTES = 256 * 1024
 DEFAULT_DOCUMENT = 'name = "default"\n'
-GROWING_PCRS = frozenset({10, 11, 12, 13, 15, 16, 23})
-"""PCRs that change while a host runs, or that can be reset: never in a key's policy (design 6.4)."""
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-_STRICT = ConfigDict(extra="forbid", strict=False)
-for _kind in (
-    nouns.EvidencePolicy,
-    nouns.BootPolicy,
-    nouns.RuntimePolicy,
-    nouns.LeasePolicy,
-    nouns.GrantPolicy,
-    nouns.EndorsementPolicy,
-    Policy,
-):
-    setattr(_kind, "__pydantic_config__", _STRICT)  # noqa: B010 - the model stays free of pydantic
-_ADAPTER = TypeAdapter(Policy)
 
 
 def parse_policy(document: str) -> Policy:
-    """Parse and check a policy document.
+    """Read a policy document that may come into force.
 
     Raises:
         PolicyInvalid: with every problem and its path.
     """
-    if len(document.encode()) > MAX_DOCUMENT_BYTES:
-        raise PolicyInvalid("the document has more than 256 KiB", fields="")
-    try:
-        policy = _ADAPTER.validate_python(tomllib.loads(document))
-    except tomllib.TOMLDecodeError as error:
-        raise PolicyInvalid(f"not TOML: {error}", fields="") from error
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}"
-            for each in error.errors()
-        ]
-        raise PolicyInvalid("; ".join(problems), fields=", ".join(problems)) from error
-    problems = _contradictions(policy)
+    policy = decode_policy(document)
+    problems = _lease_problems(policy.leases)
     if problems:
         raise PolicyInvalid("; ".join(problems), fields=", ".join(problems))
     return policy
@@ -73,16 +41,6 @@ def _lease_problems(leases: nouns.LeasePolicy) -> list[str]:
     return []
 
 
-def _rules_problems(runtime: nouns.RuntimePolicy) -> list[str]:
-    """Files are judged by rules that the policy names, or not at all: neither goes alone."""
-    wanted = runtime.files is not nouns.Requirement.OFF
-    if wanted and not _SHA256.fullmatch(runtime.rules):
-        return ["runtime.rules: the hash that ta policy runtime upload printed"]
-    if not wanted and runtime.rules:
-        return ["runtime.files: required or warn, or the rules judge nothing"]
-    return []
-
-
 async def cluster_policy(tx: Transaction, cluster: str) -> tuple[ClusterEntry, Policy]:
     """The cluster and its policy.
 
@@ -93,44 +51,3 @@ async def cluster_policy(tx: Transaction, cluster: str) -> tuple[ClusterEntry, P
         if entry.cluster_id == cluster:
             return entry, parse_policy(entry.policy_document)
     raise NotFound(f"there is no cluster {cluster!r}", kind="cluster", name=cluster)
-
-
-def _contradictions(policy: Policy) -> list[str]:
-    """What no single field shows: sets that must contain each other, lengths that must be positive."""
-    problems = []
-    quoted = set(policy.evidence.pcrs)
-    for name, pcrs in (
-        ("evidence.replayed_pcrs", policy.evidence.replayed_pcrs),
-        ("boot.baseline_pcrs", policy.boot.baseline_pcrs),
-        ("grants.sealed_pcrs", policy.grants.sealed_pcrs),
-    ):
-        if not set(pcrs) <= quoted:
-            problems.append(f"{name}: only PCRs of evidence.pcrs can be used")
-    if not policy.grants.sealed_pcrs or set(policy.grants.sealed_pcrs) & GROWING_PCRS:
-        problems.append("grants.sealed_pcrs: some stable PCRs, none that grows (10-13, 15, 16, 23)")
-    if any(not 0 <= pcr <= 23 for pcr in quoted):
-        problems.append("evidence.pcrs: PCRs are numbered 0 to 23")
-    if (
-        policy.boot.host_class is nouns.Requirement.REQUIRED
-        and policy.boot.baseline is not nouns.Requirement.REQUIRED
-    ):
-        problems.append("boot.host_class: required only together with boot.baseline")
-    if policy.boot.host_class is nouns.Requirement.REQUIRED and not (
-        set(policy.boot.baseline_pcrs) & {0, 1, 2, 3}
-    ):
-        problems.append("boot.host_class: boot.baseline_pcrs must show the firmware (PCR 0-3)")
-    if policy.evidence.bank not in policy.evidence.quoted_banks:
-        problems.append("evidence.quoted_banks: must contain evidence.bank")
-    if policy.evidence.bank == "sha1":
-        problems.append("evidence.bank: no claim may rest on SHA-1")
-    lengths = {
-        "evidence.max_age_ms": policy.evidence.max_age_ms,
-        "evidence.attest_interval_ms": policy.evidence.attest_interval_ms,
-        "leases.strict_ms": policy.leases.strict_ms,
-        "leases.standard_ms": policy.leases.standard_ms,
-        "grants.open_by_ms": policy.grants.open_by_ms,
-    }
-    problems.extend(f"{name}: must be positive" for name, value in lengths.items() if value <= 0)
-    problems.extend(_lease_problems(policy.leases))
-    problems.extend(_rules_problems(policy.runtime))
-    return problems

@@ -6,22 +6,17 @@ Evidence can be judged again later from what stands here (rule 67).
 import json
 from dataclasses import asdict, dataclass
 
-from trustauthority.appraisal.runtimefiles import FileJudgement, RefusedEntry
-from trustauthority.codec.tpm import (
-    decode_public,
-    object_name,
-    primary_qualified_name,
-    qualified_name,
-)
+from trustauthority.appraisal.runtimestate import KnownRuntime, decode_runtime
+from trustauthority.codec.evidence import decode_evidence
+from trustauthority.errors import NotFound
 from trustauthority.model.evidence import Evidence
 from trustauthority.model.host import HostRecord
 from trustauthority.model.policy import Policy
-from trustauthority.model.tpm import HANDLE_ENDORSEMENT, ClockInfo
+from trustauthority.model.tpm import ClockInfo
 from trustauthority.model.verdict import Verdict
 from trustauthority.ports import Transaction
 from trustauthority.verification import challenge as challenges
-from trustauthority.verification.pipeline import ExpectedEvidence, RuntimeProgress
-from trustauthority.verification.runtime import BootAggregate
+from trustauthority.verification.pipeline import ExpectedEvidence, expect_evidence
 
 
 def verdict_document(verdict: Verdict, evidence_sha256: str) -> str:
@@ -33,55 +28,33 @@ def verdict_document(verdict: Verdict, evidence_sha256: str) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownRuntime:
-    """What is known of the runtime log of a host's newest boot."""
-
-    progress: RuntimeProgress
-    files: FileJudgement | None
-    """What was found of its files; None when nothing judged them."""
-
-
-def encode_runtime(known: KnownRuntime) -> bytes:
-    """The stored form of what is known of a host's runtime log."""
-    progress = asdict(known.progress) | {"value": known.progress.value.hex()}
-    files = None if known.files is None else asdict(known.files)
-    values = {"progress": progress, "files": files}
-    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
-
-
 def known_runtime(host: HostRecord, policy: Policy) -> KnownRuntime | None:
-    """What a host's next delta continues; None when its log must be read from its beginning.
+    """What a host's next delta continues; None when its log must be read from its beginning."""
+    return decode_runtime(host.ima_state, policy.runtime.rules)
 
-    A judgement under other rules than those in force is none: entries that were approved by them
-    must be looked at again, and so must those that nothing judged.
+
+async def archive_evidence(
+    tx: Transaction, evidence: Evidence, boot_log_sha256: bytes, *, before: HostRecord
+) -> str:
+    """Keep the evidence so that it can be judged again: small parts here, logs by their hash.
+
+    Args:
+        tx: the transaction of the verdict.
+        evidence: the evidence.
+        boot_log_sha256: of its boot log, which is kept already.
+        before: the host as it was judged: where its TPM stood, and what an IMA delta continues.
     """
-    if not host.ima_state:
-        return None
-    stored = json.loads(host.ima_state)
-    progress = stored["progress"]
-    progress["value"] = bytes.fromhex(progress["value"])
-    progress["aggregate"] = BootAggregate(progress["aggregate"])
-    files = stored["files"]
-    if files is not None:
-        files["named"] = tuple(RefusedEntry(**each) for each in files["named"])
-        files = FileJudgement(**files)
-    if policy.runtime.rules and (files is None or files.rules != policy.runtime.rules):
-        return None
-    return KnownRuntime(progress=RuntimeProgress(**progress), files=files)
-
-
-async def archive_evidence(tx: Transaction, evidence: Evidence, boot_log_sha256: bytes) -> str:
-    """Keep the evidence so that it can be judged again: parts by hash, and a manifest over them."""
     manifest = {
         "version": 1,
-        "challenge": (await tx.archive.put_blob(evidence.challenge)).hex(),
-        "attest": (await tx.archive.put_blob(evidence.attest)).hex(),
-        "signature": (await tx.archive.put_blob(evidence.signature)).hex(),
-        "pcr_values": (await tx.archive.put_blob(evidence.pcr_values)).hex(),
-        "boot_log": boot_log_sha256.hex(),
+        "challenge": evidence.challenge.hex(),
+        "attest": evidence.attest.hex(),
+        "signature": evidence.signature.hex(),
+        "pcr_values": evidence.pcr_values.hex(),
+        "boot_log_sha256": boot_log_sha256.hex(),
         "ima_offset": evidence.ima_offset,
-        "ima_log": (await tx.archive.put_blob(evidence.ima_log)).hex(),
+        "ima_log_sha256": (await tx.archive.put_blob(evidence.ima_log)).hex(),
+        "runtime_before": before.ima_state.decode() if evidence.ima_offset else "",
+        "position_before": before.tpm_position.hex(),
     }
     encoded = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
     return (await tx.archive.put_blob(encoded)).hex()
@@ -97,17 +70,54 @@ def expected_evidence(
         if position
         else None
     )
-    return ExpectedEvidence(
+    return expect_evidence(
         ak_public=host.ak_public,
-        ak_qualified_name=qualified_name(
-            primary_qualified_name(HANDLE_ENDORSEMENT, object_name(decode_public(host.ek_public))),
-            object_name(decode_public(host.ak_public)),
-        ),
-        qualifying_data=challenges.qualifying_data(
-            evidence.challenge,
-            object_name(decode_public(host.tls_public)),
-            challenges.Purpose.ATTEST,
-        ),
+        ek_public=host.ek_public,
+        tls_public=host.tls_public,
+        challenge=evidence.challenge,
+        purpose=challenges.Purpose.ATTEST,
         last_clock=last,
         progress=None if known is None else known.progress,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchivedEvidence:
+    """Evidence as it was judged, and what was known of its host then."""
+
+    evidence: Evidence
+    position_before: bytes
+    """Where the TPM stood: counters and clock, 16 bytes; empty at the first evidence."""
+    runtime_before: bytes
+    """The stored form of what its IMA delta continues; empty for a whole log."""
+
+
+async def archived_evidence(tx: Transaction, evidence_sha256: str) -> ArchivedEvidence:
+    """Evidence as it was archived.
+
+    Raises:
+        NotFound: it is not kept any more.
+    """
+    manifest = await tx.archive.get_blob(bytes.fromhex(evidence_sha256))
+    if manifest is None:
+        raise NotFound("this evidence is not kept any more", kind="evidence", name=evidence_sha256)
+    values = json.loads(manifest)
+    logs = [
+        await tx.archive.get_blob(bytes.fromhex(values[f"{name}_sha256"]))
+        for name in ("boot_log", "ima_log")
+    ]
+    boot_log, ima_log = (log or b"" for log in logs)
+    evidence = decode_evidence(
+        challenge=bytes.fromhex(values["challenge"]),
+        attest=bytes.fromhex(values["attest"]),
+        signature=bytes.fromhex(values["signature"]),
+        pcr_values=bytes.fromhex(values["pcr_values"]),
+        boot_log=boot_log,
+        ima_offset=values["ima_offset"],
+        ima_log=ima_log,
+    )
+    return ArchivedEvidence(
+        evidence=evidence,
+        position_before=bytes.fromhex(values["position_before"]),
+        runtime_before=values["runtime_before"].encode(),
     )

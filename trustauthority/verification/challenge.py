@@ -148,7 +148,7 @@ def claimed_purpose(token: bytes) -> Purpose | None:
     return _PURPOSES.get(token[_PURPOSE_OFFSET]) if len(token) == _TOKEN_SIZE else None
 
 
-def qualifying_data(challenge: bytes, tls_key_name: bytes, purpose: Purpose) -> bytes:
+def qualifying_data(challenge: bytes, tls_key_name: bytes, purpose: str) -> bytes:
     """What the TPM must put into a quote: 32 bytes that bind challenge, TLS key and purpose (N11).
 
     SHA-256 over ``trustauthority/qualifying-data/v1``, the token, the TPM name of the TLS identity

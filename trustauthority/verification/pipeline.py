@@ -13,14 +13,21 @@ from dataclasses import dataclass
 
 from trustauthority.codec.eventlog import decode_boot_log
 from trustauthority.codec.ima import ImaStream
-from trustauthority.codec.tpm import decode_attest, decode_public
+from trustauthority.codec.tpm import (
+    decode_attest,
+    decode_public,
+    object_name,
+    primary_qualified_name,
+    qualified_name,
+)
 from trustauthority.errors import LogRejected, TrustAuthorityError
 from trustauthority.model.bootlog import BootLog
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.evidence import Evidence
 from trustauthority.model.ima import IMA_PCR, ImaEntry, ImaReplayState
 from trustauthority.model.policy import Policy
-from trustauthority.model.tpm import ClockInfo, PcrSelection
+from trustauthority.model.tpm import HANDLE_ENDORSEMENT, ClockInfo, PcrSelection
+from trustauthority.verification.challenge import qualifying_data
 from trustauthority.verification.quote import (
     QuoteExpectation,
     VerifiedQuote,
@@ -96,6 +103,37 @@ class VerifiedEvidence:
     runtime: RuntimeReplay
     same_boot: bool
     """Whether (resetCount, restartCount) are those of the evidence before."""
+
+
+def expect_evidence(
+    *,
+    ak_public: bytes,
+    ek_public: bytes,
+    tls_public: bytes,
+    challenge: bytes,
+    purpose: str,
+    last_clock: ClockInfo | None,
+    progress: RuntimeProgress | None,
+) -> ExpectedEvidence:
+    """What evidence must be, given the keys that it is held against.
+
+    Args:
+        ak_public: TPMT_PUBLIC of the AK.
+        ek_public: TPMT_PUBLIC of the EK: the AK is its child.
+        tls_public: TPMT_PUBLIC of the TLS identity, which the quote names.
+        challenge: what the quote answers.
+        purpose: what for.
+        last_clock: the TPM's position before; None when it is not known.
+        progress: what the IMA delta continues; None for a whole log.
+    """
+    endorsement = primary_qualified_name(HANDLE_ENDORSEMENT, object_name(decode_public(ek_public)))
+    return ExpectedEvidence(
+        ak_public=ak_public,
+        ak_qualified_name=qualified_name(endorsement, object_name(decode_public(ak_public))),
+        qualifying_data=qualifying_data(challenge, object_name(decode_public(tls_public)), purpose),
+        last_clock=last_clock,
+        progress=progress,
+    )
 
 
 def verify_evidence(
