@@ -1,0 +1,208 @@
+"""Two libvirt hosts on one machine: each a libvirtd in mount and UTS namespaces of its own.
+
+What it makes real: libvirtd, its hooks, QEMU (TCG), LUKS disks, swtpm as vTPM, live migration over a
+unix socket. What it does not: separate kernels, so a process of one host is visible to the other.
+Needs root. Each host ends with its VMs when the context is left; only processes started here are
+ended, by id.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+READY_S = 20
+_BINDS = {
+    "etc": "/etc/libvirt",
+    "lib": "/var/lib/libvirt",
+    "run": "/run/libvirt",
+    "log": "/var/log/libvirt",
+    "cache": "/var/cache/libvirt",
+    "swtpm": "/var/log/swtpm",
+}
+_LIBVIRTD = """\
+host_uuid = "{uuid}"
+unix_sock_group = "root"
+unix_sock_ro_perms = "0700"
+unix_sock_rw_perms = "0700"
+auth_unix_ro = "none"
+auth_unix_rw = "none"
+log_outputs = "2:file:/var/log/libvirt/libvirtd.log"
+"""
+_QEMU = """\
+security_driver = "none"
+user = "root"
+group = "root"
+dynamic_ownership = 0
+remember_owner = 0
+namespaces = [ ]
+cgroup_controllers = [ ]
+stdio_handler = "file"
+swtpm_user = "root"
+swtpm_group = "root"
+"""
+BOOT_SECTOR = bytes.fromhex(
+    "ea057c000031c08ed88ec08ed0bc007c8816007efb8b1e6c04f4a16c0429d883f80972f5b80102b90200b6008a16007ebb0080cd13be00807303be547cac84c074d388c1bafd03eca82074fb88c8baf803eeebe9450a00"
+)
+"""A guest in 90 bytes: twice a second it reads sector 2 of its disk and writes it to the serial line.
+
+Real mode, INT 13h and the BIOS tick counter. So each line that the test sees is guest code that runs
+*now*, reading its encrypted disk; «E» is a failed read.
+"""
+
+
+class LibvirtFailed(AssertionError):
+    """A command that had to work did not."""
+
+
+@dataclass(slots=True)
+class Said:
+    """What a command said."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+
+@dataclass(slots=True)
+class LibvirtHost:
+    """One libvirtd with its folders."""
+
+    name: str
+    folder: Path
+    uuid: str
+    process: subprocess.Popen[bytes] | None = None
+    hook_log: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.hook_log = self.folder / "hook.log"
+        for name in (*_BINDS, "etc/hooks", "etc/qemu", "lib/qemu", "lib/swtpm", "lib/secrets"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        shutil.copytree("/etc/libvirt/nwfilter", self.folder / "etc/nwfilter", dirs_exist_ok=True)
+        (self.folder / "etc" / "libvirtd.conf").write_text(_LIBVIRTD.format(uuid=self.uuid))
+        (self.folder / "etc" / "qemu.conf").write_text(_QEMU)
+
+    # --- life --------------------------------------------------------------------------------
+
+    @property
+    def uri(self) -> str:
+        """How anybody on this machine reaches this host's libvirt."""
+        return f"qemu+unix:///system?socket={self.folder}/run/libvirt-sock"
+
+    def start(self) -> None:
+        """Start libvirtd and wait until it answers."""
+        binds = "\n".join(
+            f"mkdir -p {there}; mount --bind {self.folder / here} {there}"
+            for here, there in _BINDS.items()
+        )
+        script = f"set -e\nhostname {self.name}\n{binds}\nexec /usr/sbin/libvirtd --pid-file {self.folder}/libvirtd.pid"
+        with (self.folder / "libvirtd.out").open("ab") as out:
+            self.process = subprocess.Popen(
+                ["unshare", "--mount", "--uts", "--propagation", "private", "bash", "-c", script],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + READY_S
+        while self.virsh("version").code != 0:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise LibvirtFailed((self.folder / "libvirtd.out").read_text()[-2000:])
+            time.sleep(0.1)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """End libvirtd; its VMs run on."""
+        if self.process is None:
+            return
+        self.process.send_signal(number)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(5)
+        self.process = None
+
+    def close(self) -> None:
+        """End libvirtd and everything that it started."""
+        self.stop()
+        for pid in self.qemu_pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for pidfile in (self.folder / "run").rglob("*swtpm*.pid"):
+            with contextlib.suppress(ProcessLookupError, ValueError):
+                os.kill(int(pidfile.read_text()), signal.SIGKILL)
+
+    # --- asking ------------------------------------------------------------------------------
+
+    def virsh(self, *words: str | Path, timeout: float = 60) -> Said:
+        """Run virsh against this host."""
+        began = time.monotonic()
+        done = subprocess.run(
+            ["virsh", "-q", "-c", self.uri, *map(str, words)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        return Said(done.returncode, done.stdout, done.stderr, time.monotonic() - began)
+
+    def do(self, *words: str | Path) -> str:
+        """Run virsh; it has to work."""
+        said = self.virsh(*words)
+        if said.code != 0:
+            raise LibvirtFailed(f"{self.name}: virsh {words}: {said.err}")
+        return said.out
+
+    def state(self, vm: str) -> str:
+        """State and reason as virsh shows them, «absent» when there is no such domain."""
+        said = self.virsh("domstate", "--reason", vm)
+        return said.out.strip() if said.code == 0 else "absent"
+
+    def qemu_pids(self) -> list[int]:
+        """The QEMU processes of this host that live."""
+        pids = [int(p.read_text()) for p in (self.folder / "run" / "qemu").glob("*.pid")]
+        return [pid for pid in pids if Path(f"/proc/{pid}").exists() and not _is_zombie(pid)]
+
+
+def migrate_words(target: LibvirtHost, vm: str, *more: str) -> tuple[str, ...]:
+    """The words of a live migration to ``target`` over a unix socket."""
+    socket = target.folder / "m.sock"
+    # --unsafe: what both hosts see is one folder, which libvirt does not take for shared storage
+    words = ("migrate", "--live", "--unsafe", "--persistent", "--undefinesource", *more)
+    return (*words, vm, target.uri, "--migrateuri", f"unix://{socket}")
+
+
+def make_disk(path: Path, passphrase: bytes, line: str) -> None:
+    """A LUKS disk in qcow2 whose guest writes ``line`` to its serial line twice a second."""
+    plain = path.with_suffix(".plain")
+    text = (line + "\n\0").encode().ljust(512, b"\0")
+    plain.write_bytes(BOOT_SECTOR.ljust(510, b"\0") + b"\x55\xaa" + text + bytes(1 << 20))
+    key = path.with_suffix(".key")
+    key.write_bytes(passphrase)
+    secret = ("--object", f"secret,id=s,file={key}")
+    luks = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"
+    _run("qemu-img", "create", "-q", *secret, "-f", "qcow2", "-o", luks, str(path), "4M")
+    target = f"driver=qcow2,file.filename={path},encrypt.key-secret=s"
+    copy = ("--target-image-opts", "-n", "-f", "raw", str(plain), target)
+    _run("qemu-img", "convert", "-q", *secret, *copy)
+    plain.unlink()
+    key.unlink()
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode != 0:
+        raise LibvirtFailed(f"{command[0]}: {done.stderr}")
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
