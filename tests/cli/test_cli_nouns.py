@@ -9,6 +9,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from fakes.fake_authority import FakeAuthority
 from google.protobuf.message import Message
+from google.rpc import status_pb2
+from grpc import StatusCode
 from support.admin_messages import at, verdict
 from support.client_certificates import CertificateAuthority
 from support.pe_images import Built
@@ -137,6 +139,17 @@ SCREENS = {
             "ca    CN=TPM CA  prod     2035-01-01 00:00:00Z  9f3c\n"
         ),
     ),
+    "anchor crl list": (
+        "ListCrls",
+        admin.ListCrlsResponse(
+            crls=[admin.Crl(crl_id="7e1a", cluster="prod", issuer="CN=TPM CA", revoked=2)]
+        ),
+        (
+            "1 revocation list · authority SERVER · 14:02:11Z\n"
+            "ISSUER     CLUSTER  REVOKED  NEXT  ID\n"
+            "CN=TPM CA  prod     2        –     7e1a\n"
+        ),
+    ),
     "inventory list": (
         "ListInventory",
         admin.ListInventoryResponse(
@@ -246,6 +259,7 @@ def test_screens(ta, authority: FakeAuthority, command: str) -> None:
 EMPTY = {
     "cluster list": ("ListClusters", admin.ListClustersResponse(), "ta cluster create"),
     "anchor list": ("ListAnchors", admin.ListAnchorsResponse(), "ta anchor add"),
+    "anchor crl list": ("ListCrls", admin.ListCrlsResponse(), "its maker took back"),
     "inventory list": ("ListInventory", admin.ListInventoryResponse(), "ta inventory add"),
     "baseline list": ("ListBaselines", admin.ListBaselinesResponse(), "ta baseline capture"),
     "vm list": ("ListVms", keys.ListVmsResponse(), "ta vm protect"),
@@ -282,6 +296,11 @@ SENT: dict[str, tuple[str, Message, Message]] = {
         "RemoveAnchor",
         admin.RemoveAnchorResponse(),
         admin.RemoveAnchorRequest(cluster="prod", anchor_id="9f3c"),
+    ),
+    "anchor crl remove 7e1a --yes": (
+        "RemoveCrl",
+        admin.RemoveCrlResponse(),
+        admin.RemoveCrlRequest(cluster="prod", crl_id="7e1a"),
     ),
     f"inventory add --ek-sha256 {EK} --class r650 --yes": (
         "AddInventory",
@@ -419,6 +438,27 @@ def test_anchor_add_shows_what_it_would_trust(ta, authority: FakeAuthority) -> N
     assert sent[0] == maker.certificate.public_bytes(serialization.Encoding.DER)
     assert ta("anchor", "add", str(file), "--dry-run").code is ExitCode.YES
     assert authority.request(admin.AddAnchorRequest).dry_run
+
+
+def test_lists_are_all_looked_at_before_one_counts(ta, authority: FakeAuthority, tmp_path) -> None:
+    """Bad input loses nothing: with one bad list among three, none is in force."""
+    folder = tmp_path / "crls"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.crl").write_bytes(b"list %d" % number)
+
+    def answer(request: admin.AddCrlRequest) -> Message | status_pb2.Status:
+        if request.crl == b"list 2":
+            return status_pb2.Status(code=StatusCode.INVALID_ARGUMENT.value[0], message="no list")
+        return admin.AddCrlResponse(crl=admin.Crl(crl_id="7e1a", cluster="prod"))
+
+    authority.answer("AddCrl", answer)
+    assert ta("anchor", "crl", "add", str(folder), "--yes").code is ExitCode.USAGE
+    assert [each.dry_run for each in authority.requests] == [True, True, True]
+    (folder / "2.crl").unlink()
+    assert ta("anchor", "crl", "add", str(folder), "--yes").code is ExitCode.YES
+    assert [each.dry_run for each in authority.requests[3:]] == [True, True, False, False]
+    assert ta("anchor", "crl", "add", "--yes").code is ExitCode.USAGE
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])

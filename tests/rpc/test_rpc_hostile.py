@@ -12,6 +12,7 @@ import grpc
 import pytest
 from google.protobuf.descriptor import FieldDescriptor as Field
 from google.protobuf.message import Message
+from support import ek_certificates
 from support.authority import RPCS, Answer, Authority, Rpc, call, named, served
 
 from trustauthority.errors import DOMAIN, TrustAuthorityError
@@ -20,6 +21,7 @@ from trustauthority.v1 import attestation_pb2 as at
 
 Code = grpc.StatusCode
 HASH = "ab" * 32
+CRL = ek_certificates.build_crl(ek_certificates.ca_key(), ek_certificates.CA_NAME)
 REQUEST_ID = "r" * 16
 HOSTILE = {
     "newline": 'x\n{"event": "rpc", "caller": "forged"}',
@@ -72,6 +74,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "CreateCluster": {"name": "new"},
     "AddAnchor": {"cluster": "lab", "kind": 2, "ek_sha256": b"h" * 32, "dry_run": True},
     "RemoveAnchor": {"cluster": "lab", "anchor_id": HASH},
+    "AddCrl": {"cluster": "lab", "crl": CRL, "dry_run": True},
+    "RemoveCrl": {"cluster": "lab", "crl_id": HASH},
     "AddInventory": {
         "entries": [{"cluster": "lab", "ek_sha256": HASH, "name": "h"}],
         "dry_run": True,

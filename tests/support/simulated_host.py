@@ -38,6 +38,8 @@ from trustauthority.verification.residency import KeyCertification
 BOOTS = Path(__file__).parent.parent / "vectors" / "boots"
 GOOD = BOOTS / "good"
 EK_ATTRIBUTES = 0x000300B2
+SOUND_FIRMWARE = 0x0007_0055_0000_0000
+"""7.85: no flaw of this maker's firmware is published for it."""
 OWNER, ENDORSEMENT = b"\x40\x00\x00\x01", b"\x40\x00\x00\x0b"
 _LABEL = b"trustauthority/enrol/v1\0"
 
@@ -72,10 +74,17 @@ class SimulatedTpm:
         )
 
     @property
+    def certificate_serial(self) -> int:
+        """Serial number of the vendor's certificate."""
+        return int.from_bytes(hashlib.sha256(self.serial.encode()).digest()[:8], "big")
+
+    @property
     def ek_certificate(self) -> bytes:
         """The vendor's certificate over it."""
         info = self.ek.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        return ek_certificates.ecc_endorsement(256, public_key_info=info)
+        return ek_certificates.ecc_endorsement(
+            256, public_key_info=info, serial=self.certificate_serial
+        )
 
     def key(self, role: str) -> ec.EllipticCurvePrivateKey:
         """A key that the TPM made for a role."""
@@ -122,6 +131,7 @@ class SimulatedHost:
         self.storage_area = encode_public(self.storage.public)
         self.boot(capture)
         self.clock, self.reset_count, self.restart_count, self.safe = 100_000, 5, 2, True
+        self.firmware = SOUND_FIRMWARE
         self.lies = Lies()
         self.host_id = ""
 
@@ -310,7 +320,7 @@ class SimulatedHost:
             extra_data=honest if lies.qualifying is None else lies.qualifying,
             signer=self.ak_qualified_name if lies.signer is None else lies.signer,
             clock=self._clock_info,
-            **lies.quote_fields,
+            **({"firmware": self.firmware} | lies.quote_fields),
         )
         attest = lies.change_attest(quote.attest)
         known = invitation.known_logs

@@ -119,6 +119,8 @@ def enrolment(host: str, **changes: Any) -> Enrolment:
         "approval_sha256": key("approval").hex(),
         "anchor": "CN=TPM CA",
         "tpm": "SWTPM 2.0",
+        "tpm_manufacturer": "IBM",
+        "ek_chain": key("chain"),
     }
     return Enrolment(**(values | changes))
 

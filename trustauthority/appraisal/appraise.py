@@ -12,6 +12,7 @@ from trustauthority.appraisal.boot import boot_log_checks, secure_boot_checks
 from trustauthority.appraisal.runtime import runtime_checks
 from trustauthority.appraisal.runtimefiles import FileJudgement, judge_files
 from trustauthority.appraisal.states import state_of
+from trustauthority.appraisal.tpm import TpmKnowledge, tpm_checks
 from trustauthority.model.baseline import Baseline, compact_names
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.identifiers import ClusterId, HostId
@@ -21,6 +22,8 @@ from trustauthority.model.verdict import Check, CheckState, Verdict
 from trustauthority.verification.pipeline import RuntimeReplay, VerifiedEvidence
 from trustauthority.verification.replay import VerifiedBootLog
 from trustauthority.verification.runtime import MAX_FINDINGS
+
+NOTHING_KNOWN = TpmKnowledge()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +43,9 @@ class AppraisalContext:
     """What hardware the host is, as its admission says; empty when that was not said."""
     revoked: bool = False
     """An administrator took trust away: no evidence gives it back."""
+    tpm: TpmKnowledge = NOTHING_KNOWN
+    taken_back: str = ""
+    """Why the TPM's certificate or key counts no more, in words; empty when it does."""
     files: FileJudgement | None = None
     """What ``judge_files`` found in the runtime log of this boot; None when nothing judged it."""
 
@@ -53,10 +59,15 @@ def appraise(
     """Judge verified evidence."""
     judged: list[BootJudgement] = []
     checks = (
-        _identity_check("endorsement", "the TPM is accepted", context.endorsement),
+        _endorsement(context),
         _identity_check("residency", "the keys live in that TPM", "proven at enrolment"),
         *_revocation(context),
         _group("quote", "the quote is genuine and fresh", lambda: _quote_checks(evidence)),
+        _group(
+            "tpm-firmware",
+            "the TPM's firmware",
+            lambda: tpm_checks(evidence.quote, policy.tpm, context.tpm),
+        ),
         _group("boot-log", "the boot log explains the PCRs", lambda: _boot_log(evidence, policy)),
         _group(
             "secure-boot",
@@ -117,6 +128,20 @@ def judge_runtime(
 def _identity_check(check_id: str, title: str, found: str) -> Check:
     """What enrolment proved; a host without it has no row and no evidence is looked at."""
     return Check(id=check_id, title=title, state=CheckState.PASSED, found=found)
+
+
+def _endorsement(context: AppraisalContext) -> Check:
+    """What enrolment proved, unless somebody took it back since."""
+    accepted = _identity_check("endorsement", "the TPM is accepted", context.endorsement)
+    if not context.taken_back:
+        return accepted
+    return replace(
+        accepted,
+        state=CheckState.FAILED,
+        detail=context.taken_back,
+        remedy="Replace the TPM or the machine; ta anchor crl list and endorsement.denied of the policy "
+        "say what was taken back.",
+    )
 
 
 def _revocation(context: AppraisalContext) -> tuple[Check, ...]:

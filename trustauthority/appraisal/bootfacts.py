@@ -20,9 +20,9 @@ from trustauthority.model.bootfacts import (
     Severity,
 )
 from trustauthority.model.bootlog import BootEvent, EventType, RegisterKind
+from trustauthority.model.quirk import Quirk
 from trustauthority.verification.banks import hash_constructor
 from trustauthority.verification.meaning import Proof, boot_string, prove
-from trustauthority.verification.quirks import Quirk
 from trustauthority.verification.replay import ReplayFinding, VerifiedBootLog
 
 _IMAGES = frozenset(

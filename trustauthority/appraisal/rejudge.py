@@ -16,6 +16,7 @@ from typing import Any
 from trustauthority.appraisal.appraise import AppraisalContext, appraise, judge_runtime
 from trustauthority.appraisal.baseline import decode_baseline
 from trustauthority.appraisal.runtimestate import KnownRuntime, decode_runtime
+from trustauthority.appraisal.tpm import TpmKnowledge
 from trustauthority.codec.bundle import Bundle
 from trustauthority.codec.evidence import decode_evidence
 from trustauthority.codec.policy import decode_policy
@@ -123,6 +124,7 @@ def judge_bundle(bundle: Bundle, grounds: Grounds, now_ms: int) -> Judged:
         issued_at_ms=now_ms,
         now_ms=now_ms,
         host_class=labels.get("host_class", ""),
+        tpm=_tpm(bundle),
         files=judge_runtime(verified.runtime, grounds.rules, before),
     )
     baselines = _own_baselines(bundle) if grounds.baselines is None else grounds.baselines
@@ -210,6 +212,16 @@ def _position_before(bundle: Bundle) -> ClockInfo | None:
     if len(position) != 16:
         raise MalformedEvidence("no position of a TPM", part="manifest.json", offset=0)
     return ClockInfo.from_bytes(clock=position[8:], counters=position[:8], safe=True)
+
+
+def _tpm(bundle: Bundle) -> TpmKnowledge:
+    """Who made the TPM and which firmware it had, by the authority's word."""
+    manufacturer = bundle.manifest.get("tpm_manufacturer")
+    before = bundle.hex("tpm_firmware_before") if "tpm_firmware_before" in bundle.manifest else b""
+    return TpmKnowledge(
+        manufacturer=manufacturer if isinstance(manufacturer, str) else "",
+        firmware_before=int.from_bytes(before, "big") if before else None,
+    )
 
 
 def _known(bundle: Bundle, policy: Policy, offset: int) -> KnownRuntime | None:

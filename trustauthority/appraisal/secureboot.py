@@ -22,8 +22,8 @@ from trustauthority.model.bootfacts import (
 )
 from trustauthority.model.bootlog import BootEvent, EventType, RegisterKind
 from trustauthority.model.efi import GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE, EfiVariable
+from trustauthority.model.quirk import Quirk
 from trustauthority.verification.meaning import Proof, prove
-from trustauthority.verification.quirks import Quirk
 from trustauthority.verification.replay import VerifiedBootLog
 
 POLICY_PCR = 7

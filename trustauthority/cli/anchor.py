@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from trustauthority.cli.anchor_crl import app as crl
 from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
 from trustauthority.cli.hexes import sha256_argument
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from trustauthority.v1.admin_pb2 import AddAnchorRequest, Anchor
 
 app = App(name="anchor", help="Anchors: the TPM makers' CAs, or single TPMs, that are accepted.")
+app.command(crl)
 
 
 @app.command(

@@ -26,8 +26,8 @@ from trustauthority.errors import AlgorithmUnsupported, MalformedEvidence
 from trustauthority.model.bootfacts import BootFacts, BootFinding, SecureBootFacts, Severity
 from trustauthority.model.bootlog import BootEvent, BootLog, RegisterKind
 from trustauthority.model.digest import HashAlgorithm
+from trustauthority.model.quirk import Quirk
 from trustauthority.verification.meaning import describe
-from trustauthority.verification.quirks import Quirk
 from trustauthority.verification.replay import Replay, replay, verify_boot_log
 
 _STRENGTH = (

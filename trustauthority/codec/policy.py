@@ -25,6 +25,7 @@ for _kind in (
     nouns.EvidencePolicy,
     nouns.BootPolicy,
     nouns.RuntimePolicy,
+    nouns.TpmPolicy,
     nouns.LeasePolicy,
     nouns.GrantPolicy,
     nouns.EndorsementPolicy,
@@ -109,4 +110,6 @@ def _contradictions(policy: Policy) -> list[str]:
     }
     problems.extend(f"{name}: must be positive" for name, value in lengths.items() if value <= 0)
     problems.extend(_rules_problems(policy.runtime))
+    if not all(_SHA256.fullmatch(each) for each in policy.endorsement.denied):
+        problems.append("endorsement.denied: SHA-256 hashes, 64 characters of 0-9 a-f each")
     return problems

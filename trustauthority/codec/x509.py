@@ -74,6 +74,28 @@ def decode_certificates(data: bytes) -> tuple[Certificate, ...]:
     return tuple(found)
 
 
+def split_chain(data: bytes) -> tuple[bytes, ...]:
+    """Split certificates that stand one after the other, DER; none for no bytes.
+
+    Raises:
+        MalformedEvidence: the bytes are no such sequence.
+    """
+    reader = DerReader(data, part="certificate chain")
+    found = []
+    while not reader.at_end:
+        found.append(reader.read("certificate", SEQUENCE).raw)
+    return tuple(found)
+
+
+def decode_chain(data: bytes) -> tuple[Certificate, ...]:
+    """Decode certificates that stand one after the other, DER; none for no bytes.
+
+    Raises:
+        MalformedEvidence: one of them does not decode.
+    """
+    return tuple(_certificate(each) for each in split_chain(data))
+
+
 def _certificate(der: bytes) -> Certificate:
     """Decode exactly the DER of one certificate, whose end was already checked."""
     outer = DerReader(der, part="certificate").read("certificate", SEQUENCE).reader()

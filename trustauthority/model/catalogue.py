@@ -67,6 +67,25 @@ class AnchorEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RevocationListEntry:
+    """A certificate revocation list that a cluster goes by."""
+
+    cluster_id: ClusterId
+    list_id: str
+    """Hex SHA-256 of the DER."""
+    issuer: str
+    document: bytes
+    """DER or PEM. Its signature is checked against the issuer in each chain that it concerns."""
+    revoked: int
+    """How many certificates it takes back."""
+    this_update_ms: int
+    next_update_ms: int
+    """When it is outdated; 0 when it does not say."""
+    added_at_ms: int
+    added_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InventoryEntry:
     """A machine that is ours, known by the hash of its EK."""
 

@@ -50,6 +50,10 @@ class Enrolment:
     anchor: str
     tpm: str
     """Manufacturer, model and version as the EK certificate says."""
+    tpm_manufacturer: str
+    """Who made the TPM, as the verified EK certificate says; empty without one."""
+    ek_chain: bytes
+    """The EK certificate and its CAs up to the anchor, DER, one after the other; empty without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +89,8 @@ class HostRecord:
     approval_sha256: str
     anchor: str
     tpm: str
+    tpm_manufacturer: str
+    ek_chain: bytes
     enrolled_at_ms: int
     admission: Admission
     host_class: str
@@ -103,6 +109,8 @@ class HostRecord:
     reason: str
     tpm_position: bytes
     """resetCount, restartCount, clock: 4 + 4 + 8 bytes big-endian; empty before the first quote."""
+    tpm_firmware: bytes
+    """firmwareVersion that it must not fall below, 8 bytes big-endian; empty before the first quote."""
     boot_log_sha256: bytes
     ima_state: bytes
     ima_offset: int

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from trustauthority.model.digest import HashAlgorithm
+from trustauthority.model.quirk import Quirk
 
 SECOND_MS = 1_000
 MINUTE_MS = 60 * SECOND_MS
@@ -50,6 +51,8 @@ class BootPolicy:
     """The host has a class, and its firmware is a variant of that class: an EK meets its own hardware."""
     debug: Requirement = Requirement.WARN
     """UEFI debug mode, disabled DMA protection and the like."""
+    quirks: tuple[Quirk, ...] = ()
+    """Known deviations of firmware that are allowed, each by its name (rule 43)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,16 @@ class RuntimePolicy:
     """Every measured file must be approved by the runtime rules."""
     rules: str = ""
     """Hex SHA-256 of the runtime rules document, as ``ta policy runtime upload`` printed it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TpmPolicy:
+    """What the TPM itself must be."""
+
+    firmware_flaws: Requirement = Requirement.WARN
+    """Its firmware has no published flaw (rule 17)."""
+    firmware_rollback: Requirement = Requirement.WARN
+    """Its firmware is not older than it was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +108,10 @@ class EndorsementPolicy:
     """Which TPMs may enrol, and which are admitted by themselves."""
 
     ignore_ek_not_after: bool = False
+    require_crl: bool = False
+    """Each CA of a chain must have a revocation list that is in date."""
+    denied: tuple[str, ...] = ()
+    """Hex SHA-256 of certificates, of their SubjectPublicKeyInfo, or of EKs (TPMT_PUBLIC)."""
     admit_by_inventory: bool = True
     """A host whose EK is in the inventory is admitted; others wait for approval."""
 
@@ -107,6 +124,7 @@ class Policy:
     evidence: EvidencePolicy = field(default_factory=EvidencePolicy)
     boot: BootPolicy = field(default_factory=BootPolicy)
     runtime: RuntimePolicy = field(default_factory=RuntimePolicy)
+    tpm: TpmPolicy = field(default_factory=TpmPolicy)
     leases: LeasePolicy = field(default_factory=LeasePolicy)
     grants: GrantPolicy = field(default_factory=GrantPolicy)
     endorsement: EndorsementPolicy = field(default_factory=EndorsementPolicy)

@@ -6,7 +6,7 @@ from typing import Any
 from trustauthority.appraisal.baseline import decode_baseline, summary_lines
 from trustauthority.codec.runtimerules import MAX_DOCUMENT_BYTES
 from trustauthority.errors import InvalidRequest
-from trustauthority.model.catalogue import BaselineEntry, ClusterEntry
+from trustauthority.model.catalogue import BaselineEntry, ClusterEntry, RevocationListEntry
 from trustauthority.ports import Store
 from trustauthority.rpc import convert
 from trustauthority.rpc.convert_update import announced_update
@@ -15,6 +15,7 @@ from trustauthority.services.baselines import BaselineService, VariantName
 from trustauthority.services.catalogue import CatalogueService
 from trustauthority.services.policies import parse_policy
 from trustauthority.services.runtimerules import RuntimeRulesService
+from trustauthority.services.trustlists import MAX_LIST_BYTES, TrustListService
 from trustauthority.v1 import admin_pb2 as pb
 from trustauthority.v1 import admin_pb2_grpc
 
@@ -29,6 +30,7 @@ class ClusterRpc(admin_pb2_grpc.ClusterServiceServicer):
         self, catalogue: CatalogueService, baselines: BaselineService, store: Store
     ) -> None:
         self._rules = RuntimeRulesService(store)
+        self._trust_lists = TrustListService(store)
         self._catalogue = catalogue
         self._baselines = baselines
         self._store = store
@@ -79,6 +81,32 @@ class ClusterRpc(admin_pb2_grpc.ClusterServiceServicer):
             by=current_caller().name,
         )
         return pb.RemoveAnchorResponse()
+
+    async def AddCrl(self, request: pb.AddCrlRequest, context: Any) -> pb.AddCrlResponse:
+        """Go by a revocation list."""
+        if not 0 < len(request.crl) <= MAX_LIST_BYTES:
+            raise InvalidRequest("a revocation list has 1 byte to 1 MiB", field="crl")
+        entry = await self._trust_lists.add(
+            convert.name(request.cluster, "cluster"),
+            request.crl,
+            by=current_caller().name,
+            dry_run=request.dry_run,
+        )
+        return pb.AddCrlResponse(crl=_crl(entry))
+
+    async def ListCrls(self, request: pb.ListCrlsRequest, context: Any) -> pb.ListCrlsResponse:
+        """List revocation lists."""
+        entries = await self._trust_lists.entries(convert.optional_name(request.cluster, "cluster"))
+        return pb.ListCrlsResponse(crls=[_crl(each) for each in entries])
+
+    async def RemoveCrl(self, request: pb.RemoveCrlRequest, context: Any) -> pb.RemoveCrlResponse:
+        """Forget a revocation list."""
+        await self._trust_lists.remove(
+            convert.name(request.cluster, "cluster"),
+            convert.sha256_hex(request.crl_id, "crl_id"),
+            by=current_caller().name,
+        )
+        return pb.RemoveCrlResponse()
 
     async def AddInventory(
         self, request: pb.AddInventoryRequest, context: Any
@@ -276,3 +304,17 @@ def _variant(
 
 def _baseline(entry: BaselineEntry) -> pb.Baseline:
     return convert.baseline(entry, summary_lines(decode_baseline(entry.document)))
+
+
+def _crl(entry: RevocationListEntry) -> pb.Crl:
+    """A revocation list."""
+    return pb.Crl(
+        crl_id=entry.list_id,
+        cluster=entry.cluster_id,
+        issuer=entry.issuer,
+        revoked=entry.revoked,
+        this_update=convert.timestamp(entry.this_update_ms),
+        next_update=convert.timestamp(entry.next_update_ms) if entry.next_update_ms else None,
+        added_at=convert.timestamp(entry.added_at_ms),
+        added_by=entry.added_by,
+    )

@@ -33,10 +33,14 @@ from trustauthority.services.policies import cluster_policy
 from trustauthority.services.runtimerules import LoadedRules
 from trustauthority.services.secrets import AuthoritySecrets
 from trustauthority.services.statements import Statement, sign_report, sign_verdict
+from trustauthority.services.trustlists import TakenBack
 from trustauthority.services.verdicts import (
     archive_evidence,
     expected_evidence,
+    firmware_to_remember,
     known_runtime,
+    require_unchanged,
+    tpm_knowledge,
     verdict_document,
 )
 from trustauthority.verification import challenge as challenges
@@ -86,6 +90,7 @@ class AttestationService:
         self._journal = journal
         self._node = node
         self._rules = LoadedRules()
+        self._taken_back = TakenBack()
 
     async def invite(self, host: HostRecord) -> Invitation:
         """Issue a challenge of purpose attest."""
@@ -138,7 +143,7 @@ class AttestationService:
         judged = await self._judge(host, evidence)
         policy, verdict = judged.policy, judged.verdict
         async with self._store.transaction() as tx:
-            await _require_unchanged(tx, judged.host)
+            await require_unchanged(tx, judged.host)
             used_until_ms = judged.challenge.issued_at_ms + self._ttl_ms(policy) + 60_000
             if not await tx.enrolments.consume_challenge(
                 judged.challenge.challenge_id, expires_at_ms=used_until_ms
@@ -193,6 +198,7 @@ class AttestationService:
             approved = await approved_variants(tx, current.cluster_id)
             global_epoch = (await tx.placement.authority()).global_epoch
             rules = await self._rules.of(tx, policy.runtime.rules)
+            lists = await tx.trust_lists.entries(current.cluster_id)
             now_ms = tx.now_ms
         known = known_runtime(current, policy)
         challenge = self._check_challenge(evidence, current, policy, now_ms)
@@ -209,6 +215,8 @@ class AttestationService:
             now_ms=now_ms,
             host_class=current.host_class,
             revoked=current.revoked,
+            tpm=tpm_knowledge(current),
+            taken_back=self._taken_back.reason(current, lists, policy.endorsement, now_ms),
             files=files,
         )
         baselines = [decode_baseline(entry.document) for entry in approved]
@@ -321,6 +329,7 @@ class AttestationService:
             "verdict_global_epoch": judged.global_epoch,
             "baseline": verdict.baseline,
             "reason": verdict.reason,
+            "tpm_firmware": firmware_to_remember(host, verified.quote, passed=verdict.passed),
             "boot_log_sha256": boot_log_sha256,
             "ima_state": runtime,
             "ima_offset": progress.offset,
@@ -378,20 +387,3 @@ class _Recorded:
     verdict_id: str
     evidence_sha256: str
     report: str
-
-
-async def _require_unchanged(tx: Transaction, judged: HostRecord) -> None:
-    """What was judged outside of the transaction must be the row that the verdict is written to.
-
-    Raises:
-        FailedPrecondition: other keys (N03), another cluster, or a revocation came between.
-    """
-    now = await tx.hosts.get(judged.host_id)
-    if now is None or _standing_on(now) != _standing_on(judged):
-        raise FailedPrecondition("the host was removed, revoked or enrolled anew meanwhile")
-
-
-def _standing_on(host: HostRecord) -> tuple[object, ...]:
-    keys = (host.ek_public, host.ak_public, host.tls_public, host.storage_public)
-    what = (host.cluster_id, host.admission, host.host_class, host.revoked, host.trust_epoch)
-    return (*keys, *what)

@@ -9,6 +9,7 @@ import json
 
 from trustauthority.codec.bundle import encode_bundle
 from trustauthority.codec.tpm import decode_public, object_name
+from trustauthority.codec.x509 import split_chain
 from trustauthority.errors import NotFound
 from trustauthority.model.baseline import BaselineState
 from trustauthority.ports import Store
@@ -54,6 +55,7 @@ async def evidence_bundle(store: Store, name: str) -> bytes:
         "qualifying_data": qualifying_data(evidence.challenge, tls_name, Purpose.ATTEST).hex(),
         "tls_key_name": tls_name.hex(),
         "ak_name": object_name(decode_public(host.ak_public)).hex(),
+        "tpm_manufacturer": host.tpm_manufacturer,
         "endorsement": f"{host.tpm} ({host.anchor})",
         "ima_offset": evidence.ima_offset,
         "policy_sha256": cluster.policy_sha256,
@@ -61,6 +63,7 @@ async def evidence_bundle(store: Store, name: str) -> bytes:
     }
     if archived.position_before:
         manifest["tpm_position_before"] = archived.position_before.hex()
+        manifest["tpm_firmware_before"] = archived.firmware_before.hex()
     parts = {
         "quote.attest": evidence.attest,
         "quote.signature": evidence.signature,
@@ -77,4 +80,6 @@ async def evidence_bundle(store: Store, name: str) -> bytes:
         "policy.toml": cluster.policy_document.encode(),
         "baselines.json": json.dumps(baselines, sort_keys=True).encode(),
     }
+    for number, certificate in enumerate(split_chain(host.ek_chain)[1:]):
+        parts[f"ek-chain-{number}.der"] = certificate
     return encode_bundle(manifest, parts, made_at_s=now_ms // 1000)

@@ -12,6 +12,7 @@ from trustauthority.model.endorsement import (
     CaAnchor,
     EkHashAnchor,
     EndorsementPolicy,
+    Revocations,
     VerifiedEndorsement,
 )
 from trustauthority.model.policy import EndorsementPolicy as ClusterEndorsementPolicy
@@ -22,6 +23,7 @@ from trustauthority.verification.endorsement import (
     verify_uncertified_endorsement,
 )
 from trustauthority.verification.endorsement_chain import AnchorSet, CertificatePool
+from trustauthority.verification.revocation import check_taken_back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,9 @@ class AcceptedEndorsement:
 
     anchor: str
     tpm: str
+    manufacturer: str
+    chain: bytes
+    """The certificates that were relied upon, from the EK's to the anchor's, DER."""
 
 
 def accept_endorsement(
@@ -40,6 +45,7 @@ def accept_endorsement(
     intermediates: Sequence[bytes],
     anchors: Sequence[AnchorEntry],
     policy: ClusterEndorsementPolicy,
+    revocations: Revocations,
     now_ms: int,
 ) -> AcceptedEndorsement:
     """Find the anchor that accepts an EK: itself, or a CA of its certificate.
@@ -50,6 +56,8 @@ def accept_endorsement(
         EndorsementRejected: none does, or the certificate is not this EK's.
         MalformedEvidence: a certificate does not decode.
     """
+    now = datetime.fromtimestamp(now_ms / 1000, UTC)
+    check_taken_back((), ek.raw, now, endorsement_policy(policy), revocations)
     kind = EkType.RSA if ek.type is TpmAlgorithm.RSA else EkType.ECC
     fitting = [anchor for anchor in anchors if anchor.ek_type is kind]
     if not fitting:
@@ -61,7 +69,9 @@ def accept_endorsement(
         for anchor in fitting
     )
     if accepted.single(hashlib.sha256(ek.raw).digest()) is not None:
-        return _describe(verify_uncertified_endorsement(ek.raw, anchors=accepted))
+        return _describe(
+            verify_uncertified_endorsement(ek.raw, anchors=accepted, revocations=revocations)
+        )
     if not certificate:
         raise ChainUntrusted(
             "the TPM has no EK certificate and its EK is not an anchor", cluster=cluster
@@ -70,11 +80,19 @@ def accept_endorsement(
         certificate,
         intermediates=CertificatePool(decode_certificate(each) for each in intermediates),
         anchors=accepted,
-        now=datetime.fromtimestamp(now_ms / 1000, UTC),
-        policy=EndorsementPolicy(ignore_ek_not_after=policy.ignore_ek_not_after),
+        now=now,
+        policy=endorsement_policy(policy),
+        revocations=revocations,
     )
     require_same_key(endorsement, ek.raw)
     return _describe(endorsement)
+
+
+def endorsement_policy(policy: ClusterEndorsementPolicy) -> EndorsementPolicy:
+    """What a cluster's policy relaxes and requires of certificates."""
+    return EndorsementPolicy(
+        ignore_ek_not_after=policy.ignore_ek_not_after, require_crl=policy.require_crl
+    )
 
 
 def _describe(endorsement: VerifiedEndorsement) -> AcceptedEndorsement:
@@ -83,4 +101,6 @@ def _describe(endorsement: VerifiedEndorsement) -> AcceptedEndorsement:
     return AcceptedEndorsement(
         anchor=endorsement.anchor_id,
         tpm=" ".join(part for part in said if part) or "no certificate",
+        manufacturer="" if tpm is None else tpm.manufacturer_name or "",
+        chain=b"".join(certificate.raw for certificate in endorsement.chain),
     )

@@ -31,9 +31,16 @@ from trustauthority.model.identifiers import ClusterId, is_name
 from trustauthority.model.tpm import HANDLE_OWNER
 from trustauthority.ports import Store, Transaction
 from trustauthority.services.endorsement import AcceptedEndorsement, accept_endorsement
-from trustauthority.services.pending import host_id_of, pending_hash, spki_sha256, unproven
+from trustauthority.services.pending import (
+    approval_of,
+    host_id_of,
+    pending_hash,
+    spki_sha256,
+    unproven,
+)
 from trustauthority.services.policies import cluster_policy
 from trustauthority.services.secrets import AuthoritySecrets
+from trustauthority.services.trustlists import revocations_of
 from trustauthority.verification import challenge as challenges
 from trustauthority.verification.credential import CREDENTIAL_ENTROPY, make_credential
 from trustauthority.verification.residency import (
@@ -50,6 +57,7 @@ MAX_PENDING_PER_PEER = 32
 """Pending rows of one peer: an unauthenticated caller can't fill the store (N43)."""
 MAX_INTERMEDIATES = 8
 MAX_PART_BYTES = 8192
+_PUBLICS = ("ek_public", "ak_public", "tls_public", "storage_public")
 CERTIFICATE_TTL_MS = 24 * 3_600_000
 
 
@@ -155,6 +163,7 @@ class EnrolmentService:
                 raise RateLimited("too many enrolments wait for activation", retryAfterMs=60_000)
             _, policy = await cluster_policy(tx, claim.cluster)
             anchors = await tx.catalogue.anchors(claim.cluster)
+            lists = await tx.trust_lists.entries(claim.cluster)
             now_ms = tx.now_ms
         # (2) the challenge is ours, fresh, and for this EK and cluster
         checked = challenges.check(
@@ -175,6 +184,7 @@ class EnrolmentService:
             intermediates=claim.ek_intermediates,
             anchors=anchors,
             policy=policy.endorsement,
+            revocations=revocations_of(lists, policy.endorsement),
             now_ms=now_ms,
         )
         # (4) the three keys live beside that EK, certified for this authority, cluster and name
@@ -205,11 +215,9 @@ class EnrolmentService:
             if taken is None:
                 raise NotFound("no such enrolment waits, or it expired", kind="enrolment")
             row_sha256, pending = taken
-            good = (
-                hmac.compare_digest(pending_hash(pending_id, pending), row_sha256)
-                and len(proof) == 32
-                and hmac.compare_digest(self._proof(row_sha256), proof)
-            )
+            good = hmac.compare_digest(
+                pending_hash(pending_id, pending), row_sha256
+            ) and hmac.compare_digest(self._proof(row_sha256), proof)
             host = await self._insert(tx, pending) if good else None
             if not good:
                 await tx.audit.append(unproven(pending))
@@ -254,15 +262,6 @@ class EnrolmentService:
         keys, endorsement = proven.keys, proven.endorsement
         cluster, ek_sha256 = ClusterId(claim.cluster), hashlib.sha256(claim.ek_public).hexdigest()
         listed = await tx.inventory.find(cluster, ek_sha256)
-        approval = hashlib.sha256()
-        for part in (
-            claim.name.encode(),
-            claim.ek_public,
-            claim.ak_public,
-            claim.tls_public,
-            claim.storage_public,
-        ):
-            approval.update(len(part).to_bytes(4, "big") + part)
         return PendingEnrolment(
             enrolment=Enrolment(
                 host_id=host_id_of(claim.ek_public),
@@ -278,9 +277,13 @@ class EnrolmentService:
                     HANDLE_OWNER, object_name(keys.storage)
                 ),
                 tls_spki_sha256=spki_sha256(keys.tls),
-                approval_sha256=approval.hexdigest(),
+                approval_sha256=approval_of(
+                    claim.name, *(getattr(claim, each) for each in _PUBLICS)
+                ),
                 anchor=endorsement.anchor,
                 tpm=endorsement.tpm,
+                tpm_manufacturer=endorsement.manufacturer,
+                ek_chain=endorsement.chain,
             ),
             inventory_name=None if listed is None else listed.name,
             peer=peer,
@@ -328,24 +331,23 @@ class EnrolmentService:
     async def _again(
         self, tx: Transaction, known: HostRecord, enrolment: Enrolment
     ) -> HostRecord | None:
-        same = (known.ak_public, known.tls_public, known.storage_public, known.cluster_id) == (
+        good = (known.ak_public, known.tls_public, known.storage_public, known.cluster_id) == (
             enrolment.ak_public,
             enrolment.tls_public,
             enrolment.storage_public,
             enrolment.cluster,
-        )
-        removed = known.admission is Admission.REMOVED
+        ) and known.admission is not Admission.REMOVED
         await tx.audit.append(
             AuditEvent(
                 actor=f"host:{known.host_id}",
                 operation="host.reactivate",
                 subject=known.host_id,
-                decision="done" if same and not removed else "refused",
-                reason="" if same and not removed else "ALREADY_EXISTS",
+                decision="done" if good else "refused",
+                reason="" if good else "ALREADY_EXISTS",
                 details={"name": known.name},
             )
         )
-        return known if same and not removed else None
+        return known if good else None
 
     def _activation_secret(self, row_sha256: bytes) -> bytes:
         """Derive the secret of a pending row, so that it is stored nowhere (rule 64)."""
@@ -385,7 +387,7 @@ def _check_claim(claim: EnrolmentClaim) -> None:
         )
     if len(claim.ek_intermediates) > MAX_INTERMEDIATES:
         raise InvalidRequest("more than 8 intermediate certificates", field="ek_intermediates")
-    for name in ("ek_public", "ak_public", "tls_public", "storage_public"):
+    for name in _PUBLICS:
         _require_size(getattr(claim, name), name)
     for part in (claim.ek_certificate, *claim.ek_intermediates):
         if len(part) > 8 * MAX_PART_BYTES:

@@ -33,6 +33,14 @@ def host_id_of(ek_public: bytes) -> HostId:
     return HostId("h-" + hashlib.sha256(ek_public).hexdigest()[:32])
 
 
+def approval_of(name: str, *publics: bytes) -> str:
+    """Hex hash of what an operator approves: the name, then the EK, AK, TLS and storage publics."""
+    approval = hashlib.sha256()
+    for part in (name.encode(), *publics):
+        approval.update(len(part).to_bytes(4, "big") + part)
+    return approval.hexdigest()
+
+
 def spki_sha256(public: TpmPublic) -> str:
     """Hex SHA-256 of a TPM key's SubjectPublicKeyInfo: how a connection shows it."""
     der = public_key(public).public_bytes(

@@ -7,8 +7,9 @@ import json
 from dataclasses import asdict, dataclass
 
 from trustauthority.appraisal.runtimestate import KnownRuntime, decode_runtime
+from trustauthority.appraisal.tpm import TpmKnowledge, oldest_acceptable
 from trustauthority.codec.evidence import decode_evidence
-from trustauthority.errors import NotFound
+from trustauthority.errors import FailedPrecondition, NotFound
 from trustauthority.model.evidence import Evidence
 from trustauthority.model.host import HostRecord
 from trustauthority.model.policy import Policy
@@ -17,6 +18,7 @@ from trustauthority.model.verdict import Verdict
 from trustauthority.ports import Transaction
 from trustauthority.verification import challenge as challenges
 from trustauthority.verification.pipeline import ExpectedEvidence, expect_evidence
+from trustauthority.verification.quote import VerifiedQuote
 
 
 def verdict_document(verdict: Verdict, evidence_sha256: str) -> str:
@@ -31,6 +33,17 @@ def verdict_document(verdict: Verdict, evidence_sha256: str) -> str:
 def known_runtime(host: HostRecord, policy: Policy) -> KnownRuntime | None:
     """What a host's next delta continues; None when its log must be read from its beginning."""
     return decode_runtime(host.ima_state, policy.runtime.rules)
+
+
+def tpm_knowledge(host: HostRecord) -> TpmKnowledge:
+    """What is known of a host's TPM besides its evidence."""
+    before = int.from_bytes(host.tpm_firmware, "big") if host.tpm_firmware else None
+    return TpmKnowledge(manufacturer=host.tpm_manufacturer, firmware_before=before)
+
+
+def firmware_to_remember(host: HostRecord, quote: VerifiedQuote, *, passed: bool) -> bytes:
+    """The firmwareVersion that the next evidence must not fall below, as the row keeps it."""
+    return oldest_acceptable(quote, tpm_knowledge(host), passed=passed).to_bytes(8, "big")
 
 
 async def archive_evidence(
@@ -55,6 +68,7 @@ async def archive_evidence(
         "ima_log_sha256": (await tx.archive.put_blob(evidence.ima_log)).hex(),
         "runtime_before": before.ima_state.decode() if evidence.ima_offset else "",
         "position_before": before.tpm_position.hex(),
+        "firmware_before": before.tpm_firmware.hex(),
     }
     encoded = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
     return (await tx.archive.put_blob(encoded)).hex()
@@ -88,6 +102,8 @@ class ArchivedEvidence:
     evidence: Evidence
     position_before: bytes
     """Where the TPM stood: counters and clock, 16 bytes; empty at the first evidence."""
+    firmware_before: bytes
+    """firmwareVersion that it must not fall below, 8 bytes; empty at the first evidence."""
     runtime_before: bytes
     """The stored form of what its IMA delta continues; empty for a whole log."""
 
@@ -119,5 +135,23 @@ async def archived_evidence(tx: Transaction, evidence_sha256: str) -> ArchivedEv
     return ArchivedEvidence(
         evidence=evidence,
         position_before=bytes.fromhex(values["position_before"]),
+        firmware_before=bytes.fromhex(values["firmware_before"]),
         runtime_before=values["runtime_before"].encode(),
     )
+
+
+async def require_unchanged(tx: Transaction, judged: HostRecord) -> None:
+    """What was judged outside of the transaction must be the row that the verdict is written to.
+
+    Raises:
+        FailedPrecondition: other keys (N03), another cluster, or a revocation came between.
+    """
+    now = await tx.hosts.get(judged.host_id)
+    if now is None or _standing_on(now) != _standing_on(judged):
+        raise FailedPrecondition("the host was removed, revoked or enrolled anew meanwhile")
+
+
+def _standing_on(host: HostRecord) -> tuple[object, ...]:
+    keys = (host.ek_public, host.ak_public, host.tls_public, host.storage_public)
+    what = (host.cluster_id, host.admission, host.host_class, host.revoked, host.trust_epoch)
+    return (*keys, *what)

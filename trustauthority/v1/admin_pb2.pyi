@@ -626,6 +626,205 @@ class RemoveAnchorResponse(_message.Message):
 Global___RemoveAnchorResponse: _TypeAlias = RemoveAnchorResponse  # noqa: Y015
 
 @_typing.final
+class Crl(_message.Message):
+    """A certificate revocation list that a cluster goes by."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CRL_ID_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    ISSUER_FIELD_NUMBER: _builtins.int
+    REVOKED_FIELD_NUMBER: _builtins.int
+    THIS_UPDATE_FIELD_NUMBER: _builtins.int
+    NEXT_UPDATE_FIELD_NUMBER: _builtins.int
+    ADDED_AT_FIELD_NUMBER: _builtins.int
+    ADDED_BY_FIELD_NUMBER: _builtins.int
+    crl_id: _builtins.str
+    """Hex SHA-256 of its DER."""
+    cluster: _builtins.str
+    """The cluster it holds for."""
+    issuer: _builtins.str
+    """Subject of the CA that issued it."""
+    revoked: _builtins.int
+    """How many certificates it takes back."""
+    added_by: _builtins.str
+    """Who added it."""
+    @_builtins.property
+    def this_update(self) -> _timestamp_pb2.Timestamp:
+        """When it was issued."""
+
+    @_builtins.property
+    def next_update(self) -> _timestamp_pb2.Timestamp:
+        """When a newer one is due; absent when it does not say."""
+
+    @_builtins.property
+    def added_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was added."""
+
+    def __init__(
+        self,
+        *,
+        crl_id: _builtins.str = ...,
+        cluster: _builtins.str = ...,
+        issuer: _builtins.str = ...,
+        revoked: _builtins.int = ...,
+        this_update: _timestamp_pb2.Timestamp | None = ...,
+        next_update: _timestamp_pb2.Timestamp | None = ...,
+        added_at: _timestamp_pb2.Timestamp | None = ...,
+        added_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["added_at", b"added_at", "next_update", b"next_update", "this_update", b"this_update"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_at", b"added_at", "added_by", b"added_by", "cluster", b"cluster", "crl_id", b"crl_id", "issuer", b"issuer", "next_update", b"next_update", "revoked", b"revoked", "this_update", b"this_update"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Crl: _TypeAlias = Crl  # noqa: Y015
+
+@_typing.final
+class AddCrlRequest(_message.Message):
+    """A new revocation list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    CRL_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    cluster: _builtins.str
+    """The cluster."""
+    crl: _builtins.bytes
+    """DER or PEM."""
+    dry_run: _builtins.bool
+    """Check only; nothing changes."""
+    def __init__(
+        self,
+        *,
+        cluster: _builtins.str = ...,
+        crl: _builtins.bytes = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "crl", b"crl", "dry_run", b"dry_run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddCrlRequest: _TypeAlias = AddCrlRequest  # noqa: Y015
+
+@_typing.final
+class AddCrlResponse(_message.Message):
+    """It is in force."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CRL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def crl(self) -> Global___Crl:
+        """The list."""
+
+    def __init__(
+        self,
+        *,
+        crl: Global___Crl | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["crl", b"crl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["crl", b"crl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddCrlResponse: _TypeAlias = AddCrlResponse  # noqa: Y015
+
+@_typing.final
+class ListCrlsRequest(_message.Message):
+    """Which lists."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    cluster: _builtins.str
+    """Only of this cluster; empty for all."""
+    def __init__(
+        self,
+        *,
+        cluster: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCrlsRequest: _TypeAlias = ListCrlsRequest  # noqa: Y015
+
+@_typing.final
+class ListCrlsResponse(_message.Message):
+    """Revocation lists."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CRLS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def crls(self) -> _containers.RepeatedCompositeFieldContainer[Global___Crl]:
+        """By issuer and age."""
+
+    def __init__(
+        self,
+        *,
+        crls: _abc.Iterable[Global___Crl] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["crls", b"crls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCrlsResponse: _TypeAlias = ListCrlsResponse  # noqa: Y015
+
+@_typing.final
+class RemoveCrlRequest(_message.Message):
+    """Which list to forget."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    CRL_ID_FIELD_NUMBER: _builtins.int
+    cluster: _builtins.str
+    """The cluster."""
+    crl_id: _builtins.str
+    """The list."""
+    def __init__(
+        self,
+        *,
+        cluster: _builtins.str = ...,
+        crl_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "crl_id", b"crl_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveCrlRequest: _TypeAlias = RemoveCrlRequest  # noqa: Y015
+
+@_typing.final
+class RemoveCrlResponse(_message.Message):
+    """Done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveCrlResponse: _TypeAlias = RemoveCrlResponse  # noqa: Y015
+
+@_typing.final
 class InventoryEntry(_message.Message):
     """A machine that is ours."""
 

@@ -136,6 +136,21 @@ class ClusterServiceStub:
                 request_serializer=trustauthority_dot_v1_dot_admin__pb2.RemoveAnchorRequest.SerializeToString,
                 response_deserializer=trustauthority_dot_v1_dot_admin__pb2.RemoveAnchorResponse.FromString,
                 _registered_method=True)
+        self.AddCrl = channel.unary_unary(
+                '/trustauthority.v1.ClusterService/AddCrl',
+                request_serializer=trustauthority_dot_v1_dot_admin__pb2.AddCrlRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_admin__pb2.AddCrlResponse.FromString,
+                _registered_method=True)
+        self.ListCrls = channel.unary_unary(
+                '/trustauthority.v1.ClusterService/ListCrls',
+                request_serializer=trustauthority_dot_v1_dot_admin__pb2.ListCrlsRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_admin__pb2.ListCrlsResponse.FromString,
+                _registered_method=True)
+        self.RemoveCrl = channel.unary_unary(
+                '/trustauthority.v1.ClusterService/RemoveCrl',
+                request_serializer=trustauthority_dot_v1_dot_admin__pb2.RemoveCrlRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_admin__pb2.RemoveCrlResponse.FromString,
+                _registered_method=True)
         self.AddInventory = channel.unary_unary(
                 '/trustauthority.v1.ClusterService/AddInventory',
                 request_serializer=trustauthority_dot_v1_dot_admin__pb2.AddInventoryRequest.SerializeToString,
@@ -237,6 +252,27 @@ class ClusterServiceServicer:
 
     def RemoveAnchor(self, request, context):
         """Stop accepting it for new enrolments.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddCrl(self, request, context):
+        """Go by a revocation list of a TPM maker's CA; it replaces an older one. Hosts must attest anew.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCrls(self, request, context):
+        """Revocation lists.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveCrl(self, request, context):
+        """Go by a revocation list no more. Hosts must attest anew.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -360,6 +396,21 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.RemoveAnchor,
                     request_deserializer=trustauthority_dot_v1_dot_admin__pb2.RemoveAnchorRequest.FromString,
                     response_serializer=trustauthority_dot_v1_dot_admin__pb2.RemoveAnchorResponse.SerializeToString,
+            ),
+            'AddCrl': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddCrl,
+                    request_deserializer=trustauthority_dot_v1_dot_admin__pb2.AddCrlRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_admin__pb2.AddCrlResponse.SerializeToString,
+            ),
+            'ListCrls': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCrls,
+                    request_deserializer=trustauthority_dot_v1_dot_admin__pb2.ListCrlsRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_admin__pb2.ListCrlsResponse.SerializeToString,
+            ),
+            'RemoveCrl': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveCrl,
+                    request_deserializer=trustauthority_dot_v1_dot_admin__pb2.RemoveCrlRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_admin__pb2.RemoveCrlResponse.SerializeToString,
             ),
             'AddInventory': grpc.unary_unary_rpc_method_handler(
                     servicer.AddInventory,
@@ -563,6 +614,87 @@ class ClusterService:
             '/trustauthority.v1.ClusterService/RemoveAnchor',
             trustauthority_dot_v1_dot_admin__pb2.RemoveAnchorRequest.SerializeToString,
             trustauthority_dot_v1_dot_admin__pb2.RemoveAnchorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddCrl(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.ClusterService/AddCrl',
+            trustauthority_dot_v1_dot_admin__pb2.AddCrlRequest.SerializeToString,
+            trustauthority_dot_v1_dot_admin__pb2.AddCrlResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCrls(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.ClusterService/ListCrls',
+            trustauthority_dot_v1_dot_admin__pb2.ListCrlsRequest.SerializeToString,
+            trustauthority_dot_v1_dot_admin__pb2.ListCrlsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveCrl(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.ClusterService/RemoveCrl',
+            trustauthority_dot_v1_dot_admin__pb2.RemoveCrlRequest.SerializeToString,
+            trustauthority_dot_v1_dot_admin__pb2.RemoveCrlResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -74,6 +74,12 @@ class ClusterServiceStub:
     """What is accepted."""
     RemoveAnchor: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RemoveAnchorRequest, _admin_pb2.RemoveAnchorResponse]
     """Stop accepting it for new enrolments."""
+    AddCrl: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AddCrlRequest, _admin_pb2.AddCrlResponse]
+    """Go by a revocation list of a TPM maker's CA; it replaces an older one. Hosts must attest anew."""
+    ListCrls: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListCrlsRequest, _admin_pb2.ListCrlsResponse]
+    """Revocation lists."""
+    RemoveCrl: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RemoveCrlRequest, _admin_pb2.RemoveCrlResponse]
+    """Go by a revocation list no more. Hosts must attest anew."""
     AddInventory: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AddInventoryRequest, _admin_pb2.AddInventoryResponse]
     """Register the EK of a machine that is ours. Widens trust: audited."""
     ListInventory: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListInventoryRequest, _admin_pb2.ListInventoryResponse]
@@ -116,6 +122,12 @@ class ClusterServiceAsyncStub(ClusterServiceStub):
     """What is accepted."""
     RemoveAnchor: _aio.UnaryUnaryMultiCallable[_admin_pb2.RemoveAnchorRequest, _admin_pb2.RemoveAnchorResponse]  # type: ignore[assignment]
     """Stop accepting it for new enrolments."""
+    AddCrl: _aio.UnaryUnaryMultiCallable[_admin_pb2.AddCrlRequest, _admin_pb2.AddCrlResponse]  # type: ignore[assignment]
+    """Go by a revocation list of a TPM maker's CA; it replaces an older one. Hosts must attest anew."""
+    ListCrls: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListCrlsRequest, _admin_pb2.ListCrlsResponse]  # type: ignore[assignment]
+    """Revocation lists."""
+    RemoveCrl: _aio.UnaryUnaryMultiCallable[_admin_pb2.RemoveCrlRequest, _admin_pb2.RemoveCrlResponse]  # type: ignore[assignment]
+    """Go by a revocation list no more. Hosts must attest anew."""
     AddInventory: _aio.UnaryUnaryMultiCallable[_admin_pb2.AddInventoryRequest, _admin_pb2.AddInventoryResponse]  # type: ignore[assignment]
     """Register the EK of a machine that is ours. Widens trust: audited."""
     ListInventory: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListInventoryRequest, _admin_pb2.ListInventoryResponse]  # type: ignore[assignment]
@@ -185,6 +197,30 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RemoveAnchorResponse, _abc.Awaitable[_admin_pb2.RemoveAnchorResponse]]:
         """Stop accepting it for new enrolments."""
+
+    @_abc_1.abstractmethod
+    def AddCrl(
+        self,
+        request: _admin_pb2.AddCrlRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.AddCrlResponse, _abc.Awaitable[_admin_pb2.AddCrlResponse]]:
+        """Go by a revocation list of a TPM maker's CA; it replaces an older one. Hosts must attest anew."""
+
+    @_abc_1.abstractmethod
+    def ListCrls(
+        self,
+        request: _admin_pb2.ListCrlsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListCrlsResponse, _abc.Awaitable[_admin_pb2.ListCrlsResponse]]:
+        """Revocation lists."""
+
+    @_abc_1.abstractmethod
+    def RemoveCrl(
+        self,
+        request: _admin_pb2.RemoveCrlRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RemoveCrlResponse, _abc.Awaitable[_admin_pb2.RemoveCrlResponse]]:
+        """Go by a revocation list no more. Hosts must attest anew."""
 
     @_abc_1.abstractmethod
     def AddInventory(

@@ -23,8 +23,9 @@ from trustauthority.codec.efi_text import byte_text, format_guid, looks_like_utf
 from trustauthority.errors import MalformedEvidence
 from trustauthority.model.bootlog import BootEvent, EventType
 from trustauthority.model.digest import HashAlgorithm
+from trustauthority.model.quirk import Quirk
 from trustauthority.verification.banks import hash_constructor
-from trustauthority.verification.quirks import Quirk, shim_measured
+from trustauthority.verification.quirks import shim_measured
 from trustauthority.verification.replay import STARTUP_LOCALITY
 
 MAX_TEXT = 4096

@@ -202,7 +202,11 @@ def _replay_bank(
         return BankReplay(log=None, problem="the host sent no boot log")
     try:
         verified = verify_boot_log(
-            log, quote.pcrs[bank], bank=bank, pcrs=policy.evidence.replayed_pcrs
+            log,
+            quote.pcrs[bank],
+            bank=bank,
+            pcrs=policy.evidence.replayed_pcrs,
+            quirks=frozenset(policy.boot.quirks),
         )
     except TrustAuthorityError as error:
         return BankReplay(log=None, problem=error.message)

@@ -9,25 +9,10 @@ them". That reveals nothing about what else ran, so it is safe for a register th
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 from trustauthority.model.digest import HashAlgorithm
+from trustauthority.model.quirk import Quirk
 from trustauthority.verification.banks import hash_constructor
-
-
-class Quirk(StrEnum):
-    """The table of known deviations. Ids are what policy names; they are never renamed."""
-
-    EXIT_BOOT_SERVICES_MISSING = "exit-boot-services-missing"
-    """PCR 5: neither the invocation nor the success of ExitBootServices was logged."""
-    EXIT_BOOT_SERVICES_INVOCATION_ONLY = "exit-boot-services-invocation-missing"
-    """PCR 5: the invocation was extended and not logged; no outcome was measured."""
-    EXIT_BOOT_SERVICES_FAILED_ONCE = "exit-boot-services-failed-once"
-    """PCR 5: a first call failed, a second succeeded; neither was logged."""
-    SHIM_TRAILING_BYTES = "shim-trailing-bytes"
-    """PCR 7: old builds of shim logged one byte more of an authority than they measured."""
-    APPLICATION_BEFORE_CALLING_EVENT = "application-before-calling-event"
-    """PCR 4: firmware starts an application of its own before it announces boot options."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,8 +26,9 @@ from trustauthority.model.bootlog import (
     RegisterKind,
 )
 from trustauthority.model.digest import HashAlgorithm
+from trustauthority.model.quirk import Quirk
 from trustauthority.verification.banks import hash_constructor
-from trustauthority.verification.quirks import Quirk, explain_with_quirk
+from trustauthority.verification.quirks import explain_with_quirk
 
 STARTUP_LOCALITY = b"StartupLocality\0"
 _LOCALITIES = frozenset({0, 3, 4})

@@ -6,8 +6,10 @@ A CRL that claims the issuer but isn't signed by it is a refusal, not a thing to
 still revokes; it only fails to reassure. Source: RFC 5280 section 6.3; pitfall 29.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from hashlib import sha256
+from itertools import pairwise
 
 from cryptography.exceptions import InvalidSignature
 
@@ -25,6 +27,37 @@ from trustauthority.errors import (
 from trustauthority.model.certificate import Certificate, CertificateRevocationList, KeyUsage
 from trustauthority.model.endorsement import EndorsementPolicy, EndorsementRule, Revocations
 from trustauthority.verification.endorsement_profile import refused
+
+
+def check_taken_back(
+    chain: Sequence[Certificate],
+    ek_public: bytes,
+    now: datetime,
+    policy: EndorsementPolicy,
+    revocations: Revocations,
+) -> None:
+    """Look again at a chain that was verified when its host enrolled.
+
+    Args:
+        chain: from the EK certificate to the anchor; empty for an EK without certificate.
+        ek_public: TPMT_PUBLIC of the EK.
+        now: the time to judge by, with a time zone.
+        policy: whether CRLs are required.
+        revocations: CRLs and the deny list.
+
+    Raises:
+        EkCertificateRevoked: one of them, or the EK itself, was taken back.
+        EndorsementRejected: a CRL is not what it claims, or one is required and missing or old.
+    """
+    digest = sha256(ek_public).digest()
+    if digest in revocations.denied:
+        raise EkCertificateRevoked(
+            f"EK {digest.hex()} is on the deny list", rule=EndorsementRule.DENIED, ek=digest.hex()
+        )
+    for certificate in chain[:1]:
+        check_denied(certificate, revocations)
+    for certificate, issuer in pairwise(chain):
+        check_revocation(certificate, issuer, now, policy, revocations)
 
 
 def check_denied(certificate: Certificate, revocations: Revocations) -> None:
@@ -59,9 +92,9 @@ def check_revocation(
     check_denied(issuer, revocations)
     current = False
     for revoked in revocations.lists:
-        if not _concerns(revoked, issuer):
+        if not concerns(revoked, issuer):
             continue
-        _check_signature(revoked, issuer)
+        check_list_signature(revoked, issuer)
         if certificate.serial_number in revoked.revoked:
             when = revoked.revoked[certificate.serial_number].isoformat()
             raise refused(
@@ -72,7 +105,7 @@ def check_revocation(
             )
         current = current or _is_current(revoked, now)
     if policy.require_crl and not current:
-        missing = not any(_concerns(revoked, issuer) for revoked in revocations.lists)
+        missing = not any(concerns(revoked, issuer) for revoked in revocations.lists)
         raise refused(
             EndorsementRule.CRL_MISSING if missing else EndorsementRule.CRL_OUTDATED,
             certificate,
@@ -80,7 +113,7 @@ def check_revocation(
         )
 
 
-def _concerns(revoked: CertificateRevocationList, issuer: Certificate) -> bool:
+def concerns(revoked: CertificateRevocationList, issuer: Certificate) -> bool:
     """Whether the list is of this CA: by name, and by key where both say which."""
     if revoked.issuer.canonical != issuer.subject.canonical:
         return False
@@ -90,7 +123,12 @@ def _concerns(revoked: CertificateRevocationList, issuer: Certificate) -> bool:
     return identifier is None or known is None or identifier == known
 
 
-def _check_signature(revoked: CertificateRevocationList, issuer: Certificate) -> None:
+def check_list_signature(revoked: CertificateRevocationList, issuer: Certificate) -> None:
+    """Refuse a CRL that this CA did not sign.
+
+    Raises:
+        EndorsementRejected: it did not, or may not.
+    """
     try:
         if KeyUsage.CRL_SIGN not in (issuer.key_usage or ()):
             raise _unsound(issuer, "its key may not sign CRLs")

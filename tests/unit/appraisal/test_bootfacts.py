@@ -23,7 +23,7 @@ from trustauthority.appraisal.bootfacts import boot_facts
 from trustauthority.codec.eventlog import decode_boot_log
 from trustauthority.model.bootfacts import Severity
 from trustauthority.model.digest import HashAlgorithm
-from trustauthority.verification.quirks import Quirk
+from trustauthority.model.quirk import Quirk
 from trustauthority.verification.replay import verify_boot_log
 
 BANK = HashAlgorithm.SHA256

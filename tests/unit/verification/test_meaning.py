@@ -7,8 +7,8 @@ from support.logbuilder import GLOBAL, digest, guid, signature_list, variable
 
 from trustauthority.model.bootlog import BootEvent
 from trustauthority.model.digest import HashAlgorithm
+from trustauthority.model.quirk import Quirk
 from trustauthority.verification.meaning import Proof, describe
-from trustauthority.verification.quirks import Quirk
 
 BANK = HashAlgorithm.SHA256
 

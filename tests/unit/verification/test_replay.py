@@ -7,8 +7,8 @@ from trustauthority.codec.eventlog import decode_boot_log
 from trustauthority.errors import AlgorithmUnsupported, LogRejected
 from trustauthority.model.bootlog import RegisterKind
 from trustauthority.model.digest import HashAlgorithm
+from trustauthority.model.quirk import Quirk
 from trustauthority.verification.banks import _CONSTRUCTORS, hash_constructor
-from trustauthority.verification.quirks import Quirk
 from trustauthority.verification.replay import replay, verify_boot_log
 
 BANK = HashAlgorithm.SHA256

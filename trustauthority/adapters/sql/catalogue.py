@@ -16,6 +16,7 @@ from trustauthority.model.catalogue import (
     ClusterEntry,
     EkType,
     InventoryEntry,
+    RevocationListEntry,
 )
 from trustauthority.model.identifiers import ClusterId
 
@@ -23,6 +24,7 @@ _cluster = tables.cluster
 _anchor = tables.anchor
 _inventory = tables.inventory
 _baseline = tables.baseline
+_revocation_list = tables.revocation_list
 _rules = tables.runtime_rules
 
 
@@ -103,6 +105,33 @@ class SqlCatalogue(Repository):
         """Remove an anchor; False when there is none."""
         done = await self._connection.execute(
             delete(_anchor).where(_anchor.c.cluster_id == cluster, _anchor.c.anchor_id == anchor_id)
+        )
+        return done.rowcount == 1
+
+
+class SqlTrustLists(Repository):
+    """The TrustLists port."""
+
+    async def put(self, entry: RevocationListEntry) -> bool:
+        """Keep a list; False when the cluster has it already."""
+        return await self._insert(_revocation_list, **columns(entry))
+
+    async def entries(self, cluster: str) -> Sequence[RevocationListEntry]:
+        """List them, of one cluster or (empty) of all, by issuer and age."""
+        query = select(_revocation_list).order_by(
+            _revocation_list.c.issuer, _revocation_list.c.this_update_ms
+        )
+        if cluster:
+            query = query.where(_revocation_list.c.cluster_id == cluster)
+        rows = await self._connection.execute(query)
+        return [record(RevocationListEntry, row) for row in rows.mappings()]
+
+    async def remove(self, cluster: ClusterId, list_id: str) -> bool:
+        """Forget a list; False when there is none."""
+        done = await self._connection.execute(
+            delete(_revocation_list).where(
+                _revocation_list.c.cluster_id == cluster, _revocation_list.c.list_id == list_id
+            )
         )
         return done.rowcount == 1
 

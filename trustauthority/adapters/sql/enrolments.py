@@ -83,6 +83,7 @@ def decode_pending(document: str) -> PendingEnrolment:
     for name in (
         "ek_public",
         "ek_certificate",
+        "ek_chain",
         "ak_public",
         "tls_public",
         "storage_public",

@@ -26,6 +26,7 @@ _NEVER_ATTESTED: dict[str, object] = {
     "reason": "",
     "boot": b"",
     "tpm_position": b"",
+    "tpm_firmware": b"",
     "boot_log_sha256": b"",
     "ima_state": b"",
     "ima_offset": 0,

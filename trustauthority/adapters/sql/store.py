@@ -20,7 +20,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from trustauthority.adapters.sql import tables
 from trustauthority.adapters.sql.archive import SqlEvidenceArchive
 from trustauthority.adapters.sql.audit import SqlAuditLog
-from trustauthority.adapters.sql.catalogue import SqlBaselines, SqlCatalogue, SqlInventory
+from trustauthority.adapters.sql.catalogue import (
+    SqlBaselines,
+    SqlCatalogue,
+    SqlInventory,
+    SqlTrustLists,
+)
 from trustauthority.adapters.sql.engine import BUSY_TIMEOUT_MS, open_sqlite
 from trustauthority.adapters.sql.enrolments import SqlEnrolments
 from trustauthority.adapters.sql.hosts import SqlHosts
@@ -51,6 +56,7 @@ class SqlTransaction:
         self.enrolments = SqlEnrolments(connection, now_ms)
         self.archive = SqlEvidenceArchive(connection, now_ms)
         self.catalogue = SqlCatalogue(connection, now_ms)
+        self.trust_lists = SqlTrustLists(connection, now_ms)
         self.inventory = SqlInventory(connection, now_ms)
         self.baselines = SqlBaselines(connection, now_ms)
         self.vms = SqlVms(connection, now_ms)

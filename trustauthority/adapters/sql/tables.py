@@ -127,6 +127,8 @@ host = Table(
     Column("approval_sha256", String(64), nullable=False),
     Column("anchor", Text, nullable=False),
     Column("tpm", Text, nullable=False),
+    Column("tpm_manufacturer", Text, nullable=False),
+    Column("ek_chain", LargeBinary, nullable=False),
     Column("enrolled_at_ms", BigInteger, nullable=False),
     Column("admission", String(16), nullable=False),
     Column("admitted", Boolean, nullable=False),
@@ -149,6 +151,7 @@ host = Table(
     # the TPM's position, and what of its logs is known
     Column("boot", LargeBinary, nullable=False),
     Column("tpm_position", LargeBinary, nullable=False),
+    Column("tpm_firmware", LargeBinary, nullable=False),
     Column("boot_log_sha256", LargeBinary, nullable=False),
     Column("ima_state", LargeBinary, nullable=False),
     Column("ima_offset", BigInteger, nullable=False),
@@ -182,6 +185,20 @@ blob = Table(
     Column("sha256", LargeBinary, primary_key=True),
     Column("content", LargeBinary, nullable=False),
     Column("stored_at_ms", BigInteger, nullable=False),
+)
+
+revocation_list = Table(
+    "revocation_list",
+    metadata,
+    Column("cluster_id", ForeignKey("cluster.cluster_id"), primary_key=True),
+    Column("list_id", String(64), primary_key=True),
+    Column("issuer", Text, nullable=False),
+    Column("document", LargeBinary, nullable=False),
+    Column("revoked", Integer, nullable=False),
+    Column("this_update_ms", BigInteger, nullable=False),
+    Column("next_update_ms", BigInteger, nullable=False),
+    Column("added_at_ms", BigInteger, nullable=False),
+    Column("added_by", String(128), nullable=False),
 )
 
 runtime_rules = Table(

@@ -131,6 +131,8 @@ def _hosts() -> None:
         sa.Column("approval_sha256", sa.String(length=64), nullable=False),
         sa.Column("anchor", sa.Text(), nullable=False),
         sa.Column("tpm", sa.Text(), nullable=False),
+        sa.Column("tpm_manufacturer", sa.Text(), nullable=False),
+        sa.Column("ek_chain", sa.LargeBinary(), nullable=False),
         sa.Column("enrolled_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("admission", sa.String(length=16), nullable=False),
         sa.Column("admitted", sa.Boolean(), nullable=False),
@@ -151,6 +153,7 @@ def _hosts() -> None:
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("boot", sa.LargeBinary(), nullable=False),
         sa.Column("tpm_position", sa.LargeBinary(), nullable=False),
+        sa.Column("tpm_firmware", sa.LargeBinary(), nullable=False),
         sa.Column("boot_log_sha256", sa.LargeBinary(), nullable=False),
         sa.Column("ima_state", sa.LargeBinary(), nullable=False),
         sa.Column("ima_offset", sa.BigInteger(), nullable=False),
@@ -189,6 +192,20 @@ def _hosts() -> None:
         sa.Column("content", sa.LargeBinary(), nullable=False),
         sa.Column("stored_at_ms", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("sha256"),
+    )
+    op.create_table(
+        "revocation_list",
+        sa.Column("cluster_id", sa.String(63), nullable=False),
+        sa.Column("list_id", sa.String(64), nullable=False),
+        sa.Column("issuer", sa.Text(), nullable=False),
+        sa.Column("document", sa.LargeBinary(), nullable=False),
+        sa.Column("revoked", sa.Integer(), nullable=False),
+        sa.Column("this_update_ms", sa.BigInteger(), nullable=False),
+        sa.Column("next_update_ms", sa.BigInteger(), nullable=False),
+        sa.Column("added_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("added_by", sa.String(128), nullable=False),
+        sa.ForeignKeyConstraint(["cluster_id"], ["cluster.cluster_id"]),
+        sa.PrimaryKeyConstraint("cluster_id", "list_id"),
     )
     op.create_table(
         "runtime_rules",
