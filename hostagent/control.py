@@ -21,6 +21,9 @@ from hostagent.failure import CallFailed
 MAX_LINE = 65_536
 """Bytes; a saved grant in base64 has a third of it."""
 SOCKET_NAME = "control.sock"
+HOOK_SOCKET = "hook.sock"
+MAX_HOOK_LINE = 8 << 20
+"""Bytes: a definition of 1 MiB, as JSON writes it at worst."""
 
 Json = dict[str, Any]
 Handler = Callable[[Json], Awaitable[Json]]
@@ -37,9 +40,11 @@ def refusal(reason: str, detail: str, exit_code: int = 1) -> Json:
     return {"ok": False, "reason": reason, "detail": detail, "exit_code": exit_code}
 
 
-async def serve(run_dir: Path, handle: Handler) -> asyncio.Server:
-    """Listen on the control socket; a stale one of a dead agent is replaced. Raises OSError."""
-    path = run_dir / SOCKET_NAME
+async def serve(
+    run_dir: Path, handle: Handler, *, name: str = SOCKET_NAME, limit: int = MAX_LINE
+) -> asyncio.Server:
+    """Listen on a socket; a stale one of a dead agent is replaced. Raises OSError."""
+    path = run_dir / name
     path.unlink(missing_ok=True)
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -51,7 +56,7 @@ async def serve(run_dir: Path, handle: Handler) -> asyncio.Server:
 
     mask = os.umask(0o177)  # the socket must never exist with a wider mode
     try:
-        return await asyncio.start_unix_server(connected, path=path, limit=MAX_LINE)
+        return await asyncio.start_unix_server(connected, path=path, limit=limit)
     finally:
         os.umask(mask)
 

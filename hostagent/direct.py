@@ -13,10 +13,12 @@ from hostagent.daemon import Agent
 from hostagent.enforcement import Enforcement, NoEnforcement, ProgramEnforcement
 from hostagent.host import only_agent, open_host
 from hostagent.lease_store import LeaseStore, boot_id
+from hostagent.libvirt_vms import LibvirtVms
 from hostagent.notify import Notifier
 from hostagent.ports import boottime_ms
 from hostagent.settings import Settings
 from hostagent.status import failed_checks
+from hostagent.virsh import Virsh
 
 
 @asynccontextmanager
@@ -65,6 +67,9 @@ async def attest_once(settings: Settings) -> Json:
 
 def enforcement_of(settings: Settings) -> Enforcement:
     """What acts on VMs, as configured."""
+    if settings.libvirt.uri is not None:
+        virsh = Virsh(uri=settings.libvirt.uri, timeout_s=settings.libvirt.timeout_ms / 1000)
+        return LibvirtVms(virsh, settings.paths.run_dir)
     program: Path | None = settings.enforcement.program
     if program is None:
         return NoEnforcement()

@@ -16,18 +16,30 @@ from hostagent.lease_model import VmAction
 class Enforcement(Protocol):
     """What acts on VMs."""
 
-    async def act(self, action: VmAction, vm_id: str) -> bool:
-        """Do it, and say whether it is done."""
+    @property
+    def name(self) -> str:
+        """As status shows it."""
+
+    async def act(self, action: VmAction, vm_id: str, why: str) -> bool:
+        """Do it, and say whether it is done. ``why`` is for people; empty when nothing is wrong."""
+
+    def arm(self, vm_id: str, at_ms: int) -> None:
+        """Have the watchdog outside the agent end the VM at this CLOCK_BOOTTIME. Raises OSError."""
 
 
 @dataclass(frozen=True, slots=True)
 class NoEnforcement:
     """For hosts whose VMs somebody else stops: says done, does nothing; status shows it."""
 
-    async def act(self, action: VmAction, vm_id: str) -> bool:
+    name: str = "none"
+
+    async def act(self, action: VmAction, vm_id: str, why: str) -> bool:
         """Nothing to do."""
-        del action, vm_id
+        del action, vm_id, why
         return True
+
+    def arm(self, vm_id: str, at_ms: int) -> None:
+        """There is no watchdog."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +48,14 @@ class ProgramEnforcement:
 
     program: Path
     timeout_s: float
+    name: str = "program"
 
-    async def act(self, action: VmAction, vm_id: str) -> bool:
+    def arm(self, vm_id: str, at_ms: int) -> None:
+        """There is no watchdog but the program's own."""
+
+    async def act(self, action: VmAction, vm_id: str, why: str) -> bool:
         """Run the program; too slow, absent or exit status other than 0 is not done."""
+        del why
         try:
             process = await asyncio.create_subprocess_exec(
                 str(self.program),

@@ -5,9 +5,11 @@ asked of an authority that the machine does not believe now.
 """
 
 import asyncio
+from pathlib import Path
 
 from hostagent.control import Json, refusal
 from hostagent.daemon import Agent
+from hostagent.disk_desk import DiskDesk
 from hostagent.events import AttestWanted, Phase
 from hostagent.status import describe, failed_checks
 from trustauthority.v1.common_pb2 import STANDING_PASSED
@@ -28,6 +30,9 @@ async def handle(agent: Agent, request: Json) -> Json:
         doubts = agent.machine.phase is Phase.DOUBT
         detail = f"the agent is «{agent.machine.phase.value}»: {agent.machine.last_failure}"
         return refusal("NOT_READY", detail, 1 if doubts else 5)
+    if do == "vm-encrypt":
+        disks = DiskDesk(desk=agent.desk)
+        return await disks.encrypt(request["vm"], Path(request["disk"]), Path(request["out"]))
     return await agent.desk.handle(request)
 
 

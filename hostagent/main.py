@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -22,11 +23,15 @@ from hostagent import logs
 from hostagent.bundle import collect_bundle, write_bundle
 from hostagent.control import Json, NoDaemon, ask, serve
 from hostagent.direct import agent_of, attest_once
+from hostagent.enforcement import NoEnforcement
 from hostagent.failure import CallFailed
 from hostagent.files import BrokenState, InsecureFile
 from hostagent.front import handle
+from hostagent.hook_front import hooks_served
 from hostagent.host import AgentRuns, only_agent, open_host
 from hostagent.keys import KeyStateInvalid, TpmChanged, forget_keys
+from hostagent.libvirt_commands import vm_app
+from hostagent.libvirt_vms import LibvirtVms
 from hostagent.settings import DEFAULT_CONFIG, ConfigurationInvalid, load
 from hostagent.terminal import narrate, refused, say
 from hostagent.tpm import TpmError
@@ -38,6 +43,7 @@ AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.
 app = App(name="hostagent", help=__doc__.splitlines()[0], version="0.1.0")
 app.command(key_app)
 app.command(move_app)
+app.command(vm_app)
 
 _log = structlog.get_logger("hostagent")
 
@@ -159,9 +165,12 @@ async def _serve(config: Path) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, agent.halt)
         server = await serve(settings.paths.run_dir, partial(handle, agent))
-        if settings.enforcement.program is None:
+        if isinstance(agent.enforcement, NoEnforcement):
             _log.warning("no-enforcement", detail="VMs that lose their lease are not stopped here")
-        async with server:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(server)
+            if isinstance(agent.enforcement, LibvirtVms):
+                await stack.enter_async_context(hooks_served(agent, agent.enforcement))
             await agent.run()
     return 0
 

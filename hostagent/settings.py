@@ -110,6 +110,17 @@ class EnforcementSettings(_Section):
     program_timeout_ms: Milliseconds = 10_000
 
 
+class LibvirtSettings(_Section):
+    """libvirt on this host, and its hook."""
+
+    uri: str | None = None
+    """As for virsh, for example ``qemu:///system``. Without it the agent leaves libvirt alone."""
+    timeout_ms: Milliseconds = 10_000
+    """The longest that one virsh may take."""
+    patience_ms: Milliseconds = 25_000
+    """How long a start waits until this host is attested, when everything is powered on at once."""
+
+
 class Settings(BaseSettings):
     """The whole configuration. ``load`` is the way to make one."""
 
@@ -121,6 +132,7 @@ class Settings(BaseSettings):
     paths: PathSettings = PathSettings()
     intervals: IntervalSettings = IntervalSettings()
     enforcement: EnforcementSettings = EnforcementSettings()
+    libvirt: LibvirtSettings = LibvirtSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -144,6 +156,8 @@ class Settings(BaseSettings):
         if self.enforcement.program is not None:
             paths["enforcement.program"] = self.enforcement.program
         relative = [key for key, path in paths.items() if not path.is_absolute()]
+        if self.enforcement.program is not None and self.libvirt.uri is not None:
+            raise ValueError("enforcement.program and libvirt.uri exclude each other")
         if relative:
             raise ValueError(f"not an absolute path: {', '.join(relative)}")
         return self

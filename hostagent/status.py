@@ -6,7 +6,6 @@ Stage: presentation; reads, changes nothing, holds no secret.
 from typing import TYPE_CHECKING
 
 from hostagent.control import Json
-from hostagent.enforcement import NoEnforcement
 from hostagent.lease_model import Phase as VmPhase
 from hostagent.machine import AgentMachine
 from hostagent.vm_keeper import VmKeeper
@@ -46,7 +45,7 @@ def describe(agent: "Agent") -> Json:
         "verdict_age_ms": None if at is None else now - at,
         "failed_checks": failed_checks(agent.verdict) if agent.verdict is not None else [],
         "last_failure": machine.last_failure or None,
-        "enforcement": "none" if isinstance(agent.enforcement, NoEnforcement) else "program",
+        "enforcement": agent.enforcement.name,
         "vms": agent.desk.describe(),
     }
 

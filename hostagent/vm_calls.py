@@ -28,6 +28,8 @@ class Answered:
     detail: str = ""
     """Why not, in words; empty when accepted."""
     exit_code: int = 0
+    profile_sha256: bytes = b""
+    """Of the definition that the VM was protected with; empty when any will do."""
 
 
 async def send(link: AuthorityLink, vm_id: str, asked: Send, timeout_s: float) -> Answered:
@@ -95,7 +97,9 @@ async def _request_key(link: AuthorityLink, vm_id: str, asked: Send, timeout_s: 
         )
     )
     answered = _accepted(asked, reply.request_id, reply.grant_epoch, reply.lease)
-    return Answered(reply=answered.reply, key_grant=reply.key_grant)
+    return Answered(
+        reply=answered.reply, key_grant=reply.key_grant, profile_sha256=reply.profile_digest
+    )
 
 
 async def _move(link: AuthorityLink, vm_id: str, asked: Send, timeout_s: float) -> Answered:

@@ -10,11 +10,13 @@ import base64
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from hostagent.channel import new_request_id
 from hostagent.control import Json, refusal
 from hostagent.failure import CallFailed, Failure, FailureKind
+from hostagent.files import write_private
 from hostagent.lease_model import (
     AbortMove,
     Claim,
@@ -31,9 +33,9 @@ from hostagent.lease_model import (
 )
 from hostagent.vm_calls import UNLIMITED_MS
 from hostagent.vm_keeper import VmKeeper
-from hostagent.vm_keys import KeyOpener, claimed_request
+from hostagent.vm_keys import HandOut, KeyOpener, claimed_request
 
-_VM_ID = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
+VM_ID = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{16,64}")
 _WAITS = frozenset({Phase.REQUESTING, Phase.PREPARING})
 _HOLDS = frozenset({Phase.RUNNING, Phase.PREPARED})
@@ -55,7 +57,7 @@ class VmDesk:
         Raises CallFailed, or KeyError, TypeError or ValueError for a request that is none.
         """
         vm_id = request["vm"] if request["do"] != "key-open" else ""
-        if vm_id and not _VM_ID.fullmatch(vm_id):
+        if vm_id and not VM_ID.fullmatch(vm_id):
             raise ValueError("vm: 1-63 of a-z 0-9 . _ -")
         match request["do"]:
             case "key-request":
@@ -68,6 +70,28 @@ class VmDesk:
                 return await self._move(vm_id, request)
             case unknown:
                 raise ValueError(f"do: {unknown} is not known")
+
+    async def lend_key(
+        self, vm_id: str, *, move_id: str, profile_sha256: bytes, hand_out: HandOut
+    ) -> Json:
+        """Ask for a VM's key, open it and hand it out. Raises CallFailed, or what ``hand_out`` does.
+
+        A ``profile_sha256`` other than the VM was protected with is refused after the grant: the
+        caller gives back, and no key is opened (N75).
+        """
+        request_id, prepares = new_request_id(), bool(move_id)
+        opener = self.opener()
+        grant = await self._obtain(vm_id, request_id, move_id, prepares=prepares)
+        if isinstance(grant, dict):
+            return grant
+        last = self.keeper.last_answer(vm_id)
+        if last is not None and last.profile_sha256 not in {b"", profile_sha256}:
+            raise CallFailed(_other_profile(last.profile_sha256, profile_sha256))
+        self._check_lease(vm_id)
+        opened = await opener.open(
+            grant, vm_id=vm_id, request_id=request_id, prepares=prepares, hand_out=hand_out
+        )
+        return {"ok": True, "vm": vm_id, "key_epoch": opened.key_epoch}
 
     def describe(self) -> list[Json]:
         """All VMs, for status."""
@@ -139,15 +163,15 @@ class VmDesk:
         prepares: bool,
         out: Path | None,
     ) -> Json:
-        view = self.keeper.view(vm_id)
-        over = view.phase is Phase.RUNNING and self.clock_ms() >= view.run_until_ms
-        if view.phase not in _HOLDS or over:
-            detail = "the lease ended before the key was opened"
-            raise CallFailed(Failure(kind=FailureKind.REFUSED, reason="LEASE_OVER", detail=detail))
+        self._check_lease(vm_id)
         if out is not None:
             self.keeper.note_key_file(vm_id, out)
         opened = await opener.open(
-            grant, vm_id=vm_id, request_id=request_id, prepares=prepares, out=out
+            grant,
+            vm_id=vm_id,
+            request_id=request_id,
+            prepares=prepares,
+            hand_out=None if out is None else partial(write_private, out),
         )
         return {
             "length": opened.length,
@@ -156,12 +180,19 @@ class VmDesk:
             "written": str(out) if out is not None else None,
         }
 
+    def _check_lease(self, vm_id: str) -> None:
+        view = self.keeper.view(vm_id)
+        over = view.phase is Phase.RUNNING and self.clock_ms() >= view.run_until_ms
+        if view.phase not in _HOLDS or over:
+            detail = "the lease ended before the key was opened"
+            raise CallFailed(Failure(kind=FailureKind.REFUSED, reason="LEASE_OVER", detail=detail))
+
     async def _open_saved(self, request: Json) -> Json:
         grant = base64.b64decode(request["grant"], validate=True)
         opener = self.opener()
         vm_id, request_id, prepares = claimed_request(grant, opener.identity)
         key = await opener.open(
-            grant, vm_id=vm_id, request_id=request_id, prepares=prepares, out=None
+            grant, vm_id=vm_id, request_id=request_id, prepares=prepares, hand_out=None
         )
         shown = {"length": key.length, "sha256": key.sha256, "key_epoch": key.key_epoch}
         return {"ok": True, "vm": vm_id, "grant_epoch": key.grant_epoch, "key": shown}
@@ -249,6 +280,14 @@ def _out(request: Json) -> Path | None:
     if not out.is_absolute():
         raise ValueError("out: an absolute path")
     return out
+
+
+def _other_profile(protected: bytes, found: bytes) -> Failure:
+    detail = (
+        f"it was protected with profile {protected.hex()[:16]}…, this definition has"
+        f" {found.hex()[:16]}…: its firmware, boot order, disks or devices were changed"
+    )
+    return Failure(kind=FailureKind.REFUSED, reason="PROFILE_DIFFERS", detail=detail)
 
 
 def _not_now(view: LeaseView) -> Json:

@@ -193,8 +193,11 @@ class VmKeeper:
 
     def _carry_out(self, vm_id: str, actions: tuple[Action, ...]) -> None:
         for action in actions:
+            if isinstance(action, ArmWatchdog):
+                self._arm(vm_id, action)
+                continue
             if isinstance(action, VmAction):
-                self._log(vm_id, action.value)
+                self._log(vm_id, action.value, why=self._why(vm_id))
             self._queue(vm_id, action)
 
     def _queue(self, vm_id: str, action: Action) -> None:
@@ -237,10 +240,26 @@ class VmKeeper:
 
     async def _act(self, action: VmAction, vm_id: str) -> bool:
         try:
-            return await self._enforcement.act(action, vm_id)
+            return await self._enforcement.act(action, vm_id, self._why(vm_id))
         except Exception:  # noqa: BLE001 - a bug there must not end what ends VMs
             _log.exception("vm", action="enforcement-crashed", vm=vm_id)
             return False
+
+    def _arm(self, vm_id: str, action: ArmWatchdog) -> None:
+        """At once: whoever waits for the lease must find the watchdog armed."""
+        try:
+            self._enforcement.arm(vm_id, action.at_ms)
+        except OSError as failure:  # it stays armed for an earlier moment
+            _log.error("watchdog-not-armed", vm=vm_id, detail=str(failure))
+
+    def _why(self, vm_id: str) -> str:
+        """Why a VM is paused or ended, for people; empty when nothing is wrong."""
+        live = self._of(vm_id)
+        if live.failure is not None:
+            return f"its lease was not renewed: {live.failure.reason}"
+        if live.last is not None and not live.last.reply.accepted:
+            return f"its lease was not renewed: {live.last.reply.reason}"
+        return ""
 
     def _wipe(self, record: VmRecord) -> bool:
         try:

@@ -7,15 +7,19 @@ one file of mode 0600, and that every copy made here is overwritten. Does not ho
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from hostagent.failure import CallFailed, Failure, FailureKind
-from hostagent.files import read_json, write_json, write_private
+from hostagent.files import read_json, write_json
 from hostagent.grant import GrantRefused, GrantRequest, open_key_grant, read_key_grant, wipe
 from hostagent.identity import Identity
 from hostagent.keys import HostKeys
 from hostagent.ports import TpmPort
+
+HandOut = Callable[[bytearray], None]
+"""Takes an opened key, in a thread, before it is wiped."""
 
 _EPOCHS = "epochs.json"
 _PURPOSES = {True: "prepare", False: "run"}
@@ -41,18 +45,23 @@ class KeyOpener:
     state_dir: Path
 
     async def open(
-        self, wire: bytes, *, vm_id: str, request_id: str, prepares: bool, out: Path | None
+        self, wire: bytes, *, vm_id: str, request_id: str, prepares: bool, hand_out: HandOut | None
     ) -> OpenedKey:
-        """Open a grant, write the key to ``out`` if given, wipe it. Raises CallFailed."""
+        """Open a grant, let ``hand_out`` have the key, wipe it. Raises CallFailed, or as that does."""
         try:
             return await asyncio.to_thread(
-                self._open, wire, vm_id=vm_id, request_id=request_id, prepares=prepares, out=out
+                self._open,
+                wire,
+                vm_id=vm_id,
+                request_id=request_id,
+                prepares=prepares,
+                hand_out=hand_out,
             )
         except GrantRefused as failure:
             raise CallFailed(_refused(failure)) from failure
 
     def _open(
-        self, wire: bytes, *, vm_id: str, request_id: str, prepares: bool, out: Path | None
+        self, wire: bytes, *, vm_id: str, request_id: str, prepares: bool, hand_out: HandOut | None
     ) -> OpenedKey:
         release_key = self.identity.release_key()
         grant = read_key_grant(wire, (release_key,))
@@ -71,8 +80,8 @@ class KeyOpener:
         )
         try:
             self._remember(vm_id, grant.grant_epoch, grant.key_epoch)
-            if out is not None:
-                write_private(out, key)
+            if hand_out is not None:
+                hand_out(key)
             return OpenedKey(
                 length=len(key),
                 sha256=hashlib.sha256(key).hexdigest(),

@@ -102,11 +102,17 @@ class SoftwareTpmPort:
 class RecordingEnforcement:
     """Remembers what happened to VMs; fails as often as a test says."""
 
+    name = "program"
+
     def __init__(self) -> None:
         self.acts: list[tuple[VmAction, str]] = []
         self.failures = 0
+        self.armed = {}
 
-    async def act(self, action, vm_id):
+    def arm(self, vm_id, at_ms):
+        self.armed[vm_id] = at_ms
+
+    async def act(self, action, vm_id, why):
         self.acts.append((action, vm_id))
         if self.failures:
             self.failures -= 1

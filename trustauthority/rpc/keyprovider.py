@@ -67,6 +67,7 @@ class KeyProviderRpc(keyprovider_pb2_grpc.KeyProviderServiceServicer):
             grant_epoch=released.grant_epoch,
             lease=convert.lease(released.terms),
             key_grant=released.key_grant,
+            profile_digest=released.profile_sha256,
         )
 
     async def RenewLease(

@@ -62,6 +62,8 @@ class ReleasedKey:
     grant_epoch: int
     terms: LeaseTerms
     key_grant: bytes
+    profile_sha256: bytes
+    """Of the definition that the VM was protected with; empty when any will do."""
 
 
 class KeyService:
@@ -176,6 +178,7 @@ class KeyService:
             grant_epoch=authorised.grant_epoch,
             terms=authorised.terms,
             key_grant=grant,
+            profile_sha256=authorised.profile_sha256,
         )
 
     async def renew(

@@ -27,6 +27,7 @@ class Authorised:
     order: ReleaseOrder
     grant_epoch: int
     terms: LeaseTerms
+    profile_sha256: bytes
 
 
 class Undone(Exception):
@@ -57,8 +58,8 @@ async def _order(
     """What the key room is told: every value from the signed verdict or the decided rows."""
     if state.grant is None or state.vm is None:
         raise Conflict("the grant is not there; repeat with the same request id")
-    key = await tx.keys.newest(state.vm.vm_id)
-    if key is None:
+    key, vm = await tx.keys.newest(state.vm.vm_id), await tx.vms.get(state.vm.vm_id)
+    if key is None or vm is None:
         raise NotFound("the VM has no key", kind="key", name=state.vm.vm_id)
     _, policy = await cluster_policy(tx, host.cluster_id)
     plan = release(
@@ -92,7 +93,12 @@ async def _order(
         sealed_pcrs=seal.sealed_pcrs,
         counters=seal.counters,
     )
-    return Authorised(order=order, grant_epoch=state.grant.grant_epoch, terms=_terms(state))
+    return Authorised(
+        order=order,
+        grant_epoch=state.grant.grant_epoch,
+        terms=_terms(state),
+        profile_sha256=vm.profile_sha256,
+    )
 
 
 def _terms(state: PlacementState) -> LeaseTerms:

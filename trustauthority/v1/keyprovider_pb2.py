@@ -26,19 +26,19 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from trustauthority.v1 import common_pb2 as trustauthority_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#trustauthority/v1/keyprovider.proto\x12\x11trustauthority.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1etrustauthority/v1/common.proto\"\xbb\x01\n\x05VmKey\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x11\n\tkey_epoch\x18\x02 \x01(\x03\x12*\n\x05state\x18\x03 \x01(\x0e\x32\x1b.trustauthority.v1.KeyState\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\x0e\n\x06kek_id\x18\x05 \x01(\t\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x07 \x01(\t\"\x85\x01\n\nKeyRelease\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x0f\n\x07host_id\x18\x02 \x01(\t\x12\x11\n\thost_name\x18\x03 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x04 \x01(\x03\x12/\n\x0breleased_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"3\n\x10\x43reateKeyRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\":\n\x11\x43reateKeyResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.trustauthority.v1.VmKey\"8\n\x0fListKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x10ListKeysResponse\x12&\n\x04keys\x18\x01 \x03(\x0b\x32\x18.trustauthority.v1.VmKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\rGetKeyRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\"h\n\x0eGetKeyResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.trustauthority.v1.VmKey\x12/\n\x08releases\x18\x02 \x03(\x0b\x32\x1d.trustauthority.v1.KeyRelease\"w\n\x11RequestKeyRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12.\n\x07purpose\x18\x03 \x01(\x0e\x32\x1d.trustauthority.v1.KeyPurpose\x12\x0f\n\x07move_id\x18\x04 \x01(\t\"~\n\x12RequestKeyResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12,\n\x05lease\x18\x03 \x01(\x0b\x32\x1d.trustauthority.v1.LeaseTerms\x12\x11\n\tkey_grant\x18\x04 \x01(\x0c\"K\n\x11RenewLeaseRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"k\n\x12RenewLeaseResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12,\n\x05lease\x18\x03 \x01(\x0b\x32\x1d.trustauthority.v1.LeaseTerms\"L\n\x12GiveBackKeyRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\")\n\x13GiveBackKeyResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xbd\x03\n\x02Vm\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12\x32\n\x0blease_class\x18\x03 \x01(\x0e\x32\x1d.trustauthority.v1.LeaseClass\x12,\n\x05lease\x18\x04 \x01(\x0b\x32\x1d.trustauthority.v1.LeaseTerms\x12\x10\n\x08\x61ny_host\x18\x05 \x01(\x08\x12\x16\n\x0eprofile_digest\x18\x06 \x01(\x0c\x12\x15\n\rowner_host_id\x18\x07 \x01(\t\x12\x17\n\x0fowner_host_name\x18\x08 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\t \x01(\x03\x12/\n\x0blease_until\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66\x65nce_until\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12last_owner_host_id\x18\x0c \x01(\t\x12.\n\tkey_state\x18\r \x01(\x0e\x32\x1b.trustauthority.v1.KeyState\x12\x18\n\x10prepared_host_id\x18\x0e \x01(\t\"\x90\x01\n\x10ProtectVmRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12\x32\n\x0blease_class\x18\x03 \x01(\x0e\x32\x1d.trustauthority.v1.LeaseClass\x12\x10\n\x08\x61ny_host\x18\x04 \x01(\x08\x12\x16\n\x0eprofile_digest\x18\x05 \x01(\x0c\"6\n\x11ProtectVmResponse\x12!\n\x02vm\x18\x01 \x01(\x0b\x32\x15.trustauthority.v1.Vm\"7\n\x0eListVmsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"N\n\x0fListVmsResponse\x12\"\n\x03vms\x18\x01 \x03(\x0b\x32\x15.trustauthority.v1.Vm\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1d\n\x0cGetVmRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\"2\n\rGetVmResponse\x12!\n\x02vm\x18\x01 \x01(\x0b\x32\x15.trustauthority.v1.Vm*\xbd\x01\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14KEY_STATE_PRE_ACTIVE\x10\x01\x12\x14\n\x10KEY_STATE_ACTIVE\x10\x02\x12\x17\n\x13KEY_STATE_SUSPENDED\x10\x03\x12\x19\n\x15KEY_STATE_DEACTIVATED\x10\x04\x12\x19\n\x15KEY_STATE_COMPROMISED\x10\x05\x12\x17\n\x13KEY_STATE_DESTROYED\x10\x06*Y\n\nKeyPurpose\x12\x1b\n\x17KEY_PURPOSE_UNSPECIFIED\x10\x00\x12\x15\n\x11KEY_PURPOSE_START\x10\x01\x12\x17\n\x13KEY_PURPOSE_MIGRATE\x10\x02*v\n\nLeaseClass\x12\x1b\n\x17LEASE_CLASS_UNSPECIFIED\x10\x00\x12\x16\n\x12LEASE_CLASS_STRICT\x10\x01\x12\x18\n\x14LEASE_CLASS_STANDARD\x10\x02\x12\x19\n\x15LEASE_CLASS_UNLIMITED\x10\x03\x32\xa4\x04\n\x12KeyProviderService\x12V\n\tCreateKey\x12#.trustauthority.v1.CreateKeyRequest\x1a$.trustauthority.v1.CreateKeyResponse\x12S\n\x08ListKeys\x12\".trustauthority.v1.ListKeysRequest\x1a#.trustauthority.v1.ListKeysResponse\x12M\n\x06GetKey\x12 .trustauthority.v1.GetKeyRequest\x1a!.trustauthority.v1.GetKeyResponse\x12Y\n\nRequestKey\x12$.trustauthority.v1.RequestKeyRequest\x1a%.trustauthority.v1.RequestKeyResponse\x12Y\n\nRenewLease\x12$.trustauthority.v1.RenewLeaseRequest\x1a%.trustauthority.v1.RenewLeaseResponse\x12\\\n\x0bGiveBackKey\x12%.trustauthority.v1.GiveBackKeyRequest\x1a&.trustauthority.v1.GiveBackKeyResponse2\x81\x02\n\tVmService\x12V\n\tProtectVm\x12#.trustauthority.v1.ProtectVmRequest\x1a$.trustauthority.v1.ProtectVmResponse\x12P\n\x07ListVms\x12!.trustauthority.v1.ListVmsRequest\x1a\".trustauthority.v1.ListVmsResponse\x12J\n\x05GetVm\x12\x1f.trustauthority.v1.GetVmRequest\x1a .trustauthority.v1.GetVmResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#trustauthority/v1/keyprovider.proto\x12\x11trustauthority.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1etrustauthority/v1/common.proto\"\xbb\x01\n\x05VmKey\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x11\n\tkey_epoch\x18\x02 \x01(\x03\x12*\n\x05state\x18\x03 \x01(\x0e\x32\x1b.trustauthority.v1.KeyState\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\x0e\n\x06kek_id\x18\x05 \x01(\t\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x07 \x01(\t\"\x85\x01\n\nKeyRelease\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x0f\n\x07host_id\x18\x02 \x01(\t\x12\x11\n\thost_name\x18\x03 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x04 \x01(\x03\x12/\n\x0breleased_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"3\n\x10\x43reateKeyRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\":\n\x11\x43reateKeyResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.trustauthority.v1.VmKey\"8\n\x0fListKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x10ListKeysResponse\x12&\n\x04keys\x18\x01 \x03(\x0b\x32\x18.trustauthority.v1.VmKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\rGetKeyRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\"h\n\x0eGetKeyResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.trustauthority.v1.VmKey\x12/\n\x08releases\x18\x02 \x03(\x0b\x32\x1d.trustauthority.v1.KeyRelease\"w\n\x11RequestKeyRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12.\n\x07purpose\x18\x03 \x01(\x0e\x32\x1d.trustauthority.v1.KeyPurpose\x12\x0f\n\x07move_id\x18\x04 \x01(\t\"\x96\x01\n\x12RequestKeyResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12,\n\x05lease\x18\x03 \x01(\x0b\x32\x1d.trustauthority.v1.LeaseTerms\x12\x11\n\tkey_grant\x18\x04 \x01(\x0c\x12\x16\n\x0eprofile_digest\x18\x05 \x01(\x0c\"K\n\x11RenewLeaseRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"k\n\x12RenewLeaseResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12,\n\x05lease\x18\x03 \x01(\x0b\x32\x1d.trustauthority.v1.LeaseTerms\"L\n\x12GiveBackKeyRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\")\n\x13GiveBackKeyResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xbd\x03\n\x02Vm\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12\x32\n\x0blease_class\x18\x03 \x01(\x0e\x32\x1d.trustauthority.v1.LeaseClass\x12,\n\x05lease\x18\x04 \x01(\x0b\x32\x1d.trustauthority.v1.LeaseTerms\x12\x10\n\x08\x61ny_host\x18\x05 \x01(\x08\x12\x16\n\x0eprofile_digest\x18\x06 \x01(\x0c\x12\x15\n\rowner_host_id\x18\x07 \x01(\t\x12\x17\n\x0fowner_host_name\x18\x08 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\t \x01(\x03\x12/\n\x0blease_until\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66\x65nce_until\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12last_owner_host_id\x18\x0c \x01(\t\x12.\n\tkey_state\x18\r \x01(\x0e\x32\x1b.trustauthority.v1.KeyState\x12\x18\n\x10prepared_host_id\x18\x0e \x01(\t\"\x90\x01\n\x10ProtectVmRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12\x32\n\x0blease_class\x18\x03 \x01(\x0e\x32\x1d.trustauthority.v1.LeaseClass\x12\x10\n\x08\x61ny_host\x18\x04 \x01(\x08\x12\x16\n\x0eprofile_digest\x18\x05 \x01(\x0c\"6\n\x11ProtectVmResponse\x12!\n\x02vm\x18\x01 \x01(\x0b\x32\x15.trustauthority.v1.Vm\"7\n\x0eListVmsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"N\n\x0fListVmsResponse\x12\"\n\x03vms\x18\x01 \x03(\x0b\x32\x15.trustauthority.v1.Vm\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1d\n\x0cGetVmRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\"2\n\rGetVmResponse\x12!\n\x02vm\x18\x01 \x01(\x0b\x32\x15.trustauthority.v1.Vm*\xbd\x01\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14KEY_STATE_PRE_ACTIVE\x10\x01\x12\x14\n\x10KEY_STATE_ACTIVE\x10\x02\x12\x17\n\x13KEY_STATE_SUSPENDED\x10\x03\x12\x19\n\x15KEY_STATE_DEACTIVATED\x10\x04\x12\x19\n\x15KEY_STATE_COMPROMISED\x10\x05\x12\x17\n\x13KEY_STATE_DESTROYED\x10\x06*Y\n\nKeyPurpose\x12\x1b\n\x17KEY_PURPOSE_UNSPECIFIED\x10\x00\x12\x15\n\x11KEY_PURPOSE_START\x10\x01\x12\x17\n\x13KEY_PURPOSE_MIGRATE\x10\x02*v\n\nLeaseClass\x12\x1b\n\x17LEASE_CLASS_UNSPECIFIED\x10\x00\x12\x16\n\x12LEASE_CLASS_STRICT\x10\x01\x12\x18\n\x14LEASE_CLASS_STANDARD\x10\x02\x12\x19\n\x15LEASE_CLASS_UNLIMITED\x10\x03\x32\xa4\x04\n\x12KeyProviderService\x12V\n\tCreateKey\x12#.trustauthority.v1.CreateKeyRequest\x1a$.trustauthority.v1.CreateKeyResponse\x12S\n\x08ListKeys\x12\".trustauthority.v1.ListKeysRequest\x1a#.trustauthority.v1.ListKeysResponse\x12M\n\x06GetKey\x12 .trustauthority.v1.GetKeyRequest\x1a!.trustauthority.v1.GetKeyResponse\x12Y\n\nRequestKey\x12$.trustauthority.v1.RequestKeyRequest\x1a%.trustauthority.v1.RequestKeyResponse\x12Y\n\nRenewLease\x12$.trustauthority.v1.RenewLeaseRequest\x1a%.trustauthority.v1.RenewLeaseResponse\x12\\\n\x0bGiveBackKey\x12%.trustauthority.v1.GiveBackKeyRequest\x1a&.trustauthority.v1.GiveBackKeyResponse2\x81\x02\n\tVmService\x12V\n\tProtectVm\x12#.trustauthority.v1.ProtectVmRequest\x1a$.trustauthority.v1.ProtectVmResponse\x12P\n\x07ListVms\x12!.trustauthority.v1.ListVmsRequest\x1a\".trustauthority.v1.ListVmsResponse\x12J\n\x05GetVm\x12\x1f.trustauthority.v1.GetVmRequest\x1a .trustauthority.v1.GetVmResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'trustauthority.v1.keyprovider_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KEYSTATE']._serialized_start=2271
-  _globals['_KEYSTATE']._serialized_end=2460
-  _globals['_KEYPURPOSE']._serialized_start=2462
-  _globals['_KEYPURPOSE']._serialized_end=2551
-  _globals['_LEASECLASS']._serialized_start=2553
-  _globals['_LEASECLASS']._serialized_end=2671
+  _globals['_KEYSTATE']._serialized_start=2296
+  _globals['_KEYSTATE']._serialized_end=2485
+  _globals['_KEYPURPOSE']._serialized_start=2487
+  _globals['_KEYPURPOSE']._serialized_end=2576
+  _globals['_LEASECLASS']._serialized_start=2578
+  _globals['_LEASECLASS']._serialized_end=2696
   _globals['_VMKEY']._serialized_start=124
   _globals['_VMKEY']._serialized_end=311
   _globals['_KEYRELEASE']._serialized_start=314
@@ -57,32 +57,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETKEYRESPONSE']._serialized_end=841
   _globals['_REQUESTKEYREQUEST']._serialized_start=843
   _globals['_REQUESTKEYREQUEST']._serialized_end=962
-  _globals['_REQUESTKEYRESPONSE']._serialized_start=964
-  _globals['_REQUESTKEYRESPONSE']._serialized_end=1090
-  _globals['_RENEWLEASEREQUEST']._serialized_start=1092
-  _globals['_RENEWLEASEREQUEST']._serialized_end=1167
-  _globals['_RENEWLEASERESPONSE']._serialized_start=1169
-  _globals['_RENEWLEASERESPONSE']._serialized_end=1276
-  _globals['_GIVEBACKKEYREQUEST']._serialized_start=1278
-  _globals['_GIVEBACKKEYREQUEST']._serialized_end=1354
-  _globals['_GIVEBACKKEYRESPONSE']._serialized_start=1356
-  _globals['_GIVEBACKKEYRESPONSE']._serialized_end=1397
-  _globals['_VM']._serialized_start=1400
-  _globals['_VM']._serialized_end=1845
-  _globals['_PROTECTVMREQUEST']._serialized_start=1848
-  _globals['_PROTECTVMREQUEST']._serialized_end=1992
-  _globals['_PROTECTVMRESPONSE']._serialized_start=1994
-  _globals['_PROTECTVMRESPONSE']._serialized_end=2048
-  _globals['_LISTVMSREQUEST']._serialized_start=2050
-  _globals['_LISTVMSREQUEST']._serialized_end=2105
-  _globals['_LISTVMSRESPONSE']._serialized_start=2107
-  _globals['_LISTVMSRESPONSE']._serialized_end=2185
-  _globals['_GETVMREQUEST']._serialized_start=2187
-  _globals['_GETVMREQUEST']._serialized_end=2216
-  _globals['_GETVMRESPONSE']._serialized_start=2218
-  _globals['_GETVMRESPONSE']._serialized_end=2268
-  _globals['_KEYPROVIDERSERVICE']._serialized_start=2674
-  _globals['_KEYPROVIDERSERVICE']._serialized_end=3222
-  _globals['_VMSERVICE']._serialized_start=3225
-  _globals['_VMSERVICE']._serialized_end=3482
+  _globals['_REQUESTKEYRESPONSE']._serialized_start=965
+  _globals['_REQUESTKEYRESPONSE']._serialized_end=1115
+  _globals['_RENEWLEASEREQUEST']._serialized_start=1117
+  _globals['_RENEWLEASEREQUEST']._serialized_end=1192
+  _globals['_RENEWLEASERESPONSE']._serialized_start=1194
+  _globals['_RENEWLEASERESPONSE']._serialized_end=1301
+  _globals['_GIVEBACKKEYREQUEST']._serialized_start=1303
+  _globals['_GIVEBACKKEYREQUEST']._serialized_end=1379
+  _globals['_GIVEBACKKEYRESPONSE']._serialized_start=1381
+  _globals['_GIVEBACKKEYRESPONSE']._serialized_end=1422
+  _globals['_VM']._serialized_start=1425
+  _globals['_VM']._serialized_end=1870
+  _globals['_PROTECTVMREQUEST']._serialized_start=1873
+  _globals['_PROTECTVMREQUEST']._serialized_end=2017
+  _globals['_PROTECTVMRESPONSE']._serialized_start=2019
+  _globals['_PROTECTVMRESPONSE']._serialized_end=2073
+  _globals['_LISTVMSREQUEST']._serialized_start=2075
+  _globals['_LISTVMSREQUEST']._serialized_end=2130
+  _globals['_LISTVMSRESPONSE']._serialized_start=2132
+  _globals['_LISTVMSRESPONSE']._serialized_end=2210
+  _globals['_GETVMREQUEST']._serialized_start=2212
+  _globals['_GETVMREQUEST']._serialized_end=2241
+  _globals['_GETVMRESPONSE']._serialized_start=2243
+  _globals['_GETVMRESPONSE']._serialized_end=2293
+  _globals['_KEYPROVIDERSERVICE']._serialized_start=2699
+  _globals['_KEYPROVIDERSERVICE']._serialized_end=3247
+  _globals['_VMSERVICE']._serialized_start=3250
+  _globals['_VMSERVICE']._serialized_end=3507
 # @@protoc_insertion_point(module_scope)

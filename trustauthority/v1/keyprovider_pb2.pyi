@@ -401,12 +401,15 @@ class RequestKeyResponse(_message.Message):
     GRANT_EPOCH_FIELD_NUMBER: _builtins.int
     LEASE_FIELD_NUMBER: _builtins.int
     KEY_GRANT_FIELD_NUMBER: _builtins.int
+    PROFILE_DIGEST_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As sent: the lease counts from the first send of it."""
     grant_epoch: _builtins.int
     """Epoch of the grant."""
     key_grant: _builtins.bytes
     """KeyGrant v1, signed by the release key."""
+    profile_digest: _builtins.bytes
+    """SHA-256 of the domain profile that the VM was protected with, or empty: the host compares."""
     @_builtins.property
     def lease(self) -> _common_pb2.LeaseTerms:
         """How long it may run."""
@@ -418,10 +421,11 @@ class RequestKeyResponse(_message.Message):
         grant_epoch: _builtins.int = ...,
         lease: _common_pb2.LeaseTerms | None = ...,
         key_grant: _builtins.bytes = ...,
+        profile_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant_epoch", b"grant_epoch", "key_grant", b"key_grant", "lease", b"lease", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant_epoch", b"grant_epoch", "key_grant", b"key_grant", "lease", b"lease", "profile_digest", b"profile_digest", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

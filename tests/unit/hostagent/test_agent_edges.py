@@ -359,18 +359,18 @@ class TestEnforcement:
     async def test_gets_action_and_vm(self, tmp_path):
         """``PROGRAM pause VM``; exit 0 is done."""
         enforcement = self.program(tmp_path, f'echo "$1 $2" > {tmp_path}/seen')
-        assert await enforcement.act(VmAction.PAUSE, "vm-1")
+        assert await enforcement.act(VmAction.PAUSE, "vm-1", "")
         assert (tmp_path / "seen").read_text() == "pause vm-1\n"
 
     @pytest.mark.parametrize("script", ["exit 1", "sleep 30", "kill -9 $$"])
     async def test_anything_else_is_not_done(self, tmp_path, script):
         """Failing, hanging or dying programs did not pause anything."""
-        assert not await self.program(tmp_path, f"exec {script}").act(VmAction.PAUSE, "vm-1")
+        assert not await self.program(tmp_path, f"exec {script}").act(VmAction.PAUSE, "vm-1", "")
 
     async def test_an_absent_program_is_not_done(self, tmp_path):
         """A missing program is noticed, not assumed."""
         absent = ProgramEnforcement(program=tmp_path / "none", timeout_s=1.0)
-        assert not await absent.act(VmAction.DESTROY, "vm-1")
+        assert not await absent.act(VmAction.DESTROY, "vm-1", "")
 
 
 class TestNotify:

@@ -177,11 +177,11 @@ class TestLease:
         await keeping.start()
         act, attempts = keeping.enforcement.act, []
 
-        async def crash_once(action, vm_id):
+        async def crash_once(action, vm_id, why):
             attempts.append(action)
             if len(attempts) == 1:
                 raise ZeroDivisionError
-            return await act(action, vm_id)
+            return await act(action, vm_id, why)
 
         keeping.enforcement.act = crash_once
         keeping.keeper.receive("vm-1", Stopped(fresh_id="x" * 20))
