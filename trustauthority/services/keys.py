@@ -62,7 +62,7 @@ class ReleasedKey:
     grant_epoch: int
     terms: LeaseTerms
     key_grant: bytes
-    profile_sha256: bytes
+    profile_sha256: bytes = b""
     """Of the definition that the VM was protected with; empty when any will do."""
 
 
