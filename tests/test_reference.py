@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
@@ -15,11 +15,12 @@ from trustauthority.model.catalogue import Role
 from trustauthority.model.policy import Policy
 from trustauthority.rpc.authorize import MATRIX, Listener, Rule
 from trustauthority.services.policies import parse_policy
-from trustauthority.settings import KmipSettings, Settings
+from trustauthority.settings import KmipProvider, Settings
 
 PROJECT = Path(__file__).resolve().parent.parent
 REFERENCE = PROJECT / "docs" / "reference"
 REQUIRED = object()
+PROVIDERS = (KmipProvider,)
 
 
 def rows(page: str) -> Iterator[tuple[str, list[str]]]:
@@ -27,7 +28,7 @@ def rows(page: str) -> Iterator[tuple[str, list[str]]]:
     heading = ""
     for line in (REFERENCE / page).read_text("utf-8").splitlines():
         if line.startswith("## "):
-            heading = line.removeprefix("## ").strip("[]")
+            heading = re.sub(r"[\[\]]", "", line.removeprefix("## "))
         if line.startswith("| ") and not line.startswith("|---"):
             yield heading, [cell.strip() for cell in line.strip("|").split(" | ")]
 
@@ -70,7 +71,9 @@ def settings_keys(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             found |= settings_keys(kind, f"{prefix}{name}.")
         elif name == "providers":
-            found |= settings_keys(KmipSettings, f"{prefix}providers.NAME.")
+            for provider in PROVIDERS:
+                (kind,) = get_args(provider.model_fields["kind"].annotation)
+                found |= settings_keys(provider, f"{prefix}providers.NAME, kind {kind}.")
         else:
             found[prefix + name] = REQUIRED if field.is_required() else field.default
     return found

@@ -8,7 +8,7 @@ import os
 import stat
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -42,9 +42,10 @@ class ListenSettings(_Section):
         return self.key if roles == {"key"} else self.admin
 
 
-class KmipSettings(_Section):
+class KmipProvider(_Section):
     """A KMS that speaks KMIP over mutual TLS."""
 
+    kind: Literal["kmip"]
     host: str
     port: int = 5696
     ca: Path
@@ -53,13 +54,17 @@ class KmipSettings(_Section):
     timeout_s: float = 5.0
 
 
+Provider = KmipProvider
+"""A key provider of any kind; ``kind`` says which."""
+
+
 class KeyRoleSettings(_Section):
     """The key role."""
 
     batch: int = 64
     """Releases that one child process handles before it exits."""
     timeout_s: float = 10.0
-    providers: dict[Name, KmipSettings] = Field(default_factory=dict)
+    providers: dict[Name, Provider] = Field(default_factory=dict)
 
 
 class Settings(_Section):

@@ -7,7 +7,7 @@ it says that it is a fake and warns when it is made. ``make_key_room`` is for te
 import asyncio
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from cryptography.exceptions import InvalidTag
@@ -18,6 +18,7 @@ from trustauthority.codec.tpm import decode_public
 from trustauthority.errors import KmsUnavailable
 from trustauthority.keyrelease.wrap import GRANT_ENTROPY, build_key_grant
 from trustauthority.model.grant import ReleaseOrder
+from trustauthority.model.kms import HealthState, KmsHealth
 
 
 class InsecureAdapterWarning(UserWarning):
@@ -93,12 +94,22 @@ class FakeKeyRoom:
 
     # --- the port ------------------------------------------------------------------------------
 
+    @property
+    def providers(self) -> Sequence[str]:
+        """One that is always there."""
+        return ("default",)
+
     async def create_kek(self, provider: str) -> str:
         """Make a KEK."""
         await self._arrive()
         kek_id = f"fake-{provider}-{len(self.keks)}"
         self.keks[kek_id] = AESGCM.generate_key(256)
         return kek_id
+
+    async def rotate_kek(self, provider: str, kek_id: str) -> str:
+        """Make another KEK."""
+        self._kek(kek_id)
+        return await self.create_kek(provider)
 
     async def create_key(self, provider: str, kek_id: str, aad: bytes) -> bytes:
         """Make a VM key and return it wrapped."""
@@ -131,11 +142,11 @@ class FakeKeyRoom:
         self.answers.append(answer)
         return answer
 
-    async def health(self, provider: str) -> tuple[bool, str]:
+    async def health(self, provider: str) -> KmsHealth:
         """Whether orders would be answered."""
         if self._failure is not None:
-            return False, self._failure.message
-        return True, f"FakeKeyRoom, insecure, for {provider}"
+            return KmsHealth(state=HealthState.ERROR, detail=self._failure.message)
+        return KmsHealth(state=HealthState.OK, detail=f"FakeKeyRoom, insecure, for {provider}")
 
     async def close(self) -> None:
         """Remember that it was closed."""

@@ -35,7 +35,7 @@ async def main() -> None:
         "kek_id": kek_id,
         "wrapped": wrapped.hex(),
         "grant": grant.hex(),
-        "children": [child.pid for child in room._children],
+        "children": [child.pid for child in room._pools["default"]._children],
         "canary": [byte ^ 0xFF for byte in CANARY],
     }
     sys.stdout.write(json.dumps(news) + "\n")

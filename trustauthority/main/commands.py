@@ -10,7 +10,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from trustauthority.errors import ConfigurationInvalid, TrustAuthorityError
-from trustauthority.settings import DEFAULT_CONFIG, KmipSettings, ListenSettings, Settings
+from trustauthority.settings import DEFAULT_CONFIG, KmipProvider, ListenSettings, Settings
 
 VERSION = "0.1.0"
 app = cyclopts.App(
@@ -90,7 +90,8 @@ def init(
         for path in (kmip_ca, kmip_certificate, kmip_key):
             if not path.is_file():
                 raise ConfigurationInvalid(f"{path} is not there", path=str(path))
-        providers["default"] = KmipSettings(
+        providers["default"] = KmipProvider(
+            kind="kmip",
             host=kmip_host,
             port=kmip_port,
             ca=kmip_ca.absolute(),

@@ -17,10 +17,11 @@ from grpc_reflection.v1alpha import reflection
 
 from trustauthority.adapters.keyfiles import ADMIN_CA, CHALLENGE_KEY, HOST_CA, RELEASE_KEY, KeyFiles
 from trustauthority.adapters.keyroom import ChildKeyRoom, KeyRoomSettings
-from trustauthority.adapters.kms.settings import KmipSettings
+from trustauthority.adapters.kms.settings import provider_from_json
 from trustauthority.adapters.sql.store import open_store
 from trustauthority.errors import ConfigurationInvalid
 from trustauthority.main.certificates import certificate_health
+from trustauthority.model.kms import HealthState
 from trustauthority.ports import Clock, Journal, KeyRoom, Store
 from trustauthority.rpc.administration import AuditRpc, HealthProbe, IdentityRpc, StatusRpc
 from trustauthority.rpc.attestation import AttestationRpc, EnrolmentRpc
@@ -319,7 +320,7 @@ def _child_room(process: Process) -> ChildKeyRoom:
     return ChildKeyRoom(
         KeyRoomSettings(
             providers={
-                name: KmipSettings(**provider.model_dump())
+                name: provider_from_json(provider.model_dump())
                 for name, provider in settings.providers.items()
             },
             release_key=process.files.path(RELEASE_KEY),
@@ -327,6 +328,13 @@ def _child_room(process: Process) -> ChildKeyRoom:
             timeout_s=settings.timeout_s,
         )
     )
+
+
+_HEALTH = {
+    HealthState.OK: admin_pb2.HEALTH_OK,
+    HealthState.WARNING: admin_pb2.HEALTH_WARNING,
+    HealthState.ERROR: admin_pb2.HEALTH_ERROR,
+}
 
 
 def _status(process: Process) -> StatusRpc:
@@ -337,9 +345,12 @@ def _status(process: Process) -> StatusRpc:
 
 
 async def _kms_health(keys: KeyService) -> Sequence[admin_pb2.HealthItem]:
-    good, detail = await keys.health()
-    state = admin_pb2.HEALTH_OK if good else admin_pb2.HEALTH_ERROR
-    return [admin_pb2.HealthItem(name="kms default", health=state, detail=detail)]
+    return [
+        admin_pb2.HealthItem(
+            name=f"kms {provider}", health=_HEALTH[health.state], detail=health.detail
+        )
+        for provider, health in (await keys.health()).items()
+    ]
 
 
 async def _register_standard(

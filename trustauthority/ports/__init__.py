@@ -13,6 +13,7 @@ from trustauthority.model.catalogue import IdentityEntry
 from trustauthority.model.grant import ReleaseOrder
 from trustauthority.model.host import Admission, HostRecord, PendingEnrolment
 from trustauthority.model.identifiers import HostId, RequestId, VmId
+from trustauthority.model.kms import KmsHealth
 from trustauthority.model.placement import AuthorityRecord, Move, PlacementState, Request
 from trustauthority.model.vm import IntentEntry, VmEntry, VmKeyEntry
 from trustauthority.placement.condition import Rule
@@ -296,8 +297,15 @@ class Signer(Protocol):
 class KeyRoom(Protocol):
     """The only place where VM keys exist in the clear: a child process that handles a batch and exits."""
 
+    @property
+    def providers(self) -> Sequence[str]:
+        """Names of the configured key providers."""
+
     async def create_kek(self, provider: str) -> str:
         """Make and activate a KEK in the KMS; returns its id. Raises KmsUnavailable."""
+
+    async def rotate_kek(self, provider: str, kek_id: str) -> str:
+        """Let new key material follow a KEK; returns the id to wrap under. Raises KmsUnavailable."""
 
     async def create_key(self, provider: str, kek_id: str, aad: bytes) -> bytes:
         """Make a VM key and return it wrapped. Raises KmsUnavailable."""
@@ -305,8 +313,8 @@ class KeyRoom(Protocol):
     async def release(self, order: ReleaseOrder) -> bytes:
         """Unwrap a VM key and return a signed KeyGrant v1. Raises KmsUnavailable."""
 
-    async def health(self, provider: str) -> tuple[bool, str]:
-        """Whether the KMS answers, and a detail that says what to do."""
+    async def health(self, provider: str) -> KmsHealth:
+        """How a provider's KMS is doing, with a detail that says what to do. Does not raise."""
 
     async def close(self) -> None:
         """End the children."""

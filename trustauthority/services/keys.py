@@ -5,6 +5,7 @@ never asked inside a transaction; a refusal is recorded with its reason; a retry
 the same grant. The plaintext of a key never comes into this process: ``ports.KeyRoom``.
 """
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from trustauthority.errors import (
 from trustauthority.model.audit import AuditEvent
 from trustauthority.model.host import HostRecord
 from trustauthority.model.identifiers import HostId, RequestId, VmId
+from trustauthority.model.kms import KmsHealth
 from trustauthority.model.placement import (
     ConfirmRequest,
     FailRequest,
@@ -129,9 +131,11 @@ class KeyService:
             entries = await tx.audit.about(operation="key.release", subject=vm, limit=100)
         return key, [json.loads(entry.content) for entry in entries]
 
-    async def health(self) -> tuple[bool, str]:
-        """Whether the KMS of the default provider answers."""
-        return await self._room.health(DEFAULT_PROVIDER)
+    async def health(self) -> Mapping[str, KmsHealth]:
+        """How the KMS of each provider is doing; the default one is looked for in any case."""
+        names = sorted({DEFAULT_PROVIDER, *self._room.providers})
+        answers = await asyncio.gather(*(self._room.health(name) for name in names))
+        return dict(zip(names, answers, strict=True))
 
     async def _kek(self, provider: str, *, by: str) -> str:
         kek_id = await self._room.create_kek(provider)

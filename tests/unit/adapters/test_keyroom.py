@@ -22,11 +22,11 @@ from support.storage_key import storage_public
 
 from hostagent.grant import read_key_grant
 from trustauthority.adapters.keyroom import ChildKeyRoom, KeyRoomSettings
-from trustauthority.adapters.kms.envelope import unwrap_vm_key, wrap_vm_key
 from trustauthority.adapters.kms.kmip import KmipKms
 from trustauthority.codec.tpm_public import decode_public, encode_public
 from trustauthority.errors import KmsUnavailable
 from trustauthority.keyrelease.wrap import policy_digest
+from trustauthority.model.kms import HealthState, KmsHealth
 from trustauthority.model.tpm import ObjectAttributes
 from trustauthority.ports import KeyRoom
 
@@ -64,7 +64,7 @@ def room(shared_room, release_key):
 
 
 def wrapped_by_hand(kms, kek_id, vm_key=b"known passphrase", aad=AAD):
-    return wrap_vm_key(KmipKms(kms.settings()).get_kek(kek_id), vm_key, aad, bytes(12))
+    return KmipKms(kms.settings()).wrap(kek_id, bytearray(vm_key), aad)
 
 
 async def refused(room, words, order):
@@ -79,16 +79,16 @@ class TestCreate:
         port: KeyRoom = room
         kek_id = await port.create_kek("default")
         wrapped = await port.create_key("default", kek_id, AAD)
-        vm_key = unwrap_vm_key(KmipKms(kms.settings()).get_kek(kek_id), wrapped, AAD)
+        vm_key = KmipKms(kms.settings()).unwrap(kek_id, wrapped, AAD)
         assert len(vm_key) == 43
         assert bytes(vm_key).replace(b"-", b"").replace(b"_", b"").isalnum()
 
     async def test_keys_and_nonces_are_fresh(self, room, kms, kek_id):
         """No two VMs share a key, no two wrappings a nonce."""
         blobs = [await room.create_key("default", kek_id, AAD) for _ in range(4)]
-        kek = KmipKms(kms.settings()).get_kek(kek_id)
-        assert len({bytes(unwrap_vm_key(kek, blob, AAD)) for blob in blobs}) == 4
-        assert len({blob[1:13] for blob in blobs}) == 4
+        provider = KmipKms(kms.settings())
+        assert len({bytes(provider.unwrap(kek_id, blob, AAD)) for blob in blobs}) == 4
+        assert len({blob[3:15] for blob in blobs}) == 4
 
     async def test_an_unknown_kek_makes_no_key(self, room):
         """A key that nobody could unwrap must not be made."""
@@ -99,9 +99,8 @@ class TestCreate:
         """A provider name stands for a KMS of the configuration or for nothing."""
         with pytest.raises(KmsUnavailable, match="no KMS is configured"):
             await room.create_kek("other")
-        assert await room.health("other") == (
-            False,
-            "no KMS is configured for key provider 'other'",
+        assert await room.health("other") == KmsHealth(
+            state=HealthState.ERROR, detail="no KMS is configured for key provider 'other'"
         )
 
 
@@ -110,7 +109,7 @@ class TestRelease:
         """From creation to the host: the same key, and never in the clear in between (design 6.4)."""
         wrapped = await room.create_key("default", kek_id, AAD)
         grant = await room.release(release_order(kek_id, wrapped))
-        vm_key = unwrap_vm_key(KmipKms(kms.settings()).get_kek(kek_id), wrapped, AAD)
+        vm_key = KmipKms(kms.settings()).unwrap(kek_id, wrapped, AAD)
         assert open_grant(grant) == vm_key
         assert bytes(vm_key) not in grant
 
@@ -214,27 +213,26 @@ class TestReleaseKey:
 
     async def test_health_looks_at_it(self, room, release_key):
         """An admin sees it before the first release fails."""
-        assert (await room.health("default"))[0] is True
+        assert (await room.health("default")).usable
         release_key.chmod(0o644)
-        assert await room.health("default") == (
-            False,
-            "the key room can't use its release key; its own log says why",
-        )
+        health = await room.health("default")
+        assert not health.usable
+        assert health.detail == "the key room can't use its release key; its own log says why"
 
 
 class TestHealth:
     async def test_it_names_the_kms(self, room):
         """The mock introduces itself through the whole chain."""
-        healthy, detail = await room.health("default")
-        assert healthy
-        assert "DEVELOPMENT MOCK" in detail
+        health = await room.health("default")
+        assert health.usable
+        assert "DEVELOPMENT MOCK" in health.detail
 
     async def test_it_says_what_is_wrong(self, room, kms):
         """N56: down is an answer, not an exception."""
         with kms.fault("down"):
-            healthy, detail = await room.health("default")
-        assert not healthy
-        assert "closed the connection" in detail
+            health = await room.health("default")
+        assert not health.usable
+        assert "closed the connection" in health.detail
 
 
 class TestSettings:

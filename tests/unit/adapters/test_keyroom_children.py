@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,6 @@ from support.keyroom_orders import (
 from support.kms_process import running_kms
 
 from trustauthority.adapters.keyroom import ChildKeyRoom
-from trustauthority.adapters.kms.envelope import wrap_vm_key
 from trustauthority.adapters.kms.kmip import KmipKms
 from trustauthority.adapters.kms.settings import KmipSettings
 from trustauthority.errors import KmsUnavailable
@@ -33,9 +34,9 @@ def kms(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def order(kms):
-    kek_id = KmipKms(kms.settings()).create_kek("kek")
-    kek = KmipKms(kms.settings()).get_kek(kek_id)
-    return release_order(kek_id, wrap_vm_key(kek, b"known passphrase", AAD, bytes(12)))
+    provider = KmipKms(kms.settings())
+    kek_id = provider.create_kek("kek")
+    return release_order(kek_id, provider.wrap(kek_id, bytearray(b"known passphrase"), AAD))
 
 
 @pytest.fixture
@@ -54,8 +55,12 @@ async def make_room(kms):
         await room.close()
 
 
+def pool(room):
+    return room._pools["default"]
+
+
 def pids(room):
-    return {child.pid for child in room._children}
+    return {child.pid for child in pool(room)._children}
 
 
 async def until(condition):
@@ -66,7 +71,7 @@ async def until(condition):
 
 
 async def spare_is_warm(room):
-    await until(lambda: room._spare is None or room._spare.done())
+    await until(lambda: pool(room)._spare is None or pool(room)._spare.done())
 
 
 def is_running(pid):
@@ -107,7 +112,7 @@ class TestRotation:
         await room.start()
         before = pids(room)
         for _ in range(3):
-            assert (await room.health("default"))[0]
+            assert (await room.health("default")).usable
         assert before <= pids(room)
 
     async def test_a_spare_is_ready_before_it_is_needed(self, make_room, order):
@@ -120,7 +125,7 @@ class TestRotation:
             assert len(ready) >= 1
             await room.release(order)
             assert ready - pids(room)
-        assert room._idle == []
+        assert pool(room)._idle == []
 
     async def test_many_orders_at_once_share_few_children(self, make_room, order):
         """Concurrency is bounded; every caller gets an answer."""
@@ -174,10 +179,10 @@ class TestFaults:
         """An RPC whose deadline passed leaves no half-used child: its answer would be the next one's."""
         room = make_room()
         await room.start()
-        before, warm = pids(room), room._spare
+        before, warm = pids(room), pool(room)._spare
         with kms.fault("slow:30"):
             asking = asyncio.create_task(room.release(order))
-            await until(lambda: room._spare is not warm)
+            await until(lambda: pool(room)._spare is not warm)
             asking.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asking
@@ -188,10 +193,10 @@ class TestFaults:
         """The out-of-memory killer is a KmsUnavailable, and the next order works."""
         room = make_room()
         await room.start()
-        (victim,), warm = pids(room), room._spare
+        (victim,), warm = pids(room), pool(room)._spare
         with kms.fault("slow:30"):
             asking = asyncio.create_task(room.release(order))
-            await until(lambda: room._spare is not warm)
+            await until(lambda: pool(room)._spare is not warm)
             os.kill(victim, 9)
             with pytest.raises(KmsUnavailable, match="in the middle"):
                 await asking
@@ -202,7 +207,7 @@ class TestFaults:
         room = make_room()
         await room.release(order)
         await spare_is_warm(room)
-        (idle,) = room._idle
+        (idle,) = pool(room)._idle
         os.kill(idle.pid, 9)
         await until(lambda: not idle.alive)
         assert open_grant(await room.release(order)) == b"known passphrase"
@@ -211,7 +216,7 @@ class TestFaults:
         """Nor is an order handed to a dead spare."""
         room = make_room()
         await room.start()
-        child = room._spare.result()
+        child = pool(room)._spare.result()
         os.kill(child.pid, 9)
         await until(lambda: not child.alive)
         assert open_grant(await room.release(order)) == b"known passphrase"
@@ -223,7 +228,7 @@ class TestFaults:
         await spare_is_warm(room)
         with kms.fault("slow:30"):
             asking = asyncio.create_task(room.release(order))
-            await until(lambda: not room._idle)
+            await until(lambda: not pool(room)._idle)
             children = pids(room)
             await room.close()
             with pytest.raises(KmsUnavailable):
@@ -314,6 +319,73 @@ class TestOrders:
         room = make_room(providers={"default": kms.settings(), "dead": dead})
         with pytest.raises(KmsUnavailable, match="is it running"):
             await room.create_kek("dead")
+        assert open_grant(await room.release(order)) == b"known passphrase"
+
+    async def test_a_slow_provider_holds_up_nobody_else(self, kms, make_room, order):
+        """N66: with every slot of one KMS stuck, releases of another go on at their usual pace."""
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            port = silent.getsockname()[1]
+            room = make_room(
+                providers={
+                    "default": kms.settings(),
+                    "stuck": kms.settings(port=port, timeout_s=50.0),
+                },
+                parallel=2,
+            )
+            await room.release(order)
+            stuck = [asyncio.create_task(room.create_kek("stuck")) for _ in range(6)]
+            await until(lambda: len(room._pools["stuck"]._children) == 2)
+            async with asyncio.timeout(PATIENCE_S):
+                grants = await asyncio.gather(*(room.release(order) for _ in range(6)))
+            assert {open_grant(grant) for grant in grants} == {b"known passphrase"}
+            assert not any(task.done() for task in stuck)
+            await room.close()
+            ended = await asyncio.gather(*stuck, return_exceptions=True)
+        assert all(isinstance(each, KmsUnavailable) for each in ended)
+
+    async def test_orders_that_wait_for_a_turn_say_so(self, kms, make_room):
+        """N66: a queue is no excuse for hanging, and no evidence against the KMS."""
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            stuck = kms.settings(port=silent.getsockname()[1], timeout_s=50.0)
+            room = make_room(providers={"stuck": stuck}, parallel=1, timeout_s=3.0)
+            await room.start()
+            asked, waiting = await asyncio.gather(
+                room.create_kek("stuck"), room.create_kek("stuck"), return_exceptions=True
+            )
+        assert "did not answer within 3 s" in str(asked)
+        assert "too many orders wait for provider 'stuck'" in str(waiting)
+
+    async def test_a_dead_kms_is_left_alone_and_found_again(self, kms, make_room, order):
+        """N56: breaker per provider; refusals at once; health asks all the same; recovery by itself."""
+        room = make_room(trip_after=2, rest_s=0.5)
+        with kms.fault("down"):
+            for _ in range(2):
+                with pytest.raises(KmsUnavailable, match="closed the connection"):
+                    await room.release(order)
+            with pytest.raises(KmsUnavailable, match="2 times in a row; it is tried again in 0"):
+                await room.release(order)
+            assert "closed the connection" in (await room.health("default")).detail
+        await asyncio.sleep(0.6)  # the rest that was asked for
+        assert open_grant(await room.release(order)) == b"known passphrase"
+
+    async def test_a_kms_that_says_no_is_not_left_alone(self, kms, make_room, order):
+        """A bad row of the database must not stop the releases of the good ones."""
+        room = make_room(trip_after=1, rest_s=60.0)
+        for bad in (b"", b"\x01\x01\x01" + bytes(60), b"\x01\x02\x01" + bytes(60)):
+            with pytest.raises(KmsUnavailable):
+                await room.release(replace(order, wrapped=bad))
+        with pytest.raises(KmsUnavailable, match="item not found"):
+            await room.release(replace(order, kek_id="987654"))
+        assert open_grant(await room.release(order)) == b"known passphrase"
+
+    async def test_health_finds_out_that_the_kms_is_back(self, kms, make_room, order):
+        """Whoever looks at ta status ends the rest, if the KMS answers."""
+        room = make_room(trip_after=1, rest_s=600.0)
+        with kms.fault("down"), pytest.raises(KmsUnavailable):
+            await room.release(order)
+        with pytest.raises(KmsUnavailable, match="in a row"):
+            await room.release(order)
+        assert (await room.health("default")).usable
         assert open_grant(await room.release(order)) == b"known passphrase"
 
     async def test_an_order_that_is_too_long_is_refused(self, make_room, order):

@@ -18,10 +18,9 @@ from trustauthority.adapters.keyroom.frames import (
     frame_length,
     order_from_json,
     order_to_json,
-    provider_from_json,
     settings_to_json,
 )
-from trustauthority.adapters.kms.settings import KmipSettings
+from trustauthority.adapters.kms.settings import KmipSettings, provider_from_json
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.grant import ReleaseOrder
 from trustauthority.model.placement import Purpose

@@ -15,7 +15,6 @@ from support.keyroom_orders import AAD, RELEASE, open_grant, write_release_key
 from support.kms_process import running_kms
 
 from trustauthority.adapters.keyroom.child import Room
-from trustauthority.adapters.kms.envelope import unwrap_vm_key
 from trustauthority.adapters.kms.kmip import KmipKms
 
 TESTS = Path(__file__).parents[2]
@@ -65,8 +64,9 @@ def parent(kms):
 @pytest.fixture(scope="module")
 def secrets(kms, parent):
     """Every form of the two keys that could lie about, known to this test only."""
-    kek = bytes(KmipKms(kms.settings()).get_kek(parent.news["kek_id"]))
-    vm_key = bytes(unwrap_vm_key(kek, bytes.fromhex(parent.news["wrapped"]), AAD))
+    provider, kek_id = KmipKms(kms.settings()), parent.news["kek_id"]
+    kek = bytes(provider.get_kek(kek_id))
+    vm_key = bytes(provider.unwrap(kek_id, bytes.fromhex(parent.news["wrapped"]), AAD))
     assert open_grant(bytes.fromhex(parent.news["grant"])) == vm_key
     release = RELEASE.private_numbers().private_value.to_bytes(32, "big")
     plain = {
@@ -217,7 +217,12 @@ class TestChild:
     def test_its_errors_quote_nothing(self, kms, message):
         """An exception of a library may hold what it choked on: only its type gets out."""
         room = Room(
-            {"release_key": str(kms.folder / "release.key"), "kill_after_s": 60, "providers": {}}
+            {
+                "release_key": str(kms.folder / "release.key"),
+                "kill_after_s": 60,
+                "providers": {},
+                "warm": [],
+            }
         )
         try:
             answer = room.answer(message)

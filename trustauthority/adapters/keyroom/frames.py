@@ -10,14 +10,15 @@ Parent: first ``configure``, then one order at a time. Child: one reply each, ``
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import fields, replace
 from typing import Any
 
 from trustauthority.adapters.keyroom.settings import KeyRoomSettings
-from trustauthority.adapters.kms.settings import KmipSettings
+from trustauthority.adapters.kms.settings import provider_to_json
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.grant import GrantBinding, ReleaseOrder
 from trustauthority.model.identifiers import HostId, RequestId, VmId
+from trustauthority.model.kms import HealthState, KmsHealth, ProviderKind
 from trustauthority.model.placement import Purpose
 
 HEADER = 4
@@ -49,30 +50,31 @@ def decode_body(body: bytes) -> dict[str, Any]:
     return message
 
 
-def settings_to_json(settings: KeyRoomSettings) -> dict[str, Any]:
-    """What the child is told first: no secret, only where secrets are."""
+def settings_to_json(settings: KeyRoomSettings, *, warm: str = "") -> dict[str, Any]:
+    """What the child is told first: no secret, only where secrets are.
+
+    Args:
+        settings: Every provider, for an order may move a key from one to another.
+        warm: The provider whose library the child loads at its start; the others wait for an order.
+    """
     return {
         "release_key": str(settings.release_key),
         "kill_after_s": settings.lifetime_s + settings.timeout_s,
-        "providers": {
-            name: {
-                "host": kms.host,
-                "port": kms.port,
-                "ca": str(kms.ca),
-                "certificate": str(kms.certificate),
-                "key": str(kms.key),
-                "timeout_s": kms.timeout_s,
-                "version": kms.version,
-            }
-            for name, kms in settings.providers.items()
-        },
+        "providers": {name: provider_to_json(kms) for name, kms in settings.providers.items()},
+        "warm": [warm] if warm else [],
     }
 
 
-def provider_from_json(kms: Mapping[str, Any]) -> KmipSettings:
-    """One provider of ``settings_to_json``."""
-    paths = {name: Path(kms[name]) for name in ("ca", "certificate", "key")}
-    return KmipSettings(**{**kms, **paths})
+def health_to_json(health: KmsHealth) -> dict[str, Any]:
+    """How a KMS is doing."""
+    return {field.name: getattr(health, field.name) for field in fields(health)}
+
+
+def health_from_json(values: Mapping[str, Any]) -> KmsHealth:
+    """What ``health_to_json`` wrote; raises ValueError, KeyError or TypeError when it is none."""
+    made = KmsHealth(**values)
+    kind = None if made.kind is None else ProviderKind(made.kind)
+    return replace(made, state=HealthState(made.state), kind=kind)
 
 
 def order_to_json(order: ReleaseOrder) -> dict[str, Any]:

@@ -4,10 +4,11 @@ Stage: adapter, run in the key room's child only: the KEK comes out of the KMS i
 KMIP is used in the world. Trusts the KMS to keep keys, and nothing on the network: TLS 1.2 or newer,
 both sides with certificates, the server's host name checked (PyKMIP does not check it). Guarantees:
 a KEK is fetched for each use and never kept here; every failure is KmsUnavailable with words of our
-own, for what a peer or a library says about an answer may contain the answer. Does not unwrap.
+own, for what a peer or a library says about an answer may contain the answer.
 Source: KMIP 1.4 (Create 4.1, Activate 4.19, Get 4.11, Get Attributes 4.12, Query 4.25).
 """
 
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -20,16 +21,21 @@ from kmip.pie.exceptions import KmipOperationFailure
 from kmip.pie.objects import SymmetricKey
 from kmip.services.kmip_client import KMIPProxy
 
-from trustauthority.adapters.kms.envelope import KEK_BYTES
+from trustauthority.adapters.kms.blob import Blob, WrapAlgorithm, bound, read_blob
+from trustauthority.adapters.kms.envelope import KEK_BYTES, NONCE_BYTES, seal, unseal, wipe
+from trustauthority.adapters.kms.port import outage
 from trustauthority.adapters.kms.secret_file import read_secret
 from trustauthority.adapters.kms.settings import KmipSettings
 from trustauthority.errors import InsecureFile, KmsUnavailable
+from trustauthority.model.kms import HealthState, KmsHealth, ProviderKind
 
 _VERSIONS = {
     "1.2": enums.KMIPVersion.KMIP_1_2,
     "1.3": enums.KMIPVersion.KMIP_1_3,
     "1.4": enums.KMIPVersion.KMIP_1_4,
 }
+_KIND = ProviderKind.KMIP
+_GCM = WrapAlgorithm.AES_256_GCM
 _MAX_ID = 128
 _MAX_VENDOR = 160
 
@@ -81,7 +87,29 @@ class KmipKms:
             answer = client.get(uid)
         return _aes_256(answer)
 
-    def health(self) -> tuple[bool, str]:
+    def rotate(self, kek_id: str, name: str) -> str:  # noqa: ARG002  nothing links two KMIP keys
+        """Make another KEK: a KMIP key has no versions."""
+        return self.create_kek(name)
+
+    def wrap(self, kek_id: str, vm_key: bytearray, aad: bytes) -> bytes:
+        """Fetch the KEK and encrypt here."""
+        kek = self.get_kek(kek_id)
+        try:
+            body = seal(kek, vm_key, bound(_KIND, _GCM, aad), os.urandom(NONCE_BYTES))
+        finally:
+            wipe(kek)
+        return Blob(kind=_KIND, algorithm=_GCM, body=body).encode()
+
+    def unwrap(self, kek_id: str, wrapped: bytes, aad: bytes) -> bytearray:
+        """Fetch the KEK and decrypt here."""
+        blob = read_blob(wrapped, _KIND, (_GCM,))
+        kek = self.get_kek(kek_id)
+        try:
+            return unseal(kek, blob.body, bound(_KIND, _GCM, aad))
+        finally:
+            wipe(kek)
+
+    def health(self) -> KmsHealth:
         """Whether the KMS answers us, and who it says it is or what is wrong."""
         try:
             with self._session() as client:
@@ -91,9 +119,10 @@ class KmipKms:
                     raise KmsUnavailable(f"KMS {self._name} refuses to be asked")
                 vendor = str(answer.vendor_identification)
         except KmsUnavailable as failure:
-            return False, failure.message
+            return KmsHealth(state=HealthState.ERROR, detail=failure.message, kind=_KIND)
         said = "".join(c for c in vendor if c.isprintable())[:_MAX_VENDOR]
-        return True, f"KMS {self._name} answers KMIP {self._settings.version}: {said}"
+        detail = f"KMS {self._name} answers KMIP {self._settings.version}: {said}"
+        return KmsHealth(state=HealthState.OK, detail=detail, kind=_KIND)
 
     @contextmanager
     def _session(self) -> Iterator[Any]:
@@ -131,7 +160,8 @@ class KmipKms:
         return context
 
     def _unavailable(self, failure: Exception) -> KmsUnavailable:
-        return KmsUnavailable(f"KMS {self._name} {_explain(failure)}", kms=self._name)
+        message = f"KMS {self._name} {_explain(failure)}"
+        return KmsUnavailable(message) if _is_refusal(failure) else outage(message)
 
 
 class _TlsProxy(KMIPProxy):  # type: ignore[misc]  # PyKMIP has no types
@@ -179,6 +209,11 @@ def _aes_256(answer: object) -> bytearray:
     ):
         raise KmsUnavailable("the KMS answered with something else than an AES-256 key")
     return bytearray(answer.value)
+
+
+def _is_refusal(failure: Exception) -> bool:
+    """Whether the KMS is there and said no, or we could not ask."""
+    return isinstance(failure, KmipOperationFailure | InsecureFile)
 
 
 def _explain(failure: Exception) -> str:

@@ -1,0 +1,142 @@
+"""What a child of the key room does for each order.
+
+Stage: adapter, in the child only. An order is a function of the keyring and the message; its answer
+is text: a wrapped key, a signed grant, an id, a health. Guarantees that plaintext keys are wiped where
+Python lets us and are in no answer. A new kind of order is a function here and a row in ``ORDERS``.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from trustauthority.adapters.keyroom.confine import die_after
+from trustauthority.adapters.keyroom.frames import health_to_json, order_from_json
+from trustauthority.adapters.kms.envelope import PASSPHRASE_ENTROPY, passphrase, wipe
+from trustauthority.adapters.kms.port import Kms
+from trustauthority.adapters.kms.providers import open_kms
+from trustauthority.adapters.kms.secret_file import read_secret
+from trustauthority.adapters.kms.settings import provider_from_json
+from trustauthority.codec.tpm_public import decode_public
+from trustauthority.errors import InsecureFile, KmsUnavailable, TrustAuthorityError
+from trustauthority.keyrelease.wrap import GRANT_ENTROPY, build_key_grant
+
+_RELEASE_KEY_UNUSABLE = "the key room can't use its release key; its own log says why"
+
+
+class Keyring:
+    """The KMSes of the configuration, the release key, and the end of this process."""
+
+    def __init__(self, configuration: Mapping[str, Any]) -> None:
+        self._release_key = Path(configuration["release_key"])
+        self._kill_after_s = float(configuration["kill_after_s"])
+        self._settings = {
+            name: provider_from_json(kms) for name, kms in configuration["providers"].items()
+        }
+        self._open: dict[str, Kms] = {}
+        self._saw_a_key = False
+        for name in configuration["warm"]:
+            with suppress(TrustAuthorityError):  # the first order will tell
+                self.kms(name)
+
+    def kms(self, provider: str) -> Kms:
+        """A provider's KMS, for what shows no key."""
+        if provider not in self._open:
+            self._open[provider] = open_kms(self._settings[provider])
+        return self._open[provider]
+
+    def kms_for_keys(self, provider: str) -> Kms:
+        """A provider's KMS, for what shows a key: from now on this process has an end."""
+        if not self._saw_a_key:  # keys do not outlive the parent's plan, even if it forgets us
+            self._saw_a_key = True
+            die_after(self._kill_after_s)
+        return self.kms(provider)
+
+    def release_key(self) -> ec.EllipticCurvePrivateKey:
+        """The key that signs grants, read anew each time. Raises KmsUnavailable."""
+        path = self._release_key
+        try:
+            key = serialization.load_pem_private_key(read_secret(path), password=None)
+        except (OSError, ValueError, TypeError, InsecureFile) as failure:
+            # the path is for those who run the authority, not for the hosts that get our answer
+            said = failure.message if isinstance(failure, InsecureFile) else type(failure).__name__
+            log(f"release key {path}: {said}")
+            raise KmsUnavailable(_RELEASE_KEY_UNUSABLE) from None
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            log(f"release key {path}: not an elliptic curve key")
+            raise KmsUnavailable(_RELEASE_KEY_UNUSABLE)
+        return key
+
+
+def create_kek(keyring: Keyring, message: Mapping[str, Any]) -> str:
+    """Let the KMS make a KEK; answers its id."""
+    return keyring.kms(message["provider"]).create_kek(_kek_name(message))
+
+
+def rotate_kek(keyring: Keyring, message: Mapping[str, Any]) -> str:
+    """Let new key material follow a KEK; answers the id to wrap under from now on."""
+    return keyring.kms(message["provider"]).rotate(message["kek_id"], _kek_name(message))
+
+
+def create_key(keyring: Keyring, message: Mapping[str, Any]) -> str:
+    """Make a VM key; answers it wrapped, in hex."""
+    kms = keyring.kms_for_keys(message["provider"])
+    entropy = bytearray(os.urandom(PASSPHRASE_ENTROPY))
+    vm_key = passphrase(entropy)
+    try:
+        return kms.wrap(message["kek_id"], vm_key, bytes.fromhex(message["aad"])).hex()
+    finally:
+        wipe(entropy)
+        wipe(vm_key)
+
+
+def release(keyring: Keyring, message: Mapping[str, Any]) -> str:
+    """Unwrap a VM key for one host; answers a signed KeyGrant, in hex."""
+    order = order_from_json(message["release"])
+    release_key = keyring.release_key()
+    storage = decode_public(order.storage_public)
+    vm_key = keyring.kms_for_keys(order.provider).unwrap(order.kek_id, order.wrapped, order.aad)
+    try:
+        grant = build_key_grant(
+            binding=order.binding,
+            vm_key=vm_key,
+            storage=storage,
+            pcrs=order.sealed_pcrs,
+            counters=order.counters,
+            entropy=os.urandom(GRANT_ENTROPY),
+            release_key=release_key,
+        )
+    finally:
+        wipe(vm_key)
+    return grant.wire.hex()
+
+
+def health(keyring: Keyring, message: Mapping[str, Any]) -> str:
+    """Whether grants can be signed and the KMS would serve us; answers JSON of a KmsHealth."""
+    keyring.release_key()
+    return json.dumps(health_to_json(keyring.kms(message["provider"]).health()))
+
+
+ORDERS: Mapping[str, Callable[[Keyring, Mapping[str, Any]], str]] = {
+    "create_kek": create_kek,
+    "rotate_kek": rotate_kek,
+    "create_key": create_key,
+    "release": release,
+    "health": health,
+}
+
+
+def log(line: str) -> None:
+    """A line for those who run the authority."""
+    sys.stderr.write(f"key room: {line}\n")
+    sys.stderr.flush()
+
+
+def _kek_name(message: Mapping[str, Any]) -> str:
+    return f"ta-kek-{message['provider']}"
