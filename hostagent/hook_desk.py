@@ -24,6 +24,10 @@ from hostagent.vm_desk import VM_ID, VmDesk
 _log = structlog.get_logger("hostagent.hook")
 _ARRIVING = re.compile(r"paused \((migrating|starting up)\)")
 _LEFT = frozenset({Phase.RUNNING, Phase.PAUSED})
+_STARTING = (
+    "libvirtd serves nobody while it starts, so it can't be lent a key;"
+    " hostagent starts VMs with autostart once it does"
+)
 _BEAT_S = 0.4
 _LOOK_EVERY = 20
 """Beats between looks for VMs that ended without their ``release`` having reached us."""
@@ -94,6 +98,8 @@ class HookDesk:
     async def _obtain(self, domain: Domain, *, move_id: str) -> Json:
         if not domain.disk_secrets:
             return refusal("NOT_ENCRYPTED", "it is marked as protected, but has no encrypted disk")
+        if not await self.vms.virsh.answers():
+            return refusal("LIBVIRT_STARTING", _STARTING)
         if not await self._patiently():
             return refusal("HOST_NOT_READY", "this host is not attested now; see hostagent status")
         vm_id, keeper = domain.vm_id, self.desk.keeper

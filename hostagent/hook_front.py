@@ -1,17 +1,19 @@
 """Serve libvirt's hook in a running agent.
 
-Stage: assembly. Guarantees that the hook's desk tends VMs for as long as its socket is served.
+Stage: assembly. Guarantees that the hook's desk tends VMs, and that VMs with autostart are started after a
+boot, for as long as the socket is served.
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import structlog
 
+from hostagent.autostart import Autostart
 from hostagent.control import HOOK_SOCKET, MAX_HOOK_LINE, serve
 from hostagent.daemon import Agent
+from hostagent.events import Phase
 from hostagent.hook_desk import HookDesk
 from hostagent.libvirt_vms import LibvirtVms
 
@@ -30,20 +32,28 @@ async def hooks_served(agent: Agent, vms: LibvirtVms) -> AsyncIterator[None]:
         patience_s=settings.libvirt.patience_ms / 1000,
     )
     server = await serve(settings.paths.run_dir, desk.handle, name=HOOK_SOCKET, limit=MAX_HOOK_LINE)
-    tending = asyncio.create_task(_tended(desk))
+    _log.info("hooks-served", action="serve", libvirt=vms.virsh.uri)
+    autostart = Autostart(
+        virsh=vms.virsh,
+        run_dir=settings.paths.run_dir,
+        attested=lambda: agent.machine.phase is Phase.PASSED,
+    )
+    tending = [asyncio.create_task(_tended(work)) for work in (desk.tend, autostart.run)]
     try:
         async with server:
             yield
     finally:
-        tending.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await tending
+        for task in tending:
+            task.cancel()
+        await asyncio.gather(*tending, return_exceptions=True)
 
 
-async def _tended(desk: HookDesk) -> None:
+async def _tended(work: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
-            await desk.tend()
+            await work()
         except Exception:  # noqa: BLE001 - a bug for one VM must not end the care for all
             _log.exception("tending-failed")
             await asyncio.sleep(_AGAIN_S)
+        else:
+            return

@@ -6,8 +6,6 @@ Stage: edge. A passphrase is never printed and never stands in a file. Exit stat
 
 import asyncio
 import json
-import subprocess
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +13,9 @@ from cyclopts import App, Parameter
 
 from hostagent.control import Json
 from hostagent.direct import ask_or_do
-from hostagent.domain import MOVE, DefinitionInvalid, read_domain
+from hostagent.domain import DefinitionInvalid, read_domain
+from hostagent.migration import Ask, MoveOrder, MoveProgress, MoveStep
+from hostagent.migration import migrate as move
 from hostagent.settings import DEFAULT_CONFIG, Settings, load
 from hostagent.terminal import narrate, refused, say
 from hostagent.virsh import Virsh
@@ -23,7 +23,6 @@ from hostagent.virsh import Virsh
 Config = Annotated[Path, Parameter(name="--config", help="Configuration file (TOML).")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
 Flag = Annotated[bool, Parameter(negative="")]
-_SWITCH_S = 20.0
 
 vm_app = App(name="vm", help="Protected VMs of libvirt on this host.")
 
@@ -90,69 +89,44 @@ def migrate(
     if settings.libvirt.uri is None:
         narrate("libvirt.uri is not configured on this host")
         return 2
+    order = MoveOrder(
+        domain=domain,
+        destination=destination,
+        to_uri=to_uri,
+        migrate_uri=migrate_uri,
+        tls=tls,
+        unsafe=unsafe,
+    )
     virsh = Virsh(uri=settings.libvirt.uri, timeout_s=settings.libvirt.timeout_ms / 1000)
-    code, definition, problem = asyncio.run(virsh.run("dumpxml", domain))
-    if code != 0:
-        narrate(problem)
-        return 3
-    try:
-        vm = read_domain(definition.encode()).vm_id
-    except DefinitionInvalid as failure:
-        narrate(f"{domain}: {failure}")
-        return 2
-    offered = _ask(settings, {"do": "move-offer", "vm": vm, "destination": destination})
-    if not offered["ok"]:
-        return refused(offered)
-    narrate(f"offered to {destination}")
-    words = [*("--tls",) * tls, *("--unsafe",) * unsafe]
-    words += ["--migrateuri", migrate_uri] if migrate_uri else []
-    return _Move(settings, virsh, domain, vm, offered["move_id"]).to(to_uri, words)
+    done = asyncio.run(move(order, virsh=virsh, ask=_asks(settings), observe=_Shown()))
+    if not done.ok:
+        narrate(f"{done.reason}: {done.detail}")
+        return done.exit_code
+    say(f"{done.vm} runs at its destination after {done.seconds:.1f} s")
+    return 0
 
 
-class _Move:
-    def __init__(
-        self, settings: Settings, virsh: Virsh, domain: str, vm: str, move_id: str
-    ) -> None:
-        self._settings, self._virsh = settings, virsh
-        self._domain, self._vm, self._move_id = domain, vm, move_id
+class _Shown:
+    """Progress on stderr: a line per step, and one for each tenth of the memory."""
 
-    def to(self, uri: str, words: list[str]) -> int:
-        began = time.monotonic()
-        mark = f"<move id='{self._move_id}'/>"
-        code, _, problem = self._metadata("--set", mark)
-        if code == 0:
-            code, problem = self._copy(uri, words)
-        if code != 0:
-            self._metadata("--remove")
-            narrate(problem or "virsh migrate failed")
-            return self._stay()
-        narrate(f"copied in {time.monotonic() - began:.1f} s; this host hands over")
-        deadline = time.monotonic() + _SWITCH_S
-        while time.monotonic() < deadline:
-            state = asyncio.run(Virsh(uri=uri, timeout_s=10).state(self._domain)) or ""
-            if state.startswith("running"):
-                say(f"{self._vm} runs at its destination after {time.monotonic() - began:.1f} s")
-                return 0
-            time.sleep(0.2)
-        narrate("it does not run at its destination yet; see hostagent status on both hosts")
-        return 5
+    def __init__(self) -> None:
+        self._told: object = None
 
-    def _metadata(self, *change: str) -> tuple[int, str, str]:
-        where = ("metadata", self._domain, MOVE, "--key", "ta", *change, "--live")
-        return asyncio.run(self._virsh.run(*where))
+    def __call__(self, progress: MoveProgress) -> None:
+        percent = progress.percent
+        tenth = percent // 10 if percent is not None else None
+        now = (progress.step, tenth if progress.step is MoveStep.COPYING else None)
+        if now != self._told:
+            self._told = now
+            shown = f" {percent} %" if progress.step is MoveStep.COPYING and percent else ""
+            narrate(f"{progress.step.value}{shown} {progress.detail}".rstrip())
 
-    def _copy(self, uri: str, words: list[str]) -> tuple[int, str]:
-        command = ("virsh", "-q", "-c", self._virsh.uri, "migrate", "--live", "--suspend")
-        options = ("--persistent", "--undefinesource", "--verbose", *words)
-        done = subprocess.run(
-            (*command, *options, self._domain, uri), check=False, stderr=subprocess.PIPE, text=True
-        )
-        return done.returncode, done.stderr.strip()
 
-    def _stay(self) -> int:
-        aborted = _ask(self._settings, {"do": "move-abort", "vm": self._vm})
-        narrate("it stays here" if aborted["ok"] else f"{aborted['reason']}: {aborted['detail']}")
-        return 1
+def _asks(settings: Settings) -> Ask:
+    async def ask(request: Json) -> Json:
+        return (await ask_or_do(settings, request))[0]
+
+    return ask
 
 
 def _ask(settings: Settings, request: Json) -> Json:
