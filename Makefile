@@ -3,7 +3,7 @@ SHELL := bash
 PY := .venv/bin/python
 BIN := .venv/bin
 
-.PHONY: help setup demo test model-check lint types contracts proto check-proto reference check-reference bench capture-boot lock format
+.PHONY: help setup setup-libvirt demo test test-libvirt model-check lint types contracts proto check-proto reference check-reference bench capture-boot lock format
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -19,6 +19,12 @@ model-check: setup  ## search every state of the placement protocol's model (a m
 
 test: setup  ## run the whole test suite
 	@$(BIN)/pytest
+
+setup-libvirt: setup
+	@deploy/setup-libvirt.sh
+
+test-libvirt: setup-libvirt  ## two real libvirt hosts on this machine: starts, moves, faults (root, about 4 minutes)
+	@$(BIN)/pytest tests/libvirt -m libvirt -n 3 --dist load
 
 bench: setup  ## latency and CPU of attestation and release, in units of the same run
 	@$(PY) benchmarks/service.py

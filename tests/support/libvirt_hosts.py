@@ -137,6 +137,11 @@ class LibvirtHost:
             with contextlib.suppress(ProcessLookupError, ValueError):
                 os.kill(int(pidfile.read_text()), signal.SIGKILL)
 
+    def empty_run(self) -> None:
+        """What a reboot does to /run; libvirtd must not live."""
+        shutil.rmtree(self.folder / "run")
+        (self.folder / "run").mkdir()
+
     # --- asking ------------------------------------------------------------------------------
 
     def virsh(self, *words: str | Path, timeout: float = 60) -> Said:

@@ -5,8 +5,10 @@ from its disk each time. Hosts a and b can be attested; their agents run as user
 root. Used by the tests marked ``libvirt`` and by ``make demo-libvirt``.
 """
 
+import asyncio
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -19,7 +21,9 @@ sys.path.insert(0, str(ROOT / "deploy" / "demo"))
 
 from stage import Result, Stage
 
-from support.libvirt_hosts import LibvirtHost, guest_image
+from hostagent.control import NoDaemon, ask
+from support.libvirt_hosts import LibvirtHost, Said, guest_image
+from support.lossy_line import LossyLine
 from support.swtpm import TpmMaker
 
 VM = "payroll"
@@ -28,6 +32,13 @@ DISK_SECRET = "7a000000-0000-4000-8000-000000000001"
 VTPM_SECRET = "7a000000-0000-4000-8000-000000000002"
 UUID = "7b000000-0000-4000-8000-00000000000{number}"
 NAMES = ("host-a", "host-b")
+BOOTS = dict(zip(NAMES, ("good", "good-second-boot"), strict=True))
+BAD_BOOT = "changed-cmdline"
+ROLES = {"attest": "attest", "admin": "admin,placement", "key": "key"}
+FENCE_S = (LEASE_MS + SKEW_MS) / 1000
+"""From the authority's decision until somebody else may have the VM."""
+GONE_S = (LEASE_MS + SKEW_MS / 2) / 1000
+"""From the first send until the host has ended the VM."""
 _POLICY = f"""\
 name = "lab"
 
@@ -73,6 +84,7 @@ class TwoHosts:
         self.folder = Path(tempfile.mkdtemp(prefix="ta-two-"))
         self.stage = Stage(folder=self.folder)
         self.libvirt: dict[str, LibvirtHost] = {}
+        self.lines: dict[str, LossyLine] = {}
 
     # --- life --------------------------------------------------------------------------------
 
@@ -100,6 +112,8 @@ class TwoHosts:
         for host in self.libvirt.values():
             host.close()
         self.stage.close()
+        for line in self.lines.values():
+            line.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start_libvirt(self, name: str) -> None:
@@ -134,23 +148,28 @@ class TwoHosts:
                 *("--kmip-certificate", kms / "client.pem", "--kmip-key", kms / "client.key"),
             )
         )
-        for name, roles in (("attest", "attest"), ("admin", "admin,placement"), ("key", "key")):
-            self.serve(name, roles)
+        for name in ROLES:
+            self.serve(name)
 
-    def serve(self, name: str, roles: str) -> None:
+    def serve(self, name: str) -> None:
         """Start one process of the authority."""
+        roles = ROLES[name]
         config = self.folder / "authority" / "authority.toml"
         words = ("trustauthority", "serve", "--config", config, "--roles", roles)
         self.stage.start(name, *words, ready='"event": "serving"')
 
     def _make_hosts(self) -> None:
         stage, maker = self.stage, TpmMaker(self.folder / "maker")
-        for name, boot in zip(NAMES, ("good", "good-second-boot"), strict=True):
+        for name, boot in BOOTS.items():
             host = stage.make_host(name, maker, boot)
-            uri = self.uri(name)
-            limits = "backoff_first_ms = 200\nbackoff_cap_ms = 1000\n"
-            libvirt = f'\n[libvirt]\nuri = "{uri}"\npatience_ms = 3000\n'
-            host.config.write_text(host.config.read_text() + limits + libvirt)
+            line = LossyLine({each: stage.address(each) for each in ("mutual", "key", "admin")})
+            self.lines[name] = line
+            text = host.config.read_text()
+            for each, address in line.addresses.items():
+                text = text.replace(f'"{stage.address(each)}"', f'"{address}"')
+            limits = "backoff_first_ms = 100\nbackoff_cap_ms = 500\ncall_timeout_ms = 2000\n"
+            libvirt = f'\n[libvirt]\nuri = "{self.uri(name)}"\npatience_ms = 3000\n'
+            host.config.write_text(text + limits + libvirt)
         self.ta("cluster", "create", "lab")
         policy = self.folder / "policy.toml"
         policy.write_text(_POLICY)
@@ -208,12 +227,6 @@ class TwoHosts:
         )
         return path
 
-    def start_agent(self, name: str) -> None:
-        """Start a host's agent and wait until it is attested."""
-        config = self.stage.hosts[name].config
-        words = ("hostagent", "run", "--config", config)
-        self.stage.start(f"agent-{name}", *words, ready='"now": "passed"')
-
     def ta(self, *words: str | Path) -> Result:
         """Run ta; it has to work."""
         return self._must(self.stage.ta(*words))
@@ -222,6 +235,101 @@ class TwoHosts:
         if result.code != 0:
             raise AssertionError(f"exit {result.code}: {result.said}")
         return result
+
+    # --- doing -------------------------------------------------------------------------------
+
+    def start_agent(self, name: str, ready: str = '"now": "passed"') -> None:
+        """Start a host's agent and wait until it is attested."""
+        config = self.stage.hosts[name].config
+        self.stage.start(f"agent-{name}", "hostagent", "run", "--config", config, ready=ready)
+
+    def signal_agent(self, name: str, number: int) -> None:
+        """Send a signal to a host's agent."""
+        self.stage.processes[f"agent-{name}"].send_signal(number)
+
+    def kill_agent(self, name: str) -> None:
+        """End a host's agent at once."""
+        self.stage.stop(f"agent-{name}", signal.SIGKILL)
+
+    def start_vm(self, name: str = "host-a", **differs: object) -> Said:
+        """Define the VM on a host and start it."""
+        host = self.libvirt[name]
+        host.do("define", self.definition(**differs))
+        return host.virsh("start", str(differs.get("name", VM)))
+
+    def started(self, name: str = "host-a") -> None:
+        """Start the VM on a host; it has to run."""
+        said = self.start_vm(name)
+        assert said.code == 0, said.err
+        assert self.runs(), self.states()
+
+    def move(self, source: str, target: str, *words: str) -> Result:
+        """Move the VM as a person on its host does."""
+        there = self.libvirt[target]
+        options = ("--migrate-uri", f"unix://{there.folder}/m.sock", "--no-tls", "--unsafe")
+        words = words or options
+        return self.stage.agent(source, "vm", "migrate", VM, target, there.uri, *words)
+
+    def offered(self, source: str, target: str) -> str:
+        """Offer the VM and mark its domain, as «hostagent vm migrate» does; the move's id."""
+        answer = self.ask(source, {"do": "move-offer", "vm": VM, "destination": target})
+        assert answer["ok"], answer
+        self.marked_move(source, answer["move_id"])
+        return answer["move_id"]
+
+    def marked_move(self, name: str, move_id: str) -> None:
+        """Write a move's id into the domain's metadata."""
+        words = ("urn:trustauthority:move:1", "--key", "ta", "--live")
+        self.libvirt[name].do("metadata", VM, *words, "--set", f"<move id='{move_id}'/>")
+
+    def slow_copies(self, name: str) -> None:
+        """Have a migration away from a host take several seconds."""
+        self.libvirt[name].do("migrate-setspeed", VM, "1")
+
+    def reboot(self, name: str, boot: str) -> None:
+        """Power a host off and on with another captured boot; its agent comes up and attests."""
+        self.kill_agent(name)
+        self.stage.boot_host(name, boot)
+        ready = '"now": "passed"' if boot != BAD_BOOT else '"now": "failed"'
+        self.start_agent(name, ready)
+
+    def fresh(self) -> None:
+        """As after set-up, whatever happened before."""
+        for line in self.lines.values():
+            line.mend()
+        for name in ROLES:
+            if not _lives(self.stage.processes.get(name)):
+                self.stage.stop(name)
+                self.serve(name)
+        for host in self.libvirt.values():
+            if host.process is None:
+                host.start()
+        for name in NAMES:
+            self._heal(name)
+        wait_until(self._is_clean, 2 * FENCE_S, "a clean start", self.describe)
+        self.serial.unlink(missing_ok=True)
+
+    def _heal(self, name: str) -> None:
+        process, host = self.stage.processes.get(f"agent-{name}"), self.libvirt[name]
+        if _lives(process):
+            process.send_signal(signal.SIGCONT)
+        else:
+            self.kill_agent(name)
+            if not self.stage.hosts[name].tpm.pid:
+                self.stage.boot_host(name, BOOTS[name])
+            self.start_agent(name, '"event": "hooks-served"')
+        for vm in host.do("list", "--all", "--name").split():
+            host.virsh("destroy", vm)
+            host.virsh("undefine", vm, "--managed-save", "--snapshots-metadata")
+        if self.stage.hosts[name].boot != BOOTS[name]:
+            self.reboot(name, BOOTS[name])
+        if self.status(name)["phase"] != "passed":
+            self.stage.ta("host", "reinstate", name, "--yes")
+            wait_until(lambda: self.stage.agent(name, "attest").code == 0, 20, f"{name} passes")
+
+    def _is_clean(self) -> bool:
+        held = any(self.lease(name) or self.libvirt[name].qemu_pids() for name in NAMES)
+        return not held and not self.owner()
 
     # --- looking -----------------------------------------------------------------------------
 
@@ -233,7 +341,7 @@ class TwoHosts:
         assert set(lines[:-1]) <= {f"tick of {VM}"}, lines[-3:]
         return len(lines)
 
-    def runs(self, within_s: float = 5) -> bool:
+    def runs(self, within_s: float = 8) -> bool:
         """Whether the guest makes progress."""
         before, deadline = self.ticks(), time.monotonic() + within_s
         while self.ticks() < before + 2:
@@ -241,6 +349,13 @@ class TwoHosts:
                 return False
             time.sleep(0.05)
         return True
+
+    def stands(self, for_s: float = 1.5) -> bool:
+        """Whether the guest does nothing for a while."""
+        time.sleep(0.3)  # what it wrote may still be on its way to the file
+        before = self.ticks()
+        time.sleep(for_s)
+        return self.ticks() == before
 
     def states(self) -> tuple[str, str]:
         """The VM on host-a and host-b, as virsh says it, without the reason."""
@@ -252,21 +367,64 @@ class TwoHosts:
         shown = self.ta("vm", "show", VM, "-o", "json").json()
         return shown.get("ownerHostName") or shown.get("owner_host_name") or ""
 
+    def runs_on(self, name: str, within_s: float = 10) -> None:
+        """The VM runs on this host, with the right to, and nowhere else; or AssertionError."""
+        wanted = tuple("running" if each == name else "absent" for each in NAMES)
+        wait_until(lambda: self.states() == wanted, within_s, f"it runs on {name}", self.describe)
+        assert self.runs(), self.describe()
+        assert self.owner() == name, self.describe()
+        assert self.lease(name).get("phase") == "running", self.describe()
+        other = NAMES[1 - NAMES.index(name)]
+        assert not self.libvirt[other].qemu_pids(), self.describe()
+
+    def runs_nowhere(self) -> None:
+        """No QEMU lives, on neither host; or AssertionError."""
+        assert not any(self.libvirt[name].qemu_pids() for name in NAMES), self.describe()
+        assert self.stands(), self.describe()
+
+    def ask(self, name: str, request: dict) -> dict:
+        """Ask a host's agent over its socket."""
+        return asyncio.run(ask(self.stage.hosts[name].folder / "run", request, 20))
+
+    def status(self, name: str) -> dict:
+        """What a host's agent says; phase «none» when there is none."""
+        try:
+            return self.ask(name, {"do": "status"})
+        except (NoDaemon, OSError, TimeoutError):
+            return {"phase": "none", "vms": []}
+
     def lease(self, name: str) -> dict:
         """What a host's agent says of the VM; empty when it has nothing to do with it."""
-        shown = self.stage.agent(name, "status", "--json").json()
-        return next((vm for vm in shown["vms"] if vm["vm"] == VM), {})
+        return next((vm for vm in self.status(name)["vms"] if vm["vm"] == VM), {})
 
     def secrets(self, name: str) -> list[str]:
         """What libvirt of a host holds."""
         return self.libvirt[name].do("secret-list").split()
 
+    def agent_log(self, name: str) -> str:
+        """Everything that a host's agent said."""
+        return (self.folder / "logs" / f"agent-{name}.log").read_text()
 
-def wait_until(holds: Callable[[], object], limit_s: float, what: str) -> float:
+    def describe(self) -> str:
+        """Where everything is, for whoever reads a failure."""
+        leases = {name: self.lease(name) for name in NAMES}
+        return f"{self.states()} owner {self.owner()!r} {leases} ticks {self.ticks()}"
+
+
+def _lives(process: object) -> bool:
+    return process is not None and process.poll() is None
+
+
+def wait_until(
+    holds: Callable[[], object],
+    limit_s: float,
+    what: str,
+    described: Callable[[], str] = lambda: "",
+) -> float:
     """Wait for something that other processes do; returns how long it took."""
     began = time.monotonic()
     while not holds():
         if time.monotonic() - began > limit_s:
-            raise AssertionError(f"not within {limit_s} s: {what}")
+            raise AssertionError(f"not within {limit_s} s: {what}: {described()}")
         time.sleep(0.05)
     return time.monotonic() - began

@@ -1,0 +1,54 @@
+"""Power failures: a rack that comes up in the worst order, a source that dies in the middle."""
+
+import signal
+import time
+
+import pytest
+from support.two_hosts import ROLES, VM, TwoHosts
+
+pytestmark = pytest.mark.libvirt
+
+
+def power_off(two: TwoHosts, name: str) -> None:
+    """Everything of a host is gone at once: agent, libvirt, QEMU, vTPM, TPM."""
+    two.kill_agent(name)
+    host = two.libvirt[name]
+    host.stop(signal.SIGKILL)
+    host.close()
+    two.stage.hosts[name].tpm.stop()
+
+
+def power_on(two: TwoHosts, name: str, *, attests: bool = True) -> None:
+    """The host boots: /run is empty, the TPM was reset, libvirt and agent start."""
+    two.libvirt[name].empty_run()
+    two.stage.boot_host(name, two.stage.hosts[name].boot)
+    two.start_agent(name, '"now": "passed"' if attests else '"event": "hooks-served"')
+    two.libvirt[name].start()
+
+
+class TestRack:
+    def test_the_authority_comes_up_last(self, two: TwoHosts) -> None:
+        """Agent, libvirt and autostart are there first; the VM starts when the authority is, by itself."""
+        host = two.libvirt["host-a"]
+        host.do("define", two.definition())
+        host.do("autostart", VM)
+        for name in ROLES:
+            two.stage.stop(name, signal.SIGKILL)
+        power_off(two, "host-a")
+        began = time.monotonic()
+        power_on(two, "host-a", attests=False)
+        assert time.monotonic() - began < 10, "libvirtd does not wait for an authority that is away"
+        assert two.states() == ("absent", "absent")
+        for name in ROLES:
+            two.serve(name)
+        two.runs_on("host-a", within_s=30)
+
+    def test_once_a_boot(self, two: TwoHosts) -> None:
+        """What somebody stopped later stays stopped when the agent is restarted."""
+        host = two.libvirt["host-a"]
+        host.do("define", two.definition())
+        host.do("autostart", VM)
+        two.kill_agent("host-a")
+        two.start_agent("host-a")
+        time.sleep(3)
+        two.runs_nowhere()
