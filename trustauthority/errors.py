@@ -54,6 +54,12 @@ class PolicyInvalid(InvalidRequest):
     reason = "POLICY_INVALID"
 
 
+class MalformedEscrow(InvalidRequest):
+    """Not an escrowed key, escrow key file or export of one that is known here."""
+
+    reason = "ESCROW_MALFORMED"
+
+
 class CheckpointInvalid(InvalidRequest):
     """A signed audit checkpoint or a Merkle proof does not hold. Metadata: ``size`` where known."""
 
@@ -250,6 +256,12 @@ class MoveRefused(TrustAuthorityError):
     """A step of a migration is not allowed now."""
 
     reason = "MOVE_REFUSED"
+
+
+class EscrowRejected(TrustAuthorityError):
+    """An escrowed key does not open: another private key, another VM, or changed. Metadata: ``vm``."""
+
+    reason = "ESCROW_REJECTED"
 
 
 class ReportRejected(TrustAuthorityError):

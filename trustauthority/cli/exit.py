@@ -38,6 +38,7 @@ CODES: dict[str, ExitCode] = {
     errors.MalformedEvidence.reason: ExitCode.USAGE,
     errors.AlgorithmUnsupported.reason: ExitCode.USAGE,
     errors.PolicyInvalid.reason: ExitCode.USAGE,
+    errors.MalformedEscrow.reason: ExitCode.USAGE,
     errors.AlreadyExists.reason: ExitCode.USAGE,
     errors.InsecureFile.reason: ExitCode.USAGE,
     errors.ConfigurationInvalid.reason: ExitCode.USAGE,
@@ -74,6 +75,7 @@ CODES: dict[str, ExitCode] = {
     errors.Fenced.reason: ExitCode.NO,
     errors.RollbackDetected.reason: ExitCode.NO,
     errors.MoveRefused.reason: ExitCode.NO,
+    errors.EscrowRejected.reason: ExitCode.NO,
     errors.ReportRejected.reason: ExitCode.NO,
     errors.CheckpointInvalid.reason: ExitCode.NO,
     # no answer now

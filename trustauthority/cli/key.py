@@ -7,6 +7,7 @@ from cyclopts import App
 
 from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
+from trustauthority.cli.key_escrow import escrow_app, recover
 from trustauthority.cli.options import DEFAULTS, DryRun, Options
 from trustauthority.cli.paging import all_pages
 from trustauthority.cli.plain import plain, word
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
     from trustauthority.v1.keyprovider_pb2 import VmKey
 
 app = App(name="key", help="VM keys: their records, and who received each. Never the keys.")
+app.command(escrow_app)
+app.command(
+    recover,
+    help_epilogue=examples(
+        "ta key recover payroll --escrow escrow.json --private escrow.key "
+        "--passphrase-file pass --out /dev/shm/payroll --form disk",
+        "ta key recover payroll --epoch 1 --escrow escrow.json --private escrow.key "
+        "--passphrase-file pass --out /dev/shm/payroll",
+    ),
+)
 
 
 @app.command(

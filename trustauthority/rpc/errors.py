@@ -31,6 +31,7 @@ CODES: dict[type[TrustAuthorityError], grpc.StatusCode] = {
     errors.KeyNotPermitted: _C.PERMISSION_DENIED,
     errors.RollbackDetected: _C.FAILED_PRECONDITION,
     errors.MoveRefused: _C.FAILED_PRECONDITION,
+    errors.EscrowRejected: _C.FAILED_PRECONDITION,
     errors.ReportRejected: _C.INVALID_ARGUMENT,
     errors.CheckpointInvalid: _C.INVALID_ARGUMENT,
     errors.DependencyUnavailable: _C.UNAVAILABLE,
