@@ -24,7 +24,7 @@ from hostagent.identity import Identity, load_identity, store_identity
 from hostagent.keys import HostKeys, open_keys
 from hostagent.ports import TpmPort
 from hostagent.settings import ConfigurationInvalid, Settings, pinned_ca
-from hostagent.tpm import EndorsementAlgorithm, HostTpm
+from hostagent.tpm import EndorsementAlgorithm, HostTpm, StorageAlgorithm
 
 
 class AgentRuns(Exception):
@@ -145,7 +145,12 @@ def open_host(settings: Settings) -> Iterator[Host]:
     """
     ca_pem, ca = pinned_ca(settings.authority.ca_file)
     with HostTpm(settings.tpm.tcti) as tpm:
-        keys = open_keys(tpm, settings.paths.state_dir, endorsement=_endorsement(settings, tpm))
+        keys = open_keys(
+            tpm,
+            settings.paths.state_dir,
+            endorsement=_endorsement(settings, tpm),
+            storage=StorageAlgorithm(settings.tpm.storage),
+        )
         yield Host(
             settings=settings,
             tpm=tpm,

@@ -7,7 +7,7 @@ changed or (except certificates) read by others. Does not open the TPM or the ne
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -76,6 +76,9 @@ class TpmSettings(_Section):
     tcti: str = "device:/dev/tpmrm0"
     endorsement: str | None = None
     """EK algorithm as the TPM helper names it; by default the first one with a certificate."""
+    storage: Literal["p256", "p384", "rsa2048", "rsa3072"] = "p256"
+    """Algorithm of the storage parent, under which VM keys come in. Counts at the first enrolment and
+    after ``enrol --new-keys``."""
 
 
 class PathSettings(_Section):

@@ -37,7 +37,9 @@ class StorageAlgorithm(StrEnum):
     """The algorithm of the storage parent."""
 
     P256 = "p256"
+    P384 = "p384"
     RSA2048 = "rsa2048"
+    RSA3072 = "rsa3072"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +225,7 @@ def _ecdsa_sha256() -> Any:
 _NO_LOCKOUT = _RESIDENT | _ATTRIBUTE.USERWITHAUTH | _ATTRIBUTE.NODA
 _NULL = types.TPMT_SYM_DEF_OBJECT(algorithm=_ALG.NULL)
 _P256 = constants.TPM2_ECC.NIST_P256
+_P384 = constants.TPM2_ECC.NIST_P384
 _IDENTITY_UNIQUE = hashlib.sha256(b"trustauthority host TLS identity").digest()
 """Derives a key of our own, not the one that any program gets from the same bare template."""
 
@@ -247,12 +250,19 @@ def identity_key() -> Any:
 
 
 def storage_parent(algorithm: StorageAlgorithm) -> Any:
-    """The storage parent: restricted decrypt with AES-128-CFB, to be created as an owner primary.
+    """The storage parent: restricted decrypt with AES-CFB, to be created as an owner primary.
 
-    It is the storage root key of TCG's TPM 2.0 Provisioning Guidance 1.0, section 7.5.1.
+    P-256 and RSA-2048 are the storage root keys of TCG's TPM 2.0 Provisioning Guidance 1.0, section
+    7.5.1 (SHA-256, AES-128); P-384 and RSA-3072 are of one strength throughout (SHA-384, AES-256).
     """
-    if algorithm is StorageAlgorithm.P256:
-        body = _ecc(_P256, _aes_cfb(128), _no_scheme(), bytes(32))
-    else:
-        body = _rsa(2048, _aes_cfb(128), bytes(256))
-    return _two_b(_public(body, _NO_LOCKOUT | _ATTRIBUTE.RESTRICTED | _ATTRIBUTE.DECRYPT))
+    strong = algorithm in {StorageAlgorithm.P384, StorageAlgorithm.RSA3072}
+    symmetric = _aes_cfb(256 if strong else 128)
+    bodies = {
+        StorageAlgorithm.P256: lambda: _ecc(_P256, symmetric, _no_scheme(), bytes(32)),
+        StorageAlgorithm.P384: lambda: _ecc(_P384, symmetric, _no_scheme(), bytes(48)),
+        StorageAlgorithm.RSA2048: lambda: _rsa(2048, symmetric, bytes(256)),
+        StorageAlgorithm.RSA3072: lambda: _rsa(3072, symmetric, bytes(384)),
+    }
+    attributes = _NO_LOCKOUT | _ATTRIBUTE.RESTRICTED | _ATTRIBUTE.DECRYPT
+    hash_name = "sha384" if strong else "sha256"
+    return _two_b(_public(bodies[algorithm](), attributes, hash_name=hash_name))

@@ -150,6 +150,29 @@ class TestCommands:
         assert attest.pcr_digest == hashlib.sha256(quote.pcr_values).digest()
         assert (shown["boot"], shown["ima"]) == (b"boot log", b"ima log")
 
+    @pytest.mark.parametrize("storage", ["p256", "p384", "rsa2048", "rsa3072"])
+    def test_every_kind_of_storage_parent_enrols(self, config, served, storage):
+        """``tpm.storage``: the authority's own residency check accepts each kind that a host may have."""
+        text = config.read_text().replace("[paths]", f'storage = "{storage}"\n[paths]')
+        config.write_text(text)
+        enrolled = hostagent(config, "enrol")
+        assert enrolled.returncode == 0, enrolled.stderr
+        public = decode_public(served.authority.host.request.storage_public)
+        strong = storage in {"p384", "rsa3072"}
+        assert public.parameters.symmetric.key_bits == (256 if strong else 128)
+        assert str(public.name_alg) == ("sha384" if strong else "sha256")
+        # what is enrolled goes before a changed setting
+        config.write_text(text.replace(f'storage = "{storage}"', 'storage = "rsa2048"'))
+        assert hostagent(config, "attest").stdout.startswith("PASSED")
+        assert served.authority.host.request.storage_public
+
+    def test_an_unknown_storage_parent_is_refused(self, config):
+        """A word that is no algorithm is a problem of the configuration, named by its path."""
+        config.write_text(config.read_text().replace("[paths]", 'storage = "rsa1024"\n[paths]'))
+        refused = hostagent(config, "enrol")
+        assert refused.returncode == 2
+        assert "tpm.storage" in refused.stderr
+
     def test_failed_ends_in_exit_status_1(self, config, served):
         """The answer is no: exit status 1 and the failed check on stdout."""
         served.authority.standing = common.STANDING_FAILED

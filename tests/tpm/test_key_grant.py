@@ -398,6 +398,67 @@ class TestDoesNotOpen:
                 tpm.import_and_unseal(storage, replace(sealed, public=area.marshal()))
 
 
+@pytest.mark.parametrize("algorithm", StorageAlgorithm)
+class TestEveryParent:
+    """What closes a grant closes it under each kind of storage parent."""
+
+    def test_on_another_tpm(self, chip, maker, tmp_path, algorithm):
+        """N53: copied to another host, under the same kind of parent."""
+        with (
+            SoftwareTpm.manufacture(
+                tmp_path / "thief", maker=maker, banks=("sha256", "sha384")
+            ) as stolen,
+            HostTpm(chip.tcti) as ours,
+            HostTpm(stolen.tcti) as theirs,
+        ):
+            released = release(ours, ours.storage_parent(algorithm))
+            parent = theirs.storage_parent(algorithm)
+            assert refused(released, theirs, parent).reason == "storage-changed"
+            _assert_tpm_refuses(released, theirs, parent)
+
+    def test_after_a_reboot(self, chip, algorithm):
+        """N53, N79: of either kind, with the very same parent."""
+        for event in (chip.reset, chip.shutdown_state):
+            _assert_closed_by(chip, event, algorithm)
+
+    def test_from_t_on(self, chip, algorithm):
+        """N81: opened until T, not from then on."""
+        with HostTpm(chip.tcti) as tpm:
+            storage = tpm.storage_parent(algorithm)
+            released = release(tpm, storage)
+            assert open_grant(released, tpm, storage) == VM_KEY
+            tpm._device.esapi.clock_set(released.bound)
+            assert refused(released, tpm, storage).reason == "tpm-refused"
+
+    def test_with_a_sealed_pcr_changed(self, chip, algorithm):
+        """N53: under other PCR values than were quoted."""
+        with HostTpm(chip.tcti) as tpm:
+            storage = tpm.storage_parent(algorithm)
+            released = release(tpm, storage)
+            extend(tpm, SEALED[0])
+            assert refused(released, tpm, storage).reason == "tpm-refused"
+
+    def test_tampered_or_for_something_else(self, chip, algorithm):
+        """N57: a changed byte of any part, or a grant for another VM or epoch, opens nothing."""
+        with HostTpm(chip.tcti) as tpm:
+            storage = tpm.storage_parent(algorithm)
+            released = release(tpm, storage)
+            for at in range(4, len(released.wire), 13):
+                changed = bytearray(released.wire)
+                changed[at] ^= 1
+                refused(replace(released, wire=bytes(changed)), tpm, storage)
+            for field, value in (("vm_id", "web-2"), ("lowest_key_epoch", 2)):
+                asked = replace(released.asked, **{field: value})
+                refused(replace(released, asked=asked), tpm, storage)
+            sealed = read_key_grant(released.wire, [RELEASE.public_key()]).sealed
+            for field in ("public", "duplicate", "encrypted_seed"):
+                changed = bytearray(getattr(sealed, field))
+                changed[-1] ^= 1
+                with pytest.raises(TpmError):
+                    tpm.import_and_unseal(storage, replace(sealed, **{field: bytes(changed)}))
+            assert left_behind(tpm) == []
+
+
 class Listener(PyTCTI):
     """A probe on the bus between processor and TPM: it hears every command and answer."""
 
@@ -495,16 +556,16 @@ def _reset_until(chip, reset_count):
         chip.reset()
 
 
-def _assert_closed_by(chip, event):
+def _assert_closed_by(chip, event, algorithm=StorageAlgorithm.P256):
     """A grant that opens before ``event`` does not open after it, on the same TPM and parent."""
     with HostTpm(chip.tcti) as tpm:
-        storage = tpm.storage_parent()
+        storage = tpm.storage_parent(algorithm)
         released = release(tpm, storage, bound=tpm.read_clock().clock + 60 * MINUTE)
         assert open_grant(released, tpm, storage) == VM_KEY
         before = tpm.read_pcrs(BankSelection(bank="sha256", indices=SEALED))
     event()
     with HostTpm(chip.tcti) as tpm:
-        again = tpm.storage_parent()
+        again = tpm.storage_parent(algorithm)
         assert again.name == storage.name
         assert tpm.read_pcrs(BankSelection(bank="sha256", indices=SEALED)) == before
         assert tpm.read_clock().clock < released.bound

@@ -17,7 +17,7 @@ RELEASE_KEYS = (build_vectors.release_key().public_key(),)
 
 
 def software(kind="p256"):
-    return SoftwareStorage(build_vectors.storage_keys()[kind])
+    return SoftwareStorage(build_vectors.storage_keys()[kind], **build_vectors.SHAPES[kind])
 
 
 def request_for(vector, **changes):

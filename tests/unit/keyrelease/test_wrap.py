@@ -144,10 +144,11 @@ class TestSeal:
         assert public.type is TpmAlgorithm.KEYEDHASH
         assert public.scheme is None
 
-    @pytest.mark.parametrize("kind", ["p256", "p384", "rsa2048"])
+    @pytest.mark.parametrize("kind", build_vectors.SHAPES)
     def test_tpm2_pytss_unwraps_it(self, kind):
         """The oracle finds the secret, the obfuscation value and an empty authorisation value."""
-        software = SoftwareStorage(build_vectors.storage_keys()[kind])
+        shape = build_vectors.SHAPES[kind]
+        software = SoftwareStorage(build_vectors.storage_keys()[kind], **shape)
         secret, obfuscation = bytes(range(32)), bytes(range(32, 64))
         sealed = seal(
             software.public, secret, b"\x55" * 32, obfuscation, bytes(range(SHARING_ENTROPY))

@@ -43,7 +43,21 @@ def release_key(scalar: int = RELEASE_SCALAR) -> ec.EllipticCurvePrivateKey:
 def storage_keys() -> dict[str, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey]:
     """One storage parent per algorithm; the RSA primes are in primes.json."""
     primes = json.loads((HERE / "primes.json").read_text())
-    p, q = int(primes["p"], 16), int(primes["q"], 16)
+    return {
+        "p256": ec.derive_private_key(STORAGE_SCALAR, ec.SECP256R1()),
+        "p384": ec.derive_private_key(STORAGE_SCALAR, ec.SECP384R1()),
+        "rsa2048": _rsa_key(primes["p"], primes["q"]),
+        "rsa3072": _rsa_key(primes["p3072"], primes["q3072"]),
+    }
+
+
+STRONG = {"name_alg": HashAlgorithm.SHA384, "aes_bits": 256}
+SHAPES: dict[str, dict[str, Any]] = {"p256": {}, "p384": STRONG, "rsa2048": {}, "rsa3072": STRONG}
+"""nameAlg and AES bits of each parent, as the agent's templates have them."""
+
+
+def _rsa_key(p_hex: str, q_hex: str) -> rsa.RSAPrivateKey:
+    p, q = int(p_hex, 16), int(q_hex, 16)
     d = pow(65537, -1, (p - 1) * (q - 1))
     numbers = rsa.RSAPrivateNumbers(
         p=p,
@@ -54,11 +68,7 @@ def storage_keys() -> dict[str, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey]:
         iqmp=pow(q, -1, p),
         public_numbers=rsa.RSAPublicNumbers(65537, p * q),
     )
-    return {
-        "p256": ec.derive_private_key(STORAGE_SCALAR, ec.SECP256R1()),
-        "p384": ec.derive_private_key(STORAGE_SCALAR, ec.SECP384R1()),
-        "rsa2048": numbers.private_key(),
-    }
+    return numbers.private_key()
 
 
 def sign(body: bytes, scalar: int = RELEASE_SCALAR) -> bytes:
@@ -70,7 +80,7 @@ def sign(body: bytes, scalar: int = RELEASE_SCALAR) -> bytes:
 
 def positive(kind: str) -> dict[str, Any]:
     """One grant with everything that went into it."""
-    public = storage_public(storage_keys()[kind])
+    public = storage_public(storage_keys()[kind], **SHAPES[kind])
     entropy = stream(f"entropy {kind}", GRANT_ENTROPY)
     pcrs = {
         HashAlgorithm.SHA256: {index: stream(f"pcr {index}", 32) for index in (0, 2, 4, 7, 14)},
