@@ -64,6 +64,8 @@ class KeyRoleSettings(_Section):
     batch: int = 64
     """Releases that one child process handles before it exits."""
     timeout_s: float = 10.0
+    destroy_delay_s: int = Field(default=7 * 24 * 3600, ge=0)
+    """How long the destruction of a VM key can be taken back."""
     providers: dict[Name, Provider] = Field(default_factory=dict)
 
 

@@ -27,7 +27,7 @@ def test_every_command_has_help_and_two_examples(ta, name: str) -> None:
     lines = [line.strip() for line in epilogue.splitlines() if line.startswith("    ")]
     assert len(lines) >= 2
     for line in lines:
-        words = re.search(r"\bta(?: --context lab)?((?: [a-z]+)+)", line)
+        words = re.search(r"\bta(?: --context lab)?((?: [a-z][a-z-]*)+)", line)
         assert words is not None
         assert any(f"ta{words[1]} ".startswith(f"{known} ") for known in COMMANDS), line
     result = ta(*name.split()[1:], "--help")

@@ -21,6 +21,7 @@ from trustauthority.codec.pe import decode_pe
 from trustauthority.model.baseline import Component
 from trustauthority.v1 import admin_pb2 as admin
 from trustauthority.v1 import common_pb2 as common
+from trustauthority.v1 import keyadmin_pb2 as keyadmin
 from trustauthority.v1 import keyprovider_pb2 as keys
 from trustauthority.v1 import placement_pb2 as placement
 
@@ -291,6 +292,38 @@ SENT: dict[str, tuple[str, Message, Message]] = {
         admin.AddAnchorRequest(
             cluster="prod", kind=admin.ANCHOR_KIND_EK, ek_sha256=bytes.fromhex(EK), ek_type="rsa"
         ),
+    ),
+    "key suspend payroll --why audit": (
+        "ChangeKeyState",
+        keyadmin.ChangeKeyStateResponse(key=KEY),
+        keyadmin.ChangeKeyStateRequest(
+            vm_id="payroll", step=keyadmin.KEY_STEP_SUSPEND, why="audit"
+        ),
+    ),
+    "key resume payroll --epoch 3": (
+        "ChangeKeyState",
+        keyadmin.ChangeKeyStateResponse(key=KEY),
+        keyadmin.ChangeKeyStateRequest(vm_id="payroll", key_epoch=3, step=keyadmin.KEY_STEP_RESUME),
+    ),
+    "key deactivate payroll --yes": (
+        "ChangeKeyState",
+        keyadmin.ChangeKeyStateResponse(key=KEY),
+        keyadmin.ChangeKeyStateRequest(vm_id="payroll", step=keyadmin.KEY_STEP_DEACTIVATE),
+    ),
+    "key compromise payroll --yes": (
+        "ChangeKeyState",
+        keyadmin.ChangeKeyStateResponse(key=KEY),
+        keyadmin.ChangeKeyStateRequest(vm_id="payroll", step=keyadmin.KEY_STEP_COMPROMISE),
+    ),
+    "key destroy payroll --epoch 2 --yes": (
+        "DestroyKey",
+        keyadmin.DestroyKeyResponse(key=KEY),
+        keyadmin.DestroyKeyRequest(vm_id="payroll", key_epoch=2),
+    ),
+    "key cancel-destroy payroll --dry-run": (
+        "CancelDestroyKey",
+        keyadmin.CancelDestroyKeyResponse(key=KEY),
+        keyadmin.CancelDestroyKeyRequest(vm_id="payroll", dry_run=True),
     ),
     "anchor remove 9f3c --yes": (
         "RemoveAnchor",

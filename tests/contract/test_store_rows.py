@@ -206,21 +206,62 @@ class TestVmsAndKeys:
             assert not await tx.keys.put(vm_key(epoch=3))
             assert not await tx.keys.put(vm_key("nothing"))
             assert await tx.keys.put(vm_key(epoch=2))
-            assert await tx.keys.newest(VM) == vm_key(epoch=2)
-            assert await tx.keys.newest(VmId("nothing")) is None
+            assert await tx.keys.current(VM) == vm_key(epoch=2)
+            assert await tx.keys.current(VmId("nothing")) is None
             assert await tx.keys.page(after="", limit=9) == [vm_key(epoch=2)]
             entry = await tx.vms.get(VM)
         assert entry is not None
         assert (entry.key_epoch, entry.key_state) == (2, KeyState.ACTIVE)
 
+    async def test_a_key_changes_only_where_it_is_what_was_judged(self, stores: Stores) -> None:
+        """N58: whoever read an older state, KEK, wrapping or plan of destruction changes nothing."""
+        store = await stores.open()
+        async with store.transaction() as tx:
+            await tx.catalogue.create_cluster(cluster())
+            await add_vm(tx)
+            was = vm_key()
+            for stale in (
+                replace(was, state=KeyState.SUSPENDED),
+                replace(was, wrapped=b"other"),
+                replace(was, kek_id="kek-2"),
+                replace(was, provider="other"),
+                replace(was, created_at_ms=1),
+                replace(was, destroy_at_ms=1),
+                replace(was, key_epoch=2),
+            ):
+                assert not await tx.keys.replace(stale, replace(was, state=KeyState.COMPROMISED))
+            assert await tx.keys.current(VM) == was
+            now = replace(was, state=KeyState.SUSPENDED, changed_at_ms=7)
+            assert await tx.keys.replace(was, now)
+            assert await tx.keys.epochs(VM) == [now]
+            entry = await tx.vms.get(VM)
+            assert entry is not None
+            assert entry.key_state is KeyState.SUSPENDED
+            assert await tx.keys.in_states(frozenset({KeyState.SUSPENDED})) == [now]
+            assert await tx.keys.in_states(frozenset({KeyState.ACTIVE})) == []
+
+    async def test_keys_are_due_at_their_time(self, stores: Stores) -> None:
+        """A destruction that nobody asked for, or whose time has not come, is not due."""
+        store = await stores.open()
+        async with store.transaction() as tx:
+            await tx.catalogue.create_cluster(cluster())
+            await add_vm(tx)
+            assert await tx.keys.due(limit=9) == []
+            later = replace(vm_key(), destroy_at_ms=tx.now_ms + 1)
+            assert await tx.keys.replace(vm_key(), later)
+            assert await tx.keys.due(limit=9) == []
+            now = replace(vm_key(), destroy_at_ms=tx.now_ms)
+            assert await tx.keys.replace(later, now)
+            assert await tx.keys.due(limit=9) == [now]
+
     async def test_kek(self, stores: Stores) -> None:
         """A provider keeps its first KEK."""
         store = await stores.open()
         async with store.transaction() as tx:
-            assert await tx.keys.put_kek("main", "kek-1")
-            assert not await tx.keys.put_kek("main", "kek-2")
-            assert await tx.keys.kek("main") == "kek-1"
-            assert await tx.keys.kek("other") is None
+            assert await tx.key_providers.put_kek("main", "kek-1")
+            assert not await tx.key_providers.put_kek("main", "kek-2")
+            assert await tx.key_providers.kek("main") == "kek-1"
+            assert await tx.key_providers.kek("other") is None
 
     async def test_intents(self, stores: Stores) -> None:
         """Intents are listed, of one VM or of all."""

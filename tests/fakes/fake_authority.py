@@ -16,9 +16,15 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from trustauthority.v1 import admin_pb2, attestation_pb2, keyprovider_pb2, placement_pb2
+from trustauthority.v1 import (
+    admin_pb2,
+    attestation_pb2,
+    keyadmin_pb2,
+    keyprovider_pb2,
+    placement_pb2,
+)
 
-FILES = (admin_pb2, attestation_pb2, keyprovider_pb2, placement_pb2)
+FILES = (admin_pb2, attestation_pb2, keyadmin_pb2, keyprovider_pb2, placement_pb2)
 DOMAIN = "trustauthority.dev"
 CHECKPOINT = "ta-checkpoint-bin"
 

@@ -19,6 +19,7 @@ from trustauthority.errors import KmsUnavailable
 from trustauthority.keyrelease.wrap import GRANT_ENTROPY, build_key_grant
 from trustauthority.model.grant import ReleaseOrder
 from trustauthority.model.kms import HealthState, KmsHealth
+from trustauthority.model.vm import NewKey
 
 
 class InsecureAdapterWarning(UserWarning):
@@ -111,13 +112,13 @@ class FakeKeyRoom:
         self._kek(kek_id)
         return await self.create_kek(provider)
 
-    async def create_key(self, provider: str, kek_id: str, aad: bytes) -> bytes:
+    async def create_key(self, provider: str, kek_id: str, aad: bytes) -> NewKey:
         """Make a VM key and return it wrapped."""
         await self._arrive()
         nonce, vm_key = os.urandom(12), os.urandom(32)
         self.vm_keys[aad] = vm_key
         self.made.append(vm_key)
-        return nonce + AESGCM(self._kek(kek_id)).encrypt(nonce, vm_key, aad)
+        return NewKey(wrapped=nonce + AESGCM(self._kek(kek_id)).encrypt(nonce, vm_key, aad))
 
     async def release(self, order: ReleaseOrder) -> bytes:
         """Unwrap a VM key and return a signed KeyGrant v1."""

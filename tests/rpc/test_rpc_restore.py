@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -20,7 +21,8 @@ from trustauthority.errors import (
 )
 from trustauthority.main.backup import accept_loss, read_backup, write_backup
 from trustauthority.main.serve import keep_house, parse_roles
-from trustauthority.model.identifiers import ClusterId, HostId
+from trustauthority.model.identifiers import ClusterId, HostId, VmId
+from trustauthority.model.placement import KeyState
 from trustauthority.settings import load_settings
 
 Code = grpc.StatusCode
@@ -461,3 +463,80 @@ async def test_a_process_without_the_admin_ca_issues_nothing(tmp_path):
         answer = await call(authority.channel(authority.admin), named("IssueIdentity"))
         assert answer.code is Code.UNIMPLEMENTED
         assert authority.process.keys.admin_ca is None
+
+
+# --- destroyed keys stay destroyed -------------------------------------------------------------
+
+
+async def _destroy(authority: Authority) -> None:
+    """Compromise and destroy the VM's key by the calls of an administrator, and let the time pass."""
+    channel = authority.channel(authority.admin)
+    change, destroy = named("ChangeKeyState"), named("DestroyKey")
+    changed = await call(channel, change, change.request(vm_id=VM, step=4, why="test"))
+    assert changed.code is Code.OK
+    assert (await call(channel, destroy, destroy.request(vm_id=VM, why="test"))).code is Code.OK
+    async with authority.store.transaction() as tx:
+        (key,) = await tx.keys.epochs(VmId(VM))
+        assert await tx.keys.replace(key, replace(key, destroy_at_ms=1))
+    await keep_house(authority.process)
+
+
+async def _key_state(folder: Path) -> KeyState:
+    async with served(folder) as authority, authority.store.snapshot() as tx:
+        (key,) = await tx.keys.epochs(VmId(VM))
+        return key.state
+
+
+async def test_a_rollback_does_not_resurrect_a_key(tmp_path):
+    """N64: the file of yesterday is put back; the key is destroyed again before anything is served."""
+    async with served(tmp_path) as authority:
+        await populate(authority)
+    database = tmp_path / "authority" / "authority.db"
+    yesterday = database.read_bytes()
+    async with served(tmp_path) as authority:
+        await _destroy(authority)
+    database.write_bytes(yesterday)
+    assert await _key_state(tmp_path) is KeyState.DESTROYED_COMPROMISED
+    database.write_bytes(yesterday)
+    assert await accept_loss(load_settings(tmp_path / "authority.toml")) == 1
+    assert await _key_state(tmp_path) is KeyState.DESTROYED_COMPROMISED
+
+
+async def test_a_backup_does_not_resurrect_a_key_where_tombstones_were_saved(tmp_path, passphrase):
+    """N64: with the lost machine's tombstones the key stays destroyed; without, it is back and said so."""
+    async with served(tmp_path) as authority:
+        await populate(authority)
+    config = tmp_path / "authority.toml"
+    backup = tmp_path / "backup"
+    write_backup(load_settings(config), config, backup, passphrase)
+    async with served(tmp_path) as authority:
+        await _destroy(authority)
+    saved = tmp_path / "authority" / "tombstones"
+    for name, tombstones in (("with", saved), ("without", None)):
+        folder = tmp_path / name
+        again = await read_backup(
+            backup,
+            passphrase,
+            folder / "authority",
+            folder / "authority.toml",
+            tombstones=tombstones,
+        )
+        state = KeyState.DESTROYED_COMPROMISED if tombstones else KeyState.ACTIVE
+        assert (again, await _key_state(folder)) == (int(tombstones is not None), state)
+    forged = tmp_path / "forged"
+    forged.write_bytes(saved.read_bytes().replace(b'"keyEpoch":1', b'"keyEpoch":2'))
+    with pytest.raises(ConfigurationInvalid, match="no tombstone of this authority"):
+        await read_backup(
+            backup,
+            passphrase,
+            tmp_path / "f" / "authority",
+            tmp_path / "f" / "authority.toml",
+            tombstones=forged,
+        )
+    # a backup made after the destruction knows of it by itself
+    later = tmp_path / "later"
+    write_backup(load_settings(config), config, later, passphrase)
+    await read_backup(
+        later, passphrase, tmp_path / "l" / "authority", tmp_path / "l" / "authority.toml"
+    )
+    assert (tmp_path / "l" / "authority" / "tombstones").read_bytes() == saved.read_bytes()

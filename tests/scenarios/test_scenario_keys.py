@@ -26,10 +26,10 @@ class TestMaking:
     async def test_a_vm_has_one_first_key(self, authority):
         """A second key of a VM is refused; the first one stays what it was."""
         await authority.add_vm()
-        wrapped = (await authority.keys.get(VM))[0].wrapped
+        wrapped = (await authority.key_admin.get(VM))[0].wrapped
         with pytest.raises(AlreadyExists):
-            await authority.keys.create(VM, provider="", by=BY)
-        assert (await authority.keys.get(VM))[0].wrapped == wrapped
+            await authority.key_admin.create(VM, provider="", by=BY)
+        assert (await authority.key_admin.get(VM))[0].wrapped == wrapped
         entry = await authority.last("key.create")
         assert (entry["actor"], entry["details"]["key_epoch"]) == (BY, 1)
 
@@ -37,7 +37,7 @@ class TestMaking:
         """S3: eight calls at once make one key; the losers are told."""
         await protect(authority)
         outcomes = await asyncio.gather(
-            *(authority.keys.create(VM, provider="", by=BY) for _ in range(8)),
+            *(authority.key_admin.create(VM, provider="", by=BY) for _ in range(8)),
             return_exceptions=True,
         )
         assert sum(isinstance(each, AlreadyExists) for each in outcomes) == 7
@@ -50,7 +50,7 @@ class TestMaking:
         """Section 9: the KEK is made once and recorded before a key rests on it."""
         await authority.add_vm("a")
         await authority.add_vm("b")
-        one, two = (await authority.keys.get("a"))[0], (await authority.keys.get("b"))[0]
+        one, two = (await authority.key_admin.get("a"))[0], (await authority.key_admin.get("b"))[0]
         assert one.kek_id == two.kek_id
         assert one.wrapped != two.wrapped
         assert len(await authority.log("provider.create")) == 1
@@ -60,17 +60,17 @@ class TestMaking:
         await protect(authority)
         authority.room.fail()
         with pytest.raises(KmsUnavailable):
-            await authority.keys.create(VM, provider="", by=BY)
+            await authority.key_admin.create(VM, provider="", by=BY)
         assert await authority.log("key.create") == []
         with pytest.raises(NotFound):
-            await authority.keys.get(VM)
+            await authority.key_admin.get(VM)
         authority.room.recover()
-        assert (await authority.keys.create(VM, provider="", by=BY)).state is KeyState.ACTIVE
+        assert (await authority.key_admin.create(VM, provider="", by=BY)).state is KeyState.ACTIVE
 
     async def test_no_key_for_a_vm_that_nobody_protects(self, authority):
         """A key belongs to a VM record."""
         with pytest.raises(NotFound):
-            await authority.keys.create("ghost", provider="", by=BY)
+            await authority.key_admin.create("ghost", provider="", by=BY)
         assert authority.room.vm_keys == {}
 
 
@@ -125,7 +125,7 @@ class TestTrail:
             request_id="give-back-00001",
         )
         await authority.request(two)
-        _, releases = await authority.keys.get(VM)
+        _, releases = await authority.key_admin.get(VM)
         assert [entry["actor"] for entry in releases] == [
             f"host:{two.host_id}",
             f"host:{one.host_id}",

@@ -39,11 +39,17 @@ from trustauthority.ports import KeyRoom
 from trustauthority.rpc.limits import PeerLimits
 from trustauthority.services.certificates import CertificateAuthority
 from trustauthority.settings import ListenSettings, Settings
-from trustauthority.v1 import admin_pb2, attestation_pb2, keyprovider_pb2, placement_pb2
+from trustauthority.v1 import (
+    admin_pb2,
+    attestation_pb2,
+    keyadmin_pb2,
+    keyprovider_pb2,
+    placement_pb2,
+)
 
 ALL_ROLES = frozenset({"attest", "key", "placement", "admin"})
 ORIGIN = "test.trustauthority.local"
-PROTOCOL = (attestation_pb2, keyprovider_pb2, placement_pb2, admin_pb2)
+PROTOCOL = (attestation_pb2, keyadmin_pb2, keyprovider_pb2, placement_pb2, admin_pb2)
 DAY_MS = 24 * 3_600_000
 TIMEOUT_S = 10
 

@@ -29,7 +29,7 @@ async def main() -> None:
     )
     room = ChildKeyRoom(room_settings(kms, folder / "release.key", batch=8))
     kek_id = await room.create_kek("default")
-    wrapped = await room.create_key("default", kek_id, AAD)
+    wrapped = (await room.create_key("default", kek_id, AAD)).wrapped
     grant = await room.release(release_order(kek_id, wrapped))
     news = {
         "kek_id": kek_id,

@@ -21,6 +21,7 @@ from support import ek_certificates
 from support.simulated_host import GOOD, SimulatedHost, SimulatedTpm
 from support.stores import SqliteStores
 from trustauthority.adapters.sql.store import SqlStore
+from trustauthority.adapters.tombstones import FileTombstones
 from trustauthority.model.catalogue import AnchorKind
 from trustauthority.model.host import HostRecord
 from trustauthority.model.placement import LeaseClass
@@ -29,8 +30,10 @@ from trustauthority.services.audit import AuditService
 from trustauthority.services.baselines import BaselineService, VariantName
 from trustauthority.services.catalogue import CatalogueService
 from trustauthority.services.certificates import new_authority
+from trustauthority.services.destruction import Destruction
 from trustauthority.services.enrolment import ActivatedHost, EnrolmentService
 from trustauthority.services.hosts import HostService
+from trustauthority.services.keyadmin import KeyAdministration
 from trustauthority.services.keys import KeyService, ReleasedKey
 from trustauthority.services.placement import NewVm, PlacementService
 from trustauthority.services.secrets import AuthoritySecrets
@@ -81,6 +84,9 @@ class SimulatedAuthority:
         self.attestation = AttestationService(store, self.secrets, self.journal, "node-1")
         self.enrolment = EnrolmentService(store, self.secrets)
         self.keys = KeyService(store, room, self.verdict_keys, self.journal)
+        self.key_admin = KeyAdministration(store, room)
+        self.tombstones = FileTombstones(stores.path.parent / "tombstones", AUDIT_KEY)
+        self.destruction = Destruction(store, self.tombstones)
         self.placement = PlacementService(store)
         self.hosts = HostService(store)
         self.catalogue = CatalogueService(store)
@@ -210,7 +216,7 @@ class SimulatedAuthority:
             ),
             by=BY,
         )
-        await self.keys.create(vm, provider="", by=BY)
+        await self.key_admin.create(vm, provider="", by=BY)
 
     async def intend(self, host: SimulatedHost, vm: str = VM) -> None:
         """Give a host a reason to ask for a VM."""

@@ -198,6 +198,7 @@ def vm_key(vm: str = VM, epoch: int = 1) -> VmKeyEntry:
         wrapped=b"wrapped",
         created_at_ms=0,
         created_by="identity:root",
+        changed_at_ms=0,
     )
 
 

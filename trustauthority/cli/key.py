@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App
 
+from trustauthority.cli import key_states
 from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
 from trustauthority.cli.key_escrow import escrow_app, recover
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from trustauthority.v1.keyprovider_pb2 import VmKey
 
 app = App(name="key", help="VM keys: their records, and who received each. Never the keys.")
+key_states.add_to(app)
 app.command(escrow_app)
 app.command(
     recover,
@@ -54,7 +56,7 @@ def create(
             return ExitCode.YES
         key = ta.authority.on(KeyProviderServiceStub).write(lambda s: s.CreateKey, request).key
         fields = [
-            *_fields(key),
+            *key_states.key_fields(ta, key),
             Field("next", f"ta placement intent --vm {key.vm_id} --host HOST"),
         ]
         title = Marked(text=f"VM {key.vm_id} has a key", style=STRONG)
@@ -105,7 +107,16 @@ def show(vm: str, /, *, options: Options = DEFAULTS) -> ExitCode:
             ta.screen.machine(plain(reply), names=[reply.key.vm_id])
             return ExitCode.YES
         ta.screen.line(Marked(text=reply.key.vm_id, style=STRONG))
-        ta.screen.fields(_fields(reply.key))
+        ta.screen.fields(key_states.key_fields(ta, reply.key))
+        if len(reply.epochs) > 1:
+            ta.screen.line(f"{count(len(reply.epochs), 'key')} so far, newest first")
+            ta.screen.table(
+                ["KEY EPOCH", "STATE", "SINCE", "PROVIDER"],
+                [
+                    [str(key.key_epoch), word(key, "state"), since(key), key.provider]
+                    for key in reply.epochs
+                ],
+            )
         if not reply.releases:
             ta.screen.line("No host ever received this key.")
             return ExitCode.YES
@@ -126,14 +137,9 @@ def show(vm: str, /, *, options: Options = DEFAULTS) -> ExitCode:
     return ExitCode.YES
 
 
-def _fields(key: "VmKey") -> list[Field]:
-    return [
-        Field("state", word(key, "state")),
-        Field("key epoch", str(key.key_epoch)),
-        Field("provider", key.provider),
-        Field("KEK", key.kek_id),
-        Field("created", f"{absolute(moment(key.created_at))} by {key.created_by}"),
-    ]
+def since(key: "VmKey") -> str:
+    """When it came into its state."""
+    return absolute(moment(key.changed_at))
 
 
 _COLUMNS: "list[Column[VmKey]]" = [
@@ -142,6 +148,8 @@ _COLUMNS: "list[Column[VmKey]]" = [
     Column("KEY EPOCH", lambda key: str(key.key_epoch)),
     Column("PROVIDER", lambda key: key.provider),
     Column("CREATED", lambda key: absolute(moment(key.created_at))),
+    Column("DESTROYED AT", lambda key: absolute(moment(key.destroy_at)), wide=True),
+    Column("SINCE", since, wide=True),
     Column("KEK", lambda key: key.kek_id, wide=True),
     Column("BY", lambda key: key.created_by, wide=True),
 ]

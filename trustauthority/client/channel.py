@@ -27,7 +27,9 @@ from trustauthority.client.retry import retrying
 REQUEST_ID_KEY = "ta-request-id"
 MAX_MESSAGE_SIZE = 16 * 1024 * 1024
 """Bytes of one message: a page of 1,000 audit entries stays far below."""
-_KEY_ROLE_SERVICES = frozenset({"KeyProviderServiceStub", "VmServiceStub"})
+_KEY_ROLE_SERVICES = frozenset(
+    {"KeyAdministrationServiceStub", "KeyProviderServiceStub", "VmServiceStub"}
+)
 
 Stub = TypeVar("Stub")
 Request = TypeVar("Request")

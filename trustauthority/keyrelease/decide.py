@@ -1,22 +1,21 @@
-"""What a key's state allows, and until when one released blob may open.
+"""Until when one released blob may open.
 
-What it is: the SP 800-57 table and the arithmetic of open-by and T between the two transactions of
+What it is: the arithmetic of open-by and T between the two transactions of
 a release. What it trusts: rows that transaction 1 returned. What it guarantees: no plan for a key
 that is not active, for another boot, from an old quote, or past the lease; T never wraps around.
 What it does not do: decide who holds the VM (``placement.authority``), or wrap (``wrap``).
-Source: design 6.4 (2)-(3); NIST SP 800-57 part 1 rev. 5, section 7; promises N58, N84.
+Source: design 6.4 (2)-(3); promises N58, N84. States: ``keyrelease.states``.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trustauthority.errors import (
-    FailedPrecondition,
     Fenced,
     HostNotAttested,
     KeyNotPermitted,
     QuoteTooOld,
 )
+from trustauthority.keyrelease.states import may_release
 from trustauthority.model.placement import Grant, KeyState
 
 CLOCK_MAX = 2**64 - 1
@@ -25,41 +24,6 @@ OPEN_BY_MS = 120_000
 """A blob is a way in, not a cache: it opens for at most this long after its release."""
 QUOTE_AGE_MS = 60_000
 """A quote older than this does not tell the TPM's clock well enough to bound a blob with."""
-
-KEY_TRANSITIONS: Mapping[KeyState, frozenset[KeyState]] = {
-    KeyState.PRE_ACTIVE: frozenset({KeyState.ACTIVE, KeyState.COMPROMISED, KeyState.DESTROYED}),
-    KeyState.ACTIVE: frozenset({KeyState.SUSPENDED, KeyState.DEACTIVATED, KeyState.COMPROMISED}),
-    KeyState.SUSPENDED: frozenset({KeyState.ACTIVE, KeyState.DEACTIVATED, KeyState.COMPROMISED}),
-    KeyState.DEACTIVATED: frozenset({KeyState.COMPROMISED, KeyState.DESTROYED}),
-    KeyState.COMPROMISED: frozenset({KeyState.DESTROYED_COMPROMISED}),
-    KeyState.DESTROYED: frozenset({KeyState.DESTROYED_COMPROMISED}),
-    KeyState.DESTROYED_COMPROMISED: frozenset(),
-}
-"""Every state and what may follow it; what is not here is refused. Narrower than the source where it
-leaves a choice: an active or suspended key is deactivated before it is destroyed."""
-
-
-def change_state(current: KeyState, wanted: KeyState) -> KeyState:
-    """Allow one step of a key's life.
-
-    Raises:
-        FailedPrecondition: the table has no such step.
-    """
-    if wanted not in KEY_TRANSITIONS[current]:
-        raise FailedPrecondition(
-            f"a key that is {current} can't become {wanted}", state=current, wanted=wanted
-        )
-    return wanted
-
-
-def may_release(state: KeyState) -> bool:
-    """Say whether a VM key in this state may leave: a running VM also writes, so only active."""
-    return state is KeyState.ACTIVE
-
-
-def may_unwrap(state: KeyState) -> bool:
-    """Say whether a KEK in this state may still unwrap what it wrapped before."""
-    return state in {KeyState.ACTIVE, KeyState.DEACTIVATED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,8 +15,10 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from trustauthority.adapters.clock import SystemClock
 from trustauthority.adapters.keyfiles import DATABASE, KeyFiles
 from trustauthority.adapters.sql.store import open_store
+from trustauthority.adapters.tombstones import TOMBSTONES, FileTombstones
 from trustauthority.errors import AlreadyExists, ConfigurationInvalid, InsecureFile
 from trustauthority.model.audit import AuditEvent
+from trustauthority.services.destruction import Destruction
 from trustauthority.settings import Settings
 
 MAGIC = b"TABACKUP1\n"
@@ -47,6 +49,8 @@ def write_backup(settings: Settings, config: Path, out: Path, passphrase_file: P
             archive.add(copy, DATABASE)
             archive.add(files.folder, "keys")
             archive.add(config, "authority.toml")
+            if (tombstones := settings.state_dir / TOMBSTONES).exists():
+                archive.add(tombstones, TOMBSTONES)
     salt, nonce = os.urandom(_SALT), os.urandom(_NONCE)
     sealed = AESGCM(_key(passphrase, salt)).encrypt(nonce, content.getvalue(), MAGIC)
     try:
@@ -61,15 +65,39 @@ def write_backup(settings: Settings, config: Path, out: Path, passphrase_file: P
     ]
 
 
-async def read_backup(source: Path, passphrase_file: Path, state: Path, config: Path) -> None:
+async def read_backup(
+    source: Path,
+    passphrase_file: Path,
+    state: Path,
+    config: Path,
+    *,
+    tombstones: Path | None = None,
+) -> int:
     """Restore into an empty state folder and void every verdict.
 
+    Args:
+        source: the backup.
+        passphrase_file: its passphrase.
+        state: folder to restore into.
+        config: configuration file to write.
+        tombstones: the tombstones of the lost authority, where they could be saved: keys that were
+            destroyed since the backup stay destroyed.
+
+    Returns: how many keys of the backup were destroyed again.
+
     Raises:
-        AlreadyExists: an authority is there. ConfigurationInvalid: not a backup, or another passphrase.
+        AlreadyExists: an authority is there. ConfigurationInvalid: not a backup, another passphrase,
+            or tombstones of somebody else.
     """
     files = KeyFiles(state)
+    saved, _ = (b"", 0) if tombstones is None else _read(tombstones)
     _extract(files, source, passphrase_file, config)
-    await _void(files, operation="authority.restore")
+    if tombstones is not None:
+        own = files.state_dir / TOMBSTONES
+        older = own.read_bytes() if own.exists() else b""
+        own.unlink(missing_ok=True)
+        files.write(own, older + saved, secret=True)
+    return await _void(files, operation="authority.restore")
 
 
 def _extract(files: KeyFiles, source: Path, passphrase_file: Path, config: Path) -> None:
@@ -108,22 +136,31 @@ def _unpack(files: KeyFiles, content: bytes) -> None:
             reader = archive.extractfile(member) if member.isfile() else None
             if reader is None:
                 continue
-            expected = folder == "keys" or (not folder and name in (DATABASE, "authority.toml"))
+            own = (DATABASE, TOMBSTONES, "authority.toml")
+            expected = folder == "keys" or (not folder and name in own)
             if not expected or name.startswith("."):
                 raise ConfigurationInvalid(f"the backup holds {member.name}: not one of ours")
             path = files.state_dir / member.name
             files.write(path, reader.read(), secret=path.suffix not in (".crt", ".pub"))
 
 
-async def accept_loss(settings: Settings) -> None:
-    """Go on after a rollback was detected: decisions since are lost, and nothing stale is current."""
-    await _void(KeyFiles(settings.state_dir), operation="authority.accept-loss")
+async def accept_loss(settings: Settings) -> int:
+    """Go on after a rollback was detected: decisions since are lost, and nothing stale is current.
+
+    Returns: how many keys were destroyed again, because they have a tombstone.
+    """
+    return await _void(KeyFiles(settings.state_dir), operation="authority.accept-loss")
 
 
-async def _void(files: KeyFiles, *, operation: str) -> None:
-    """Jump the epochs, void verdicts, hold owners for the longest fence, allow releases again."""
+async def _void(files: KeyFiles, *, operation: str) -> int:
+    """Jump the epochs, void verdicts, hold owners for the longest fence, allow releases again.
+
+    Keys with a tombstone are destroyed first: if their file is not ours, nothing else happens.
+    """
+    tombstones = FileTombstones(files.state_dir / TOMBSTONES, files.audit_key())
     store = await open_store(files.database, SystemClock(), must_exist=True)
     try:
+        destroyed = await Destruction(store, tombstones).replay()
         async with store.transaction() as tx:
             await tx.restart.jump()
             await tx.audit.append(
@@ -136,6 +173,7 @@ async def _void(files: KeyFiles, *, operation: str) -> None:
             )
     finally:
         await store.close()
+    return destroyed
 
 
 def _key(passphrase: bytes, salt: bytes) -> bytes:

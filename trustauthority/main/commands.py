@@ -173,10 +173,12 @@ def restore(
     passphrase_file: Path,
     state: Path,
     config: Config = DEFAULT_CONFIG,
+    tombstones: Path | None = None,
 ) -> None:
     """Restore a backup into an empty state folder.
 
-    Every verdict is void afterwards and no VM changes its owner before the longest fence.
+    Every verdict is void afterwards and no VM changes its owner before the longest fence. Keys that
+    were destroyed since the backup come back, unless the lost authority's file of tombstones is given.
 
     Parameters
     ----------
@@ -184,11 +186,21 @@ def restore(
     passphrase_file: File (mode 600) with the passphrase of the backup.
     state: Folder to restore into; it must not hold an authority.
     config: Configuration file to write.
+    tombstones: The file of this name in the state folder of the lost authority, if it could be saved.
     """
     from trustauthority.main.backup import read_backup
 
-    _run(read_backup(source, passphrase_file, state.absolute(), config))
+    destroyed = asyncio.run(
+        read_backup(source, passphrase_file, state.absolute(), config, tombstones=tombstones)
+    )
     sys.stdout.write(f"restored into {state}; hosts must attest anew\n")
+    if tombstones is None:
+        sys.stdout.write(
+            "VM keys that were destroyed since the backup are back: destroy them again, "
+            "see docs/how-to/rotate-keys.md\n"
+        )
+    else:
+        sys.stdout.write(f"VM keys that had a tombstone and stay destroyed: {destroyed}\n")
 
 
 @app.command
@@ -209,8 +221,9 @@ def accept_loss(*, config: Config = DEFAULT_CONFIG, yes: bool = False) -> None:
     if not yes:
         sys.stderr.write("trustauthority: this can't be undone; repeat with --yes\n")
         sys.exit(2)
-    _run(accept(load_settings(config)))
+    destroyed = asyncio.run(accept(load_settings(config)))
     sys.stdout.write("accepted; hosts must attest anew\n")
+    sys.stdout.write(f"VM keys that had a tombstone and stay destroyed: {destroyed}\n")
 
 
 @app.command

@@ -19,6 +19,7 @@ from trustauthority.adapters.keyfiles import ADMIN_CA, CHALLENGE_KEY, HOST_CA, R
 from trustauthority.adapters.keyroom import ChildKeyRoom, KeyRoomSettings
 from trustauthority.adapters.kms.settings import provider_from_json
 from trustauthority.adapters.sql.store import open_store
+from trustauthority.adapters.tombstones import TOMBSTONES, FileTombstones
 from trustauthority.errors import ConfigurationInvalid
 from trustauthority.main.certificates import certificate_health
 from trustauthority.model.kms import HealthState
@@ -30,6 +31,7 @@ from trustauthority.rpc.clusters import ClusterRpc
 from trustauthority.rpc.hosts import HostRpc, ReportRpc
 from trustauthority.rpc.identity import CallerResolver, TrustRoots
 from trustauthority.rpc.interceptor import CallInterceptor
+from trustauthority.rpc.keyadmin import KeyAdminRpc
 from trustauthority.rpc.keyprovider import KeyProviderRpc, VmRpc
 from trustauthority.rpc.limits import PeerLimits
 from trustauthority.rpc.placement import PlacementRpc
@@ -38,9 +40,11 @@ from trustauthority.services.attestation import AttestationService
 from trustauthority.services.audit import AuditService
 from trustauthority.services.baselines import BaselineService
 from trustauthority.services.catalogue import CatalogueService
+from trustauthority.services.destruction import Destruction
 from trustauthority.services.enrolment import EnrolmentService
 from trustauthority.services.hosts import HostService
 from trustauthority.services.identities import IdentityService
+from trustauthority.services.keyadmin import KeyAdministration
 from trustauthority.services.keys import KeyService
 from trustauthority.services.placement import PlacementService
 from trustauthority.services.secrets import AuthoritySecrets
@@ -50,6 +54,8 @@ from trustauthority.v1 import (
     admin_pb2_grpc,
     attestation_pb2,
     attestation_pb2_grpc,
+    keyadmin_pb2,
+    keyadmin_pb2_grpc,
     keyprovider_pb2,
     keyprovider_pb2_grpc,
     placement_pb2,
@@ -137,6 +143,8 @@ async def running(
         room=surroundings.room,
     )
     try:
+        if "key" in process.roles:
+            await destruction_of(process).replay()  # before anything is released
         await _open_listeners(process)
         yield process
     finally:
@@ -145,6 +153,12 @@ async def running(
             await process.room.close()
         await process.store.close()
         await _end_stuck_closings()
+
+
+def destruction_of(process: Process) -> Destruction:
+    """What erases destroyed keys of this authority."""
+    path = process.settings.state_dir / TOMBSTONES
+    return Destruction(process.store, FileTombstones(path, process.keys.audit_key))
 
 
 async def _end_stuck_closings() -> None:
@@ -303,12 +317,19 @@ def _register_key_role(process: Process, server: grpc.aio.Server) -> list[str]:
     store = process.store
     room = process.room = process.room or _child_room(process)
     keys = KeyService(store, room, process.files.report_keys(), process.journal)
-    process.probes.append(lambda: _kms_health(keys))
-    keyprovider_pb2_grpc.add_KeyProviderServiceServicer_to_server(KeyProviderRpc(keys), server)
+    admin = KeyAdministration(
+        store, room, destroy_delay_ms=1_000 * process.settings.key.destroy_delay_s
+    )
+    process.probes.append(lambda: _kms_health(admin))
+    keyprovider_pb2_grpc.add_KeyProviderServiceServicer_to_server(
+        KeyProviderRpc(keys, admin), server
+    )
+    keyadmin_pb2_grpc.add_KeyAdministrationServiceServicer_to_server(KeyAdminRpc(admin), server)
     keyprovider_pb2_grpc.add_VmServiceServicer_to_server(
         VmRpc(PlacementService(store), store), server
     )
     names = [_full_name(keyprovider_pb2, f"{each}Service") for each in ("KeyProvider", "Vm")]
+    names.append(_full_name(keyadmin_pb2, "KeyAdministrationService"))
     if "admin" not in process.roles:
         admin_pb2_grpc.add_StatusServiceServicer_to_server(_status(process), server)
         names.append(_full_name(admin_pb2, "StatusService"))
@@ -344,7 +365,7 @@ def _status(process: Process) -> StatusRpc:
     )
 
 
-async def _kms_health(keys: KeyService) -> Sequence[admin_pb2.HealthItem]:
+async def _kms_health(keys: KeyAdministration) -> Sequence[admin_pb2.HealthItem]:
     return [
         admin_pb2.HealthItem(
             name=f"kms {provider}", health=_HEALTH[health.state], detail=health.detail

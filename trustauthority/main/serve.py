@@ -8,7 +8,7 @@ import socket
 
 from trustauthority.adapters.clock import SystemClock
 from trustauthority.errors import ConfigurationInvalid, TrustAuthorityError
-from trustauthority.main.compose import Process, Surroundings, running
+from trustauthority.main.compose import Process, Surroundings, destruction_of, running
 from trustauthority.settings import Settings
 from trustauthority.telemetry.journal import StructlogJournal, configure_logging
 
@@ -65,12 +65,16 @@ async def _until_told(process: Process, stop: asyncio.Event) -> None:
 
 
 async def keep_house(process: Process) -> None:
-    """Forget what has expired. A store that has no room or stands still does not end the process."""
-    if "attest" not in process.roles:
-        return
+    """Forget what has expired, destroy keys whose time has come.
+
+    A store that has no room or stands still does not end the process.
+    """
     try:
-        async with process.store.transaction() as tx:
-            await tx.enrolments.purge()
+        if "attest" in process.roles:
+            async with process.store.transaction() as tx:
+                await tx.enrolments.purge()
+        if "key" in process.roles:
+            await destruction_of(process).run()
     except TrustAuthorityError as error:
         process.journal.record("housekeeping_failed", reason=error.reason, detail=error.message)
 

@@ -29,6 +29,16 @@ class VmEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NewKey:
+    """A VM key as the key room makes or takes it in: never in the clear."""
+
+    wrapped: bytes
+    """Under the provider's KEK."""
+    escrowed: bytes = b""
+    """To the offline escrow key, empty without one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VmKeyEntry:
     """One key of a VM: wrapped by a KEK of a KMS, never in the clear."""
 
@@ -38,9 +48,27 @@ class VmKeyEntry:
     provider: str
     kek_id: str
     wrapped: bytes
-    """Nonce and AES-256-GCM ciphertext; the AAD binds VM, key epoch and provider."""
+    """Under the KEK; the AAD binds VM, key epoch and provider. Empty once the key is destroyed."""
+    escrowed: bytes = b""
+    """The same key to the offline escrow key; empty without one, and once the key is destroyed."""
     created_at_ms: int
     created_by: str
+    changed_at_ms: int = 0
+    """When it came into its state."""
+    destroy_at_ms: int = 0
+    """When it will be destroyed; 0 when nobody asked for that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tombstone:
+    """A key that was destroyed. Kept outside of the database, which may be put back to older days."""
+
+    vm_id: VmId
+    key_epoch: int
+    created_at_ms: int
+    """Tells this key from one that a restored authority made under the same epoch."""
+    destroyed_at_ms: int
+    compromised: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,12 +12,13 @@ from trustauthority.model.audit import AuditEntry, AuditEvent
 from trustauthority.model.catalogue import IdentityEntry
 from trustauthority.model.grant import ReleaseOrder
 from trustauthority.model.host import Admission, HostRecord, PendingEnrolment
-from trustauthority.model.identifiers import HostId, RequestId, VmId
+from trustauthority.model.identifiers import HostId, RequestId
 from trustauthority.model.kms import KmsHealth
 from trustauthority.model.placement import AuthorityRecord, Move, PlacementState, Request
-from trustauthority.model.vm import IntentEntry, VmEntry, VmKeyEntry
+from trustauthority.model.vm import IntentEntry, NewKey, VmEntry
 from trustauthority.placement.condition import Rule
 from trustauthority.ports.catalogue import Baselines, Catalogue, Inventory, TrustLists
+from trustauthority.ports.keys import KeyProviders, Keys, Tombstones
 
 
 class Clock(Protocol):
@@ -125,25 +126,6 @@ class Vms(Protocol):
         """List intents, newest first, of one VM or (empty) of all."""
 
 
-class Keys(Protocol):
-    """Wrapped VM keys."""
-
-    async def put(self, entry: VmKeyEntry) -> bool:
-        """Insert a key if its epoch is the next one of its VM, and make it the VM's newest."""
-
-    async def newest(self, vm: VmId) -> VmKeyEntry | None:
-        """The newest key of a VM."""
-
-    async def page(self, *, after: str, limit: int) -> Sequence[VmKeyEntry]:
-        """The newest keys of VMs, by VM."""
-
-    async def kek(self, provider: str) -> str | None:
-        """The KEK id that a provider name stands for."""
-
-    async def put_kek(self, provider: str, kek_id: str) -> bool:
-        """Record a provider's KEK; False when it has one already."""
-
-
 class Placement(Protocol):
     """Grants and moves: the transitions of ``placement.authority``, decided by a write."""
 
@@ -248,6 +230,10 @@ class Transaction(Protocol):
         """Wrapped VM keys."""
 
     @property
+    def key_providers(self) -> KeyProviders:
+        """Names for KEKs."""
+
+    @property
     def placement(self) -> Placement:
         """Grants and moves."""
 
@@ -307,7 +293,7 @@ class KeyRoom(Protocol):
     async def rotate_kek(self, provider: str, kek_id: str) -> str:
         """Let new key material follow a KEK; returns the id to wrap under. Raises KmsUnavailable."""
 
-    async def create_key(self, provider: str, kek_id: str, aad: bytes) -> bytes:
+    async def create_key(self, provider: str, kek_id: str, aad: bytes) -> NewKey:
         """Make a VM key and return it wrapped. Raises KmsUnavailable."""
 
     async def release(self, order: ReleaseOrder) -> bytes:
@@ -331,11 +317,13 @@ __all__ = [
     "Identities",
     "Inventory",
     "Journal",
+    "KeyProviders",
     "KeyRoom",
     "Keys",
     "Placement",
     "Signer",
     "Store",
+    "Tombstones",
     "Transaction",
     "TrustLists",
     "Vms",

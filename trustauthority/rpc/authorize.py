@@ -79,6 +79,11 @@ MATRIX: dict[str, dict[str, Rule]] = {
         "RenewLease": _HOST,
         "GiveBackKey": _HOST,
     },
+    "KeyAdministrationService": {
+        "ChangeKeyState": _KEYS,
+        "DestroyKey": _KEYS,
+        "CancelDestroyKey": _KEYS,
+    },
     "VmService": {"ProtectVm": _KEYS, "ListVms": _SEE_VMS, "GetVm": _SEE_VMS},
     "PlacementService": {
         "CheckPlacement": _roles(Role.PLACEMENT, Role.OPERATOR, Role.AUDITOR),

@@ -60,7 +60,7 @@ KEY_STATES = {
     KeyState.DEACTIVATED: keyprovider_pb2.KEY_STATE_DEACTIVATED,
     KeyState.COMPROMISED: keyprovider_pb2.KEY_STATE_COMPROMISED,
     KeyState.DESTROYED: keyprovider_pb2.KEY_STATE_DESTROYED,
-    KeyState.DESTROYED_COMPROMISED: keyprovider_pb2.KEY_STATE_DESTROYED,
+    KeyState.DESTROYED_COMPROMISED: keyprovider_pb2.KEY_STATE_DESTROYED_COMPROMISED,
 }
 LEASE_CLASSES = {
     LeaseClass.STRICT: keyprovider_pb2.LEASE_CLASS_STRICT,
@@ -293,6 +293,8 @@ def vm_key(entry: VmKeyEntry) -> keyprovider_pb2.VmKey:
         kek_id=entry.kek_id,
         created_at=timestamp(entry.created_at_ms),
         created_by=entry.created_by,
+        changed_at=timestamp(entry.changed_at_ms),
+        destroy_at=timestamp(entry.destroy_at_ms),
     )
 
 

@@ -8,6 +8,7 @@ from trustauthority.ports import Store
 from trustauthority.rpc import convert
 from trustauthority.rpc.attestation import calling_host
 from trustauthority.rpc.interceptor import current_caller
+from trustauthority.services.keyadmin import KeyAdministration
 from trustauthority.services.keys import KeyService
 from trustauthority.services.placement import NewVm, PlacementService
 from trustauthority.v1 import keyprovider_pb2 as pb
@@ -17,12 +18,13 @@ from trustauthority.v1 import keyprovider_pb2_grpc
 class KeyProviderRpc(keyprovider_pb2_grpc.KeyProviderServiceServicer):
     """VM keys, served by the key role."""
 
-    def __init__(self, service: KeyService) -> None:
+    def __init__(self, service: KeyService, admin: KeyAdministration) -> None:
         self._service = service
+        self._admin = admin
 
     async def CreateKey(self, request: pb.CreateKeyRequest, context: Any) -> pb.CreateKeyResponse:
         """Make a VM key."""
-        key = await self._service.create(
+        key = await self._admin.create(
             convert.name(request.vm_id, "vm_id"),
             provider=convert.optional_name(request.provider, "provider"),
             by=current_caller().name,
@@ -33,7 +35,7 @@ class KeyProviderRpc(keyprovider_pb2_grpc.KeyProviderServiceServicer):
         """List VM keys."""
         size = convert.page_size(request.page_size)
         after = convert.optional_name(request.page_token, "page_token")
-        keys = await self._service.page(after=after, limit=size)
+        keys = await self._admin.page(after=after, limit=size)
         return pb.ListKeysResponse(
             keys=[convert.vm_key(key) for key in keys],
             next_page_token=keys[-1].vm_id if len(keys) == size else "",
@@ -41,10 +43,13 @@ class KeyProviderRpc(keyprovider_pb2_grpc.KeyProviderServiceServicer):
 
     async def GetKey(self, request: pb.GetKeyRequest, context: Any) -> pb.GetKeyResponse:
         """Show one VM key and its releases."""
-        key, releases = await self._service.get(convert.name(request.vm_id, "vm_id"))
+        vm = convert.name(request.vm_id, "vm_id")
+        key, releases = await self._admin.get(vm)
         allowed = (entry for entry in releases if entry["decision"] == "allowed")
         return pb.GetKeyResponse(
-            key=convert.vm_key(key), releases=[convert.key_release(entry) for entry in allowed]
+            key=convert.vm_key(key),
+            releases=[convert.key_release(entry) for entry in allowed],
+            epochs=[convert.vm_key(each) for each in await self._admin.epochs(vm)],
         )
 
     async def RequestKey(

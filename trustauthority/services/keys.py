@@ -1,45 +1,36 @@
-"""VM keys: made, and released in two transactions with the KMS between them (design.md 6.4).
+"""VM keys are released in two transactions with the KMS between them (design.md 6.4).
 
 What it guarantees: no key leaves before a durable audit record of the release exists (S9); the KMS is
 never asked inside a transaction; a refusal is recorded with its reason; a retry of a request id gets
 the same grant. The plaintext of a key never comes into this process: ``ports.KeyRoom``.
 """
 
-import asyncio
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from joserfc.jwk import KeySet
 
 from trustauthority.errors import (
-    AlreadyExists,
     HostNotAttested,
     HostRevoked,
     KmsUnavailable,
-    NotFound,
     QuoteTooOld,
     ReleaseRefused,
     TrustAuthorityError,
 )
-from trustauthority.model.audit import AuditEvent
 from trustauthority.model.host import HostRecord
 from trustauthority.model.identifiers import HostId, RequestId, VmId
-from trustauthority.model.kms import KmsHealth
 from trustauthority.model.placement import (
     ConfirmRequest,
     FailRequest,
     GiveBackRequest,
     GrantRequest,
-    KeyState,
     LeaseTerms,
     PlacementState,
     PrepareRequest,
     RenewRequest,
 )
 from trustauthority.model.report import VerdictSeal
-from trustauthority.model.vm import VmKeyEntry
 from trustauthority.placement.authority import refusal, retry_after_ms
 from trustauthority.ports import Journal, KeyRoom, Store, Transaction
 from trustauthority.report.seal import open_seal
@@ -49,11 +40,8 @@ from trustauthority.services.orders import (
     Undone,
     plan_release,
     terms_of,
-    wrapping_aad,
 )
 from trustauthority.services.policies import cluster_policy
-
-DEFAULT_PROVIDER = "default"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,91 +57,13 @@ class ReleasedKey:
 
 
 class KeyService:
-    """Creation and release of VM keys."""
+    """Release of VM keys."""
 
     def __init__(self, store: Store, room: KeyRoom, verdict_keys: KeySet, journal: Journal) -> None:
         self._store = store
         self._room = room
         self._verdict_keys = verdict_keys
         self._journal = journal
-
-    # --- administration ------------------------------------------------------------------------
-
-    async def create(self, vm: str, *, provider: str, by: str) -> VmKeyEntry:
-        """Make the first key of a protected VM, wrapped by the provider's KEK."""
-        provider = provider or DEFAULT_PROVIDER
-        async with self._store.snapshot() as tx:
-            entry = await tx.vms.get(vm)
-            if entry is None:
-                raise NotFound(f"there is no VM {vm!r}; see ta vm protect", kind="vm", name=vm)
-            if entry.key_epoch > 0:
-                raise AlreadyExists(f"VM {vm!r} has a key", kind="key", name=vm)
-            kek_id = await tx.keys.kek(provider)
-        if kek_id is None:
-            kek_id = await self._kek(provider, by=by)
-        aad = wrapping_aad(entry.vm_id, 1, provider)
-        wrapped = await self._room.create_key(provider, kek_id, aad)
-        async with self._store.transaction() as tx:
-            key = VmKeyEntry(
-                vm_id=entry.vm_id,
-                key_epoch=1,
-                state=KeyState.ACTIVE,
-                provider=provider,
-                kek_id=kek_id,
-                wrapped=wrapped,
-                created_at_ms=tx.now_ms,
-                created_by=by,
-            )
-            if not await tx.keys.put(key):
-                raise AlreadyExists(f"VM {vm!r} has a key", kind="key", name=vm)
-            await tx.audit.append(
-                AuditEvent(
-                    actor=by,
-                    operation="key.create",
-                    subject=vm,
-                    decision="done",
-                    details={"provider": provider, "kek": kek_id, "key_epoch": 1},
-                )
-            )
-        return key
-
-    async def page(self, *, after: str, limit: int) -> Sequence[VmKeyEntry]:
-        """List VM keys."""
-        async with self._store.snapshot() as tx:
-            return await tx.keys.page(after=after, limit=limit)
-
-    async def get(self, vm: str) -> tuple[VmKeyEntry, Sequence[Mapping[str, object]]]:
-        """One key and its releases, newest first, from the audit log."""
-        async with self._store.snapshot() as tx:
-            key = await tx.keys.newest(VmId(vm))
-            if key is None:
-                raise NotFound(f"VM {vm!r} has no key", kind="key", name=vm)
-            entries = await tx.audit.about(operation="key.release", subject=vm, limit=100)
-        return key, [json.loads(entry.content) for entry in entries]
-
-    async def health(self) -> Mapping[str, KmsHealth]:
-        """How the KMS of each provider is doing; the default one is looked for in any case."""
-        names = sorted({DEFAULT_PROVIDER, *self._room.providers})
-        answers = await asyncio.gather(*(self._room.health(name) for name in names))
-        return dict(zip(names, answers, strict=True))
-
-    async def _kek(self, provider: str, *, by: str) -> str:
-        kek_id = await self._room.create_kek(provider)
-        async with self._store.transaction() as tx:
-            if not await tx.keys.put_kek(provider, kek_id):
-                return await tx.keys.kek(provider) or kek_id  # another call was first
-            await tx.audit.append(
-                AuditEvent(
-                    actor=by,
-                    operation="provider.create",
-                    subject=provider,
-                    decision="done",
-                    details={"kek": kek_id},
-                )
-            )
-        return kek_id
-
-    # --- release -------------------------------------------------------------------------------
 
     async def request(
         self, host: HostRecord, *, vm: str, request_id: str, move_id: str = ""

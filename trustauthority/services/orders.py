@@ -58,7 +58,7 @@ async def _order(
     """What the key room is told: every value from the signed verdict or the decided rows."""
     if state.grant is None or state.vm is None:
         raise Conflict("the grant is not there; repeat with the same request id")
-    key, vm = await tx.keys.newest(state.vm.vm_id), await tx.vms.get(state.vm.vm_id)
+    key, vm = await tx.keys.current(state.vm.vm_id), await tx.vms.get(state.vm.vm_id)
     if key is None or vm is None:
         raise NotFound("the VM has no key", kind="key", name=state.vm.vm_id)
     _, policy = await cluster_policy(tx, host.cluster_id)

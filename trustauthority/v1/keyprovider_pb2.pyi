@@ -41,6 +41,8 @@ class _KeyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyState.Val
     """Known or feared to be exposed."""
     KEY_STATE_DESTROYED: _KeyState.ValueType  # 6
     """Gone."""
+    KEY_STATE_DESTROYED_COMPROMISED: _KeyState.ValueType  # 7
+    """Gone, and known or feared to have been exposed."""
 
 class KeyState(_KeyState, metaclass=_KeyStateEnumTypeWrapper):
     """States of NIST SP 800-57 part 1."""
@@ -59,6 +61,8 @@ KEY_STATE_COMPROMISED: KeyState.ValueType  # 5
 """Known or feared to be exposed."""
 KEY_STATE_DESTROYED: KeyState.ValueType  # 6
 """Gone."""
+KEY_STATE_DESTROYED_COMPROMISED: KeyState.ValueType  # 7
+"""Gone, and known or feared to have been exposed."""
 Global___KeyState: _TypeAlias = KeyState  # noqa: Y015
 
 class _KeyPurpose:
@@ -126,6 +130,8 @@ class VmKey(_message.Message):
     KEK_ID_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
+    CHANGED_AT_FIELD_NUMBER: _builtins.int
+    DESTROY_AT_FIELD_NUMBER: _builtins.int
     vm_id: _builtins.str
     """The VM it belongs to."""
     key_epoch: _builtins.int
@@ -142,6 +148,14 @@ class VmKey(_message.Message):
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
 
+    @_builtins.property
+    def changed_at(self) -> _timestamp_pb2.Timestamp:
+        """When it came into its state."""
+
+    @_builtins.property
+    def destroy_at(self) -> _timestamp_pb2.Timestamp:
+        """When it will be destroyed; absent when nobody asked for that."""
+
     def __init__(
         self,
         *,
@@ -152,10 +166,12 @@ class VmKey(_message.Message):
         kek_id: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         created_by: _builtins.str = ...,
+        changed_at: _timestamp_pb2.Timestamp | None = ...,
+        destroy_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "created_at", b"created_at", "destroy_at", b"destroy_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "created_by", b"created_by", "kek_id", b"kek_id", "key_epoch", b"key_epoch", "provider", b"provider", "state", b"state", "vm_id", b"vm_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "created_at", b"created_at", "created_by", b"created_by", "destroy_at", b"destroy_at", "kek_id", b"kek_id", "key_epoch", b"key_epoch", "provider", b"provider", "state", b"state", "vm_id", b"vm_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -335,6 +351,7 @@ class GetKeyResponse(_message.Message):
 
     KEY_FIELD_NUMBER: _builtins.int
     RELEASES_FIELD_NUMBER: _builtins.int
+    EPOCHS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def key(self) -> Global___VmKey:
         """The newest key's record."""
@@ -343,15 +360,20 @@ class GetKeyResponse(_message.Message):
     def releases(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyRelease]:
         """Who received it, newest first, at most 100."""
 
+    @_builtins.property
+    def epochs(self) -> _containers.RepeatedCompositeFieldContainer[Global___VmKey]:
+        """Records of every key that the VM ever had, newest first."""
+
     def __init__(
         self,
         *,
         key: Global___VmKey | None = ...,
         releases: _abc.Iterable[Global___KeyRelease] | None = ...,
+        epochs: _abc.Iterable[Global___VmKey] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "releases", b"releases"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epochs", b"epochs", "key", b"key", "releases", b"releases"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -78,14 +78,14 @@ class TestCreate:
         """The authority gets a blob; only the KEK in the KMS opens it, to a LUKS passphrase."""
         port: KeyRoom = room
         kek_id = await port.create_kek("default")
-        wrapped = await port.create_key("default", kek_id, AAD)
+        wrapped = (await port.create_key("default", kek_id, AAD)).wrapped
         vm_key = KmipKms(kms.settings()).unwrap(kek_id, wrapped, AAD)
         assert len(vm_key) == 43
         assert bytes(vm_key).replace(b"-", b"").replace(b"_", b"").isalnum()
 
     async def test_keys_and_nonces_are_fresh(self, room, kms, kek_id):
         """No two VMs share a key, no two wrappings a nonce."""
-        blobs = [await room.create_key("default", kek_id, AAD) for _ in range(4)]
+        blobs = [(await room.create_key("default", kek_id, AAD)).wrapped for _ in range(4)]
         provider = KmipKms(kms.settings())
         assert len({bytes(provider.unwrap(kek_id, blob, AAD)) for blob in blobs}) == 4
         assert len({blob[3:15] for blob in blobs}) == 4
@@ -107,7 +107,7 @@ class TestCreate:
 class TestRelease:
     async def test_the_host_opens_what_was_created(self, room, kms, kek_id):
         """From creation to the host: the same key, and never in the clear in between (design 6.4)."""
-        wrapped = await room.create_key("default", kek_id, AAD)
+        wrapped = (await room.create_key("default", kek_id, AAD)).wrapped
         grant = await room.release(release_order(kek_id, wrapped))
         vm_key = KmipKms(kms.settings()).unwrap(kek_id, wrapped, AAD)
         assert open_grant(grant) == vm_key
@@ -209,7 +209,7 @@ class TestReleaseKey:
         spoil(release_key)
         error = await refused(room, r"release key|P-256", order)
         assert str(release_key) not in str(error)
-        assert await room.create_key("default", kek_id, AAD)
+        assert (await room.create_key("default", kek_id, AAD)).wrapped
 
     async def test_health_looks_at_it(self, room, release_key):
         """An admin sees it before the first release fails."""

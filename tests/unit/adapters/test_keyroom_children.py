@@ -153,7 +153,7 @@ class TestFaults:
         with running_kms(tmp_path / "kms") as mortal:
             room = make_room(provider=mortal.settings())
             kek_id = await room.create_kek("default")
-            wrapped = await room.create_key("default", kek_id, AAD)
+            wrapped = (await room.create_key("default", kek_id, AAD)).wrapped
             mortal.kill()
             with pytest.raises(KmsUnavailable, match="is it running"):
                 await room.release(release_order(kek_id, wrapped))

@@ -1,19 +1,14 @@
-"""Key states and the bounds of one blob: N58, N84 and the open-by of 6.4 (3)."""
+"""The bounds of one blob: N58, N84 and the open-by of 6.4 (3)."""
 
-import itertools
 from dataclasses import replace
 
 import pytest
 from support.placement_rows import BOOT, LEASE, NOW, OTHER_BOOT, owned
 
-from trustauthority.errors import FailedPrecondition, TrustAuthorityError
+from trustauthority.errors import TrustAuthorityError
 from trustauthority.keyrelease.decide import (
     CLOCK_MAX,
-    KEY_TRANSITIONS,
     QuoteTime,
-    change_state,
-    may_release,
-    may_unwrap,
     release,
 )
 from trustauthority.model.placement import Grant, KeyState
@@ -76,29 +71,3 @@ class TestRelease:
         with pytest.raises(TrustAuthorityError) as refusal:
             plan(key_state=key_state)
         assert refusal.value.reason == "KEY_NOT_PERMITTED"
-
-
-class TestKeyStates:
-    @pytest.mark.parametrize(("current", "wanted"), list(itertools.product(KeyState, KeyState)))
-    def test_every_pair(self, current, wanted) -> None:
-        """Each of the 49 steps is allowed by the table or refused (N58)."""
-        if wanted in KEY_TRANSITIONS[current]:
-            assert change_state(current, wanted) is wanted
-        else:
-            with pytest.raises(FailedPrecondition):
-                change_state(current, wanted)
-
-    def test_nothing_comes_back(self) -> None:
-        """From destroyed or compromised no path leads to a state that may be used."""
-        for start in (KeyState.COMPROMISED, KeyState.DESTROYED):
-            reached, frontier = set(), {start}
-            while frontier:
-                state = frontier.pop()
-                reached.add(state)
-                frontier |= KEY_TRANSITIONS[state] - reached
-            assert not any(may_release(state) or may_unwrap(state) for state in reached)
-
-    def test_deactivated_unwraps_only(self) -> None:
-        """A deactivated KEK unwraps what it wrapped; a deactivated VM key does not leave."""
-        assert may_unwrap(KeyState.DEACTIVATED)
-        assert not may_release(KeyState.DEACTIVATED)

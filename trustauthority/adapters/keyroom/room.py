@@ -25,6 +25,7 @@ from trustauthority.adapters.keyroom.settings import KeyRoomSettings
 from trustauthority.errors import KmsUnavailable
 from trustauthority.model.grant import ReleaseOrder
 from trustauthority.model.kms import HealthState, KmsHealth
+from trustauthority.model.vm import NewKey
 
 _KEY_ORDERS = frozenset({"create_key", "release"})
 """Orders that show a key to the child."""
@@ -63,11 +64,10 @@ class ChildKeyRoom:
         """Let new key material follow a KEK; returns the id to wrap under. Raises KmsUnavailable."""
         return await self._order("rotate_kek", provider, {"kek_id": kek_id})
 
-    async def create_key(self, provider: str, kek_id: str, aad: bytes) -> bytes:
+    async def create_key(self, provider: str, kek_id: str, aad: bytes) -> NewKey:
         """Make a VM key and return it wrapped. Raises KmsUnavailable."""
-        return _bytes(
-            await self._order("create_key", provider, {"kek_id": kek_id, "aad": aad.hex()})
-        )
+        details = {"kek_id": kek_id, "aad": aad.hex()}
+        return NewKey(wrapped=_bytes(await self._order("create_key", provider, details)))
 
     async def release(self, order: ReleaseOrder) -> bytes:
         """Unwrap a VM key and return a signed KeyGrant v1. Raises KmsUnavailable."""

@@ -30,11 +30,12 @@ from trustauthority.adapters.sql.engine import BUSY_TIMEOUT_MS, open_sqlite
 from trustauthority.adapters.sql.enrolments import SqlEnrolments
 from trustauthority.adapters.sql.hosts import SqlHosts
 from trustauthority.adapters.sql.identities import SqlIdentities
+from trustauthority.adapters.sql.keys import SqlKeyProviders, SqlKeys
 from trustauthority.adapters.sql.placement import SqlPlacement
 from trustauthority.adapters.sql.restart import SqlRestart
 from trustauthority.adapters.sql.rows import columns
 from trustauthority.adapters.sql.schema import migrate
-from trustauthority.adapters.sql.vms import SqlKeys, SqlVms
+from trustauthority.adapters.sql.vms import SqlVms
 from trustauthority.errors import StoreUnavailable
 from trustauthority.placement.clock import ClockGuard, ClockReading, observe
 from trustauthority.ports import Clock
@@ -61,6 +62,7 @@ class SqlTransaction:
         self.baselines = SqlBaselines(connection, now_ms)
         self.vms = SqlVms(connection, now_ms)
         self.keys = SqlKeys(connection, now_ms)
+        self.key_providers = SqlKeyProviders(connection, now_ms)
         self.placement = SqlPlacement(connection, now_ms)
         self.identities = SqlIdentities(connection, now_ms)
         self.audit = SqlAuditLog(connection, now_ms)

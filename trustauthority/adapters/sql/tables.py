@@ -244,13 +244,18 @@ vm_key = Table(
     metadata,
     Column("vm_id", ForeignKey("vm.vm_id"), primary_key=True),
     Column("key_epoch", BigInteger, primary_key=True),
-    Column("state", String(16), nullable=False),
+    Column("state", String(24), nullable=False),
     Column("provider", String(63), nullable=False),
     Column("kek_id", Text, nullable=False),
     Column("wrapped", LargeBinary, nullable=False),
+    Column("escrowed", LargeBinary, nullable=False, default=b""),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("created_by", String(128), nullable=False),
+    Column("changed_at_ms", BigInteger, nullable=False),
+    Column("destroy_at_ms", BigInteger, nullable=False),
 )
+Index("vm_key_by_provider", vm_key.c.provider, vm_key.c.vm_id, vm_key.c.key_epoch)
+Index("vm_key_to_destroy", vm_key.c.destroy_at_ms)
 
 provider = Table(
     "key_provider",

@@ -1,4 +1,4 @@
-"""Protected VMs, intents and wrapped keys on SQL."""
+"""Protected VMs and intents on SQL."""
 
 from collections.abc import Sequence
 
@@ -7,12 +7,11 @@ from sqlalchemy import desc, insert, select, update
 from trustauthority.adapters.sql import tables
 from trustauthority.adapters.sql.catalogue import Repository
 from trustauthority.adapters.sql.rows import columns, record
-from trustauthority.model.identifiers import HostId, VmId
+from trustauthority.model.identifiers import HostId
 from trustauthority.model.placement import UNLIMITED_MS, KeyState, LeaseClass, VmState
-from trustauthority.model.vm import IntentEntry, VmEntry, VmKeyEntry
+from trustauthority.model.vm import IntentEntry, VmEntry
 
 _vm = tables.vm
-_key = tables.vm_key
 _intent = tables.intent
 
 
@@ -75,49 +74,3 @@ class SqlVms(Repository):
             record(VmEntry, row, key_state=KeyState, lease_class=LeaseClass)
             for row in rows.mappings()
         ]
-
-
-class SqlKeys(Repository):
-    """The Keys port."""
-
-    async def put(self, entry: VmKeyEntry) -> bool:
-        """Insert a key if its epoch is the next one of its VM, and make it the VM's newest."""
-        moved = await self._connection.execute(
-            update(_vm)
-            .where(_vm.c.vm_id == entry.vm_id, _vm.c.key_epoch == entry.key_epoch - 1)
-            .values(key_epoch=entry.key_epoch, key_state=str(entry.state))
-        )
-        if moved.rowcount != 1:
-            return False
-        await self._connection.execute(insert(_key).values(**columns(entry)))
-        return True
-
-    async def newest(self, vm: VmId) -> VmKeyEntry | None:
-        """The newest key of a VM."""
-        query = select(_key).where(_key.c.vm_id == vm).order_by(desc(_key.c.key_epoch)).limit(1)
-        row = (await self._connection.execute(query)).mappings().first()
-        return None if row is None else record(VmKeyEntry, row, state=KeyState)
-
-    async def page(self, *, after: str, limit: int) -> Sequence[VmKeyEntry]:
-        """The newest keys of VMs, by VM."""
-        query = (
-            select(_key)
-            .join(_vm, (_vm.c.vm_id == _key.c.vm_id) & (_vm.c.key_epoch == _key.c.key_epoch))
-            .where(_key.c.vm_id > after)
-            .order_by(_key.c.vm_id)
-            .limit(limit)
-        )
-        rows = await self._connection.execute(query)
-        return [record(VmKeyEntry, row, state=KeyState) for row in rows.mappings()]
-
-    async def kek(self, provider: str) -> str | None:
-        """The KEK id that a provider name stands for."""
-        query = select(tables.provider.c.kek_id).where(tables.provider.c.name == provider)
-        row = (await self._connection.execute(query)).first()
-        return None if row is None else str(row.kek_id)
-
-    async def put_kek(self, provider: str, kek_id: str) -> bool:
-        """Record a provider's KEK; False when it has one already."""
-        return await self._insert(
-            tables.provider, name=provider, kek_id=kek_id, created_at_ms=self._now_ms
-        )

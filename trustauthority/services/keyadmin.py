@@ -1,0 +1,223 @@
+"""Administration of VM keys: made, listed, and taken through the states of their life.
+
+What it guarantees: a step that the table of ``keyrelease.states`` does not have is refused; a state
+changes only where it still is the one that was judged, with its audit entry in the same transaction;
+the newest answer of the audit log is what a key's releases are told from. What it does not do: release
+(``services.keys``), or erase (``services.destruction``). No plaintext comes here: ``ports.KeyRoom``.
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from trustauthority.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound
+from trustauthority.keyrelease.states import KeyStep, after
+from trustauthority.model.audit import AuditEvent
+from trustauthority.model.identifiers import VmId
+from trustauthority.model.kms import KmsHealth
+from trustauthority.model.placement import KeyState
+from trustauthority.model.vm import VmKeyEntry
+from trustauthority.ports import KeyRoom, Store, Transaction
+from trustauthority.services.orders import wrapping_aad
+
+DEFAULT_PROVIDER = "default"
+DESTROY_DELAY_MS = 7 * 24 * 3_600_000
+"""How long a destruction can be taken back, unless configured otherwise."""
+STEPS_OF_PEOPLE = frozenset(
+    {KeyStep.SUSPEND, KeyStep.RESUME, KeyStep.DEACTIVATE, KeyStep.COMPROMISE}
+)
+"""Steps that are taken at once; destruction has a delay, and activation belongs to a roll."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyName:
+    """One key: a VM, and which of its keys."""
+
+    vm: str
+    key_epoch: int = 0
+    """0 for the current one."""
+
+
+class KeyAdministration:
+    """Creation, lists and states of VM keys."""
+
+    def __init__(
+        self, store: Store, room: KeyRoom, *, destroy_delay_ms: int = DESTROY_DELAY_MS
+    ) -> None:
+        self._store = store
+        self._room = room
+        self._destroy_delay_ms = destroy_delay_ms
+
+    async def create(self, vm: str, *, provider: str, by: str) -> VmKeyEntry:
+        """Make the first key of a protected VM, wrapped by the provider's KEK."""
+        provider = provider or DEFAULT_PROVIDER
+        async with self._store.snapshot() as tx:
+            entry = await tx.vms.get(vm)
+            if entry is None:
+                raise NotFound(f"there is no VM {vm!r}; see ta vm protect", kind="vm", name=vm)
+            if entry.key_epoch > 0:
+                raise AlreadyExists(f"VM {vm!r} has a key", kind="key", name=vm)
+            kek_id = await tx.key_providers.kek(provider)
+        if kek_id is None:
+            kek_id = await self._kek(provider, by=by)
+        aad = wrapping_aad(entry.vm_id, 1, provider)
+        new = await self._room.create_key(provider, kek_id, aad)
+        async with self._store.transaction() as tx:
+            key = VmKeyEntry(
+                vm_id=entry.vm_id,
+                key_epoch=1,
+                state=KeyState.ACTIVE,
+                provider=provider,
+                kek_id=kek_id,
+                wrapped=new.wrapped,
+                escrowed=new.escrowed,
+                created_at_ms=tx.now_ms,
+                created_by=by,
+                changed_at_ms=tx.now_ms,
+            )
+            if not await tx.keys.put(key):
+                raise AlreadyExists(f"VM {vm!r} has a key", kind="key", name=vm)
+            details: dict[str, str | int] = {"provider": provider, "kek": kek_id, "key_epoch": 1}
+            await _audit(tx, "key.create", key, by=by, details=details)
+        return key
+
+    async def page(self, *, after: str, limit: int) -> Sequence[VmKeyEntry]:
+        """List VM keys."""
+        async with self._store.snapshot() as tx:
+            return await tx.keys.page(after=after, limit=limit)
+
+    async def get(self, vm: str) -> tuple[VmKeyEntry, Sequence[Mapping[str, object]]]:
+        """One key and its releases, newest first, from the audit log."""
+        async with self._store.snapshot() as tx:
+            key = await _key(tx, KeyName(vm=vm))
+            entries = await tx.audit.about(operation="key.release", subject=vm, limit=100)
+        return key, [json.loads(entry.content) for entry in entries]
+
+    async def epochs(self, vm: str) -> Sequence[VmKeyEntry]:
+        """Every key that a VM ever had, newest first."""
+        async with self._store.snapshot() as tx:
+            return await tx.keys.epochs(VmId(vm))
+
+    # --- states --------------------------------------------------------------------------------
+
+    async def change(
+        self, name: KeyName, step: KeyStep, *, why: str, by: str, dry_run: bool = False
+    ) -> VmKeyEntry:
+        """Take a key one step further.
+
+        Raises:
+            NotFound: no such key. FailedPrecondition: its state does not allow the step.
+            Conflict: somebody else changed it first.
+        """
+        if step not in STEPS_OF_PEOPLE:
+            raise FailedPrecondition(f"{step} is not a step of its own", step=step)
+        async with self._store.transaction() as tx:
+            was = await _key(tx, name)
+            state = after(step, was.state)
+            now = replace(was, state=state, changed_at_ms=tx.now_ms)
+            if dry_run:
+                return now
+            await _swap(tx, was, now)
+            await _audit(tx, f"key.{step}", now, by=by, details=_step_details(was, why))
+        return now
+
+    async def destroy(
+        self, name: KeyName, *, why: str, by: str, dry_run: bool = False
+    ) -> VmKeyEntry:
+        """Have a key destroyed once the delay is over; until then it can be taken back.
+
+        Raises:
+            NotFound, Conflict: as for ``change``. FailedPrecondition: its state does not allow that,
+                or it will be destroyed anyway.
+        """
+        async with self._store.transaction() as tx:
+            was = await _key(tx, name)
+            after(KeyStep.DESTROY, was.state)
+            if was.destroy_at_ms:
+                raise FailedPrecondition(
+                    "the key will be destroyed already; see ta key show", state=was.state
+                )
+            # at least a millisecond: 0 stands for never
+            now = replace(was, destroy_at_ms=tx.now_ms + max(1, self._destroy_delay_ms))
+            if dry_run:
+                return now
+            await _swap(tx, was, now)
+            details = _step_details(was, why) | {"destroy_at_ms": now.destroy_at_ms}
+            await _audit(tx, "key.schedule-destroy", now, by=by, details=details)
+        return now
+
+    async def cancel_destroy(
+        self, name: KeyName, *, why: str, by: str, dry_run: bool = False
+    ) -> VmKeyEntry:
+        """Take a destruction back; the key stays in its state, and is not released because of it.
+
+        Raises:
+            NotFound, Conflict: as for ``change``. FailedPrecondition: nothing to take back.
+        """
+        async with self._store.transaction() as tx:
+            was = await _key(tx, name)
+            if not was.destroy_at_ms:
+                raise FailedPrecondition(
+                    f"the key is {was.state}, and nobody asked to destroy it", state=was.state
+                )
+            now = replace(was, destroy_at_ms=0)
+            if dry_run:
+                return now
+            await _swap(tx, was, now)
+            await _audit(tx, "key.cancel-destroy", now, by=by, details=_step_details(was, why))
+        return now
+
+    # --- providers -----------------------------------------------------------------------------
+
+    async def health(self) -> Mapping[str, KmsHealth]:
+        """How the KMS of each provider is doing; the default one is looked for in any case."""
+        names = sorted({DEFAULT_PROVIDER, *self._room.providers})
+        answers = await asyncio.gather(*(self._room.health(name) for name in names))
+        return dict(zip(names, answers, strict=True))
+
+    async def _kek(self, provider: str, *, by: str) -> str:
+        kek_id = await self._room.create_kek(provider)
+        async with self._store.transaction() as tx:
+            if not await tx.key_providers.put_kek(provider, kek_id):
+                return await tx.key_providers.kek(provider) or kek_id  # another call was first
+            await tx.audit.append(
+                AuditEvent(
+                    actor=by,
+                    operation="provider.create",
+                    subject=provider,
+                    decision="done",
+                    details={"kek": kek_id},
+                )
+            )
+        return kek_id
+
+
+async def _key(tx: Transaction, name: KeyName) -> VmKeyEntry:
+    if name.key_epoch == 0:
+        current = await tx.keys.current(VmId(name.vm))
+        if current is None:
+            raise NotFound(f"VM {name.vm!r} has no key", kind="key", name=name.vm)
+        return current
+    for entry in await tx.keys.epochs(VmId(name.vm)):
+        if entry.key_epoch == name.key_epoch:
+            return entry
+    raise NotFound(f"VM {name.vm!r} has no key of epoch {name.key_epoch}", kind="key", name=name.vm)
+
+
+async def _swap(tx: Transaction, was: VmKeyEntry, now: VmKeyEntry) -> None:
+    if not await tx.keys.replace(was, now):
+        raise Conflict("the key changed meanwhile; look at it again", kind="key", name=was.vm_id)
+
+
+def _step_details(was: VmKeyEntry, why: str) -> dict[str, str | int]:
+    return {"key_epoch": was.key_epoch, "from": str(was.state), "why": why}
+
+
+async def _audit(
+    tx: Transaction, operation: str, key: VmKeyEntry, *, by: str, details: Mapping[str, str | int]
+) -> None:
+    event = AuditEvent(
+        actor=by, operation=operation, subject=key.vm_id, decision="done", details=details
+    )
+    await tx.audit.append(event)
