@@ -36,6 +36,8 @@ SEALED = {
     "VerifiedEvidence": "trustauthority/verification/pipeline.py",
     "VerifiedQuote": "trustauthority/verification/quote.py",
     "VerifiedBootLog": "trustauthority/verification/replay.py",
+    "ProvenEntries": "trustauthority/verification/runtimelog.py",
+    "RuntimeReplay": "trustauthority/verification/runtimelog.py",
     "ResidentKeys": "trustauthority/verification/residency.py",
     "VerifiedEndorsement": "trustauthority/verification/endorsement.py",
     "BootFacts": "trustauthority/appraisal/bootfacts.py",

@@ -43,11 +43,18 @@ from trustauthority.model.evidence import Evidence
 from trustauthority.model.policy import Policy
 from trustauthority.model.verdict import Check, CheckState, Verdict
 from trustauthority.report.token import check_report
-from trustauthority.services import attestation, verdicts
+from trustauthority.services import attestation, judgement, verdicts
 from trustauthority.services.attestation import Attested
 from trustauthority.services.baselines import VariantName
 from trustauthority.services.bundles import evidence_bundle
-from trustauthority.verification import challenge, pipeline, quote, replay, signature
+from trustauthority.verification import (
+    challenge,
+    pipeline,
+    quote,
+    replay,
+    runtimelog,
+    signature,
+)
 from trustauthority.verification import runtime as runtime_verification
 
 EXHAUSTIVE = bool(os.environ.get("TA_EXHAUSTIVE"))
@@ -585,6 +592,7 @@ class TestRuntime:
 GOLDEN = VariantName(cluster=CLUSTER, name="golden")
 STEPS = (
     attestation,
+    judgement,
     verdicts,
     challenge,
     pipeline,
@@ -592,6 +600,7 @@ STEPS = (
     signature,
     replay,
     runtime_verification,
+    runtimelog,
     appraise,
     alternatives,
     baseline,
@@ -613,7 +622,7 @@ CORE = {
     "check_clock_forward",
     "check_signature",
     "verify_boot_log",
-    "match_prefix",
+    "replay_runtime_log",
     "appraise",
     "boot_log_checks",
     "secure_boot_checks",
@@ -669,7 +678,7 @@ class TestCrashes:
         (host,) = await authority.trusted("esx-1")
         await authority.add_vm(any_host=True)
         released = await authority.request(host)
-        monkeypatch.setattr(attestation, "verify_evidence", None)
+        monkeypatch.setattr(judgement, "verify_evidence", None)
         authority.pass_ms(POLICY.evidence.max_age_ms, host)
         with pytest.raises(TypeError):
             await authority.attest(host)

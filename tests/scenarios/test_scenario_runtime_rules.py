@@ -1,7 +1,10 @@
 """Runtime rules end to end: a program nobody approved costs the host its trust until it is gone."""
 
+import asyncio
 import hashlib
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.simulated_authority import BY, SimulatedAuthority
@@ -9,11 +12,14 @@ from support.simulated_host import SimulatedHost
 
 from trustauthority.appraisal import appraise
 from trustauthority.cli.runtime_sources import from_log
-from trustauthority.codec.runtimerules import encode_runtime_rules
+from trustauthority.codec.runtimerules import decode_runtime_rules, encode_runtime_rules
 from trustauthority.errors import FailedPrecondition, LogRejected, NotFound, PolicyInvalid
+from trustauthority.model.runtimerules import RuntimeRules
 from trustauthority.model.verdict import Check, Verdict
 from trustauthority.report.token import check_report
+from trustauthority.services import judgement, runtimerules
 from trustauthority.services.runtimerules import RuntimeRulesService
+from trustauthority.verification.pipeline import verify_evidence
 
 TOOL = b"a tool that we ship"
 
@@ -238,3 +244,60 @@ async def test_a_fleet_loads_the_rules_once(
     for host in hosts:
         assert (await authority.attest(host)).verdict.passed
     assert len(decoded) == 1
+
+
+async def test_a_long_log_is_verified_beside_the_event_loop(
+    authority: SimulatedAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One host's long log keeps no other host waiting, and is judged all the same (N45)."""
+    (host,) = await authority.trusted("a")
+    await put_in_force(authority, host)
+    threads: list[int] = []
+
+    def verify(*arguments: Any) -> Any:
+        threads.append(threading.get_ident())
+        return verify_evidence(*arguments)
+
+    monkeypatch.setattr(judgement, "verify_evidence", verify)
+    assert (await authority.attest(host)).verdict.passed
+    monkeypatch.setattr(judgement, "MAX_INLINE_IMA_BYTES", 10)
+    host.measure_file("/usr/local/bin/miner", b"not ours")
+    verdict = (await authority.attest(host)).verdict
+    assert "1 refused" in files_check(verdict).found
+    assert threads[0] == threading.get_ident() != threads[1]
+
+
+async def test_a_document_is_loaded_once_for_all_hosts_and_few_stay(
+    authority: SimulatedAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All hosts share one decoded document; what is kept is bounded by number and by bytes (N45)."""
+    loads: list[int] = []
+
+    def decode(document: bytes) -> RuntimeRules:
+        loads.append(len(document))
+        return decode_runtime_rules(document)
+
+    service, loaded = RuntimeRulesService(authority.store), runtimerules.LoadedRules()
+    documents = [encode_runtime_rules({f"/usr/bin/{n}": []}, {}) for n in range(4)]
+    names = [(await service.upload(each, by=BY, dry_run=False))[0].sha256 for each in documents]
+    monkeypatch.setattr(runtimerules, "decode_runtime_rules", decode)
+
+    async def load(number: int) -> RuntimeRules | None:
+        async with authority.store.snapshot() as tx:
+            return await loaded.of(tx, names[number])
+
+    first = await asyncio.gather(*(load(0) for _ in range(8)))
+    assert len(loads) == 1
+    assert all(rules is first[0] for rules in first)
+    monkeypatch.setattr(runtimerules, "MAX_LOADED", 2)
+    await load(1), await load(2), await load(1)
+    assert len(loads) == 3
+    await load(0)
+    assert len(loads) == 4  # it was forgotten
+    await load(1)
+    assert len(loads) == 4  # it was not
+    monkeypatch.setattr(runtimerules, "MAX_LOADED_BYTES", 1)
+    assert await load(3) is await load(3)
+    assert len(loads) == 5  # the newest stays, whatever its size
+    await load(1)
+    assert len(loads) == 6

@@ -19,9 +19,10 @@ from trustauthority.model.identifiers import ClusterId, HostId
 from trustauthority.model.policy import Policy, Requirement
 from trustauthority.model.runtimerules import RuntimeRules
 from trustauthority.model.verdict import Check, CheckState, Verdict
-from trustauthority.verification.pipeline import RuntimeReplay, VerifiedEvidence
+from trustauthority.verification.pipeline import VerifiedEvidence
 from trustauthority.verification.replay import VerifiedBootLog
 from trustauthority.verification.runtime import MAX_FINDINGS
+from trustauthority.verification.runtimelog import RuntimeReplay
 
 NOTHING_KNOWN = TpmKnowledge()
 
@@ -111,12 +112,13 @@ def judge_runtime(
     """
     if replay.problem:
         return before  # nothing was proven, and what was refused before stays refused
-    if rules is None:
-        return None
+    if rules is None or replay.rules != rules.sha256:
+        return None  # entries that other rules approved count for nothing
     try:
         return judge_files(
             replay.entries,
             rules,
+            approved=replay.approved,
             before=before,
             defective=replay.defective,
             defects_cut=len(replay.defective) >= MAX_FINDINGS,

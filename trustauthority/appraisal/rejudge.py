@@ -112,7 +112,9 @@ def judge_bundle(bundle: Bundle, grounds: Grounds, now_ms: int) -> Judged:
         last_clock=_position_before(bundle),
         progress=None if known is None else known.progress,
     )
-    verified = verify_evidence(evidence, expected, _as_quoted(policy, evidence.attest))
+    verified = verify_evidence(
+        evidence, expected, _as_quoted(policy, evidence.attest), grounds.rules
+    )
     before = known.files if known is not None and verified.same_boot else None
     labels = _labels(bundle)
     context = AppraisalContext(

@@ -8,8 +8,8 @@ from trustauthority.appraisal.runtimefiles import FileJudgement, file_checks
 from trustauthority.appraisal.states import state_of
 from trustauthority.model.policy import RuntimePolicy
 from trustauthority.model.verdict import Check
-from trustauthority.verification.pipeline import RuntimeReplay
 from trustauthority.verification.runtime import BootAggregate
+from trustauthority.verification.runtimelog import RuntimeReplay
 
 
 def runtime_checks(

@@ -64,6 +64,7 @@ def judge_files(
     entries: Iterable[ImaEntry],
     rules: RuntimeRules,
     *,
+    approved: int = 0,
     before: FileJudgement | None = None,
     defective: frozenset[int] = frozenset(),
     defects_cut: bool = False,
@@ -73,6 +74,7 @@ def judge_files(
     Args:
         entries: proven ones only, in order.
         rules: the rules in force.
+        approved: how many other new entries their list of files approves.
         before: the judgement of the same boot so far; one of other rules counts for nothing.
         defective: numbers of entries whose digest or form is wrong (rule 58): never approved.
         defects_cut: there were more defects than are listed: nothing after the last is approved.
@@ -81,7 +83,7 @@ def judge_files(
     found = start or FileJudgement(rules=rules.sha256)
     last = max(defective, default=-1) if defects_cut else None
     accepted, hashes = rules.digests.get, rules.hashes
-    approved, refused, named = 0, 0, list(found.named)
+    refused, named = 0, list(found.named)
     counts = {"by_signature": 0, "excluded": 0, "violations": 0}
     for entry in entries:
         number = entry.number

@@ -8,8 +8,8 @@ import json
 from dataclasses import asdict, dataclass
 
 from trustauthority.appraisal.runtimefiles import FileJudgement, RefusedEntry
-from trustauthority.verification.pipeline import RuntimeProgress
 from trustauthority.verification.runtime import BootAggregate
+from trustauthority.verification.runtimelog import RuntimeProgress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

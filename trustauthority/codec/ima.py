@@ -8,7 +8,7 @@ It computes no digest and believes none (``verification.runtime``). The text for
 Source: Linux security/integrity/ima/ima_fs.c (layout), ima_template_lib.c (fields). Pitfalls 51-55.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from struct import Struct
 from typing import Any
 
@@ -23,6 +23,8 @@ MAX_TEMPLATE_NAME = 256
 OLD_TEMPLATE = "ima"
 OLD_NAME_BYTES = 256
 """The first template hashes the file name padded to this size (IMA_EVENT_NAME_LEN_MAX + 1)."""
+WINDOW_BYTES = 1 << 16
+"""A log is decoded in pieces of this size: some 500 entries are held at a time."""
 _OLD_DIGEST = 20
 _U32 = Struct("<I")
 _TEMPLATE_DIGEST_SIZES = (20, 32, 48, 64)
@@ -56,6 +58,11 @@ class ImaStream:
     def index(self) -> int:
         """Entries read since boot."""
         return self._index
+
+    @property
+    def digest_size(self) -> int | None:
+        """Bytes of each template digest; None before the first entry."""
+        return self._digest_size
 
     def feed(self, chunk: bytes) -> list[ImaEntry]:
         """The entries that are complete now.
@@ -152,6 +159,17 @@ def decode_ima_binary(data: bytes) -> tuple[ImaEntry, ...]:
     entries = stream.feed(data)
     stream.finish()
     return tuple(entries)
+
+
+def ima_windows(data: bytes, stream: ImaStream) -> Iterator[list[ImaEntry]]:
+    """The entries of the rest of a binary log, a window at a time.
+
+    Raises:
+        MalformedEvidence: at the window where the log makes no sense, or at its end when it is cut off.
+    """
+    for start in range(0, len(data), WINDOW_BYTES):
+        yield stream.feed(data[start : start + WINDOW_BYTES])
+    stream.finish()
 
 
 def _old_template(data: bytes, start: int) -> tuple[bytes, int] | None:
@@ -265,6 +283,29 @@ def path_and_digest(entry: ImaEntry) -> tuple[str, str, bytes]:
             return path, "sha256", data[12:_NAME_SIZE_AT]
     fields = decode_ima_fields(entry)
     return fields.path, fields.algorithm, fields.digest
+
+
+def digest_and_path(entry: ImaEntry) -> bytes:
+    """The first two fields of an ``ima-ng`` or ``ima-sig`` entry, as the kernel hashed them.
+
+    What a set of approved entries is asked for: an entry with the fields of a well-formed one is
+    well-formed. Empty for other templates, and for a signature that does not fill the rest.
+    """
+    data, template = entry.data, entry.template
+    if template == "ima-ng":
+        return data
+    if template != "ima-sig" or data[:12] != _SHA256_PREFIX or len(data) < _NAME_AT:
+        return b""
+    end = _NAME_AT + _U32.unpack_from(data, _NAME_SIZE_AT)[0]
+    if end + 4 > len(data) or end + 4 + _U32.unpack_from(data, end)[0] != len(data):
+        return b""
+    return data[:end]
+
+
+def encode_digest_and_path(path: bytes, algorithm: str, digest: bytes) -> bytes:
+    """The fields ``d-ng`` and ``n-ng`` as a kernel writes them."""
+    first = algorithm.encode("ascii") + b":\0" + digest
+    return _U32.pack(len(first)) + first + _U32.pack(len(path) + 1) + path + b"\0"
 
 
 def _decode_old(entry: ImaEntry) -> ImaFields:

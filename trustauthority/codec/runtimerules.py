@@ -9,7 +9,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from cryptography import x509
@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
+from trustauthority.codec.ima import encode_digest_and_path
 from trustauthority.errors import PolicyInvalid
 from trustauthority.model.ima import BOOT_AGGREGATE, FILE_HASH_SIZES
 from trustauthority.model.runtimerules import STRONG_HASHES, FileDigest, Keyring, RuntimeRules
@@ -28,6 +29,8 @@ MAX_KEYS = 256
 LEAST_RSA_BITS = 2048
 VERSION = 1
 _KEYS = {"version", "files", "anywhere", "excluded", "keyrings", "buffers", "hashes"}
+_SHARED_NAMES = {name: name for name in FILE_HASH_SIZES}
+"""One text per hash for the 100,000 digests of a document."""
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
 
@@ -47,15 +50,33 @@ def decode_runtime_rules(document: bytes) -> RuntimeRules:
     if not hashes <= FILE_HASH_SIZES.keys():
         names = ", ".join(sorted(hashes - FILE_HASH_SIZES.keys()))
         raise _invalid("hashes", f"unknown hash: {names}")
+    digests = _by_path(values.get("files", {}), "files")
     return RuntimeRules(
         sha256=hashlib.sha256(document).hexdigest(),
-        digests=_by_path(values.get("files", {}), "files"),
+        digests=digests,
         anywhere=_digests(values.get("anywhere", []), "anywhere"),
         excluded=_patterns(values.get("excluded", []), "excluded"),
         keyrings=_keyrings(values.get("keyrings", {})),
         buffers=_buffers(values.get("buffers", {})),
         hashes=hashes,
+        approved=frozenset(_approved(digests, hashes)),
     )
+
+
+def _approved(
+    digests: Mapping[str, frozenset[FileDigest]], hashes: frozenset[str]
+) -> Iterator[bytes]:
+    """What entries of accepted files look like; none for a path that no bytes decode to."""
+    for path, accepted in digests.items():
+        try:
+            name = path.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            continue
+        if name.decode("utf-8", "surrogateescape") != path:
+            continue
+        for algorithm, digest in accepted:
+            if algorithm in hashes:
+                yield encode_digest_and_path(name, algorithm, digest)
 
 
 def encode_runtime_rules(files: Mapping[str, Iterable[str]], rest: Mapping[str, Any]) -> bytes:
@@ -142,7 +163,7 @@ def _digest(text: str, where: str) -> FileDigest:
         raise _invalid(where, f"{text!r} is not hash:hex") from error
     if size is None or len(digest) != size or digits != digest.hex():
         raise _invalid(where, f"{text!r} is not hash:hex, lower case, of that hash's size")
-    return algorithm, digest
+    return _SHARED_NAMES[algorithm], digest
 
 
 def _patterns(value: Any, where: str) -> tuple[str, ...]:

@@ -9,9 +9,7 @@ import hashlib
 import os
 from dataclasses import dataclass, replace
 
-from trustauthority.appraisal.appraise import AppraisalContext, appraise, judge_runtime
-from trustauthority.appraisal.baseline import decode_baseline
-from trustauthority.appraisal.runtimestate import KnownRuntime, encode_runtime
+from trustauthority.appraisal.runtimestate import encode_runtime
 from trustauthority.errors import (
     ChallengeAlreadyUsed,
     EvidenceRejected,
@@ -21,32 +19,29 @@ from trustauthority.errors import (
     TrustAuthorityError,
 )
 from trustauthority.model.audit import AuditEvent
-from trustauthority.model.baseline import MatchedVariant
 from trustauthority.model.evidence import Evidence
 from trustauthority.model.host import HostRecord
 from trustauthority.model.policy import Policy
 from trustauthority.model.tpm import PcrSelection
 from trustauthority.model.verdict import Verdict
 from trustauthority.ports import Journal, Store, Transaction
-from trustauthority.services.baselines import approved_variants, matched_again
+from trustauthority.services.judgement import (
+    CHALLENGE_TTL_MS,
+    Judged,
+    Judgement,
+    report_ttl_ms,
+)
 from trustauthority.services.policies import cluster_policy
-from trustauthority.services.runtimerules import LoadedRules
 from trustauthority.services.secrets import AuthoritySecrets
 from trustauthority.services.statements import Statement, sign_report, sign_verdict
-from trustauthority.services.trustlists import TakenBack
 from trustauthority.services.verdicts import (
     archive_evidence,
-    expected_evidence,
     firmware_to_remember,
     known_runtime,
     require_unchanged,
-    tpm_knowledge,
     verdict_document,
 )
 from trustauthority.verification import challenge as challenges
-from trustauthority.verification.pipeline import VerifiedEvidence, verify_evidence
-
-CHALLENGE_TTL_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +84,7 @@ class AttestationService:
         self._keys = keys
         self._journal = journal
         self._node = node
-        self._rules = LoadedRules()
-        self._taken_back = TakenBack()
+        self._judgement = Judgement(store, keys)
 
     async def invite(self, host: HostRecord) -> Invitation:
         """Issue a challenge of purpose attest."""
@@ -144,7 +138,7 @@ class AttestationService:
         policy, verdict = judged.policy, judged.verdict
         async with self._store.transaction() as tx:
             await require_unchanged(tx, judged.host)
-            used_until_ms = judged.challenge.issued_at_ms + self._ttl_ms(policy) + 60_000
+            used_until_ms = judged.challenge.issued_at_ms + report_ttl_ms(policy) + 60_000
             if not await tx.enrolments.consume_challenge(
                 judged.challenge.challenge_id, expires_at_ms=used_until_ms
             ):
@@ -155,7 +149,7 @@ class AttestationService:
                 policy,
                 issued_at_ms=tx.now_ms,
                 purpose=challenges.Purpose.ATTEST_NEXT,
-                ttl_ms=self._ttl_ms(policy),
+                ttl_ms=report_ttl_ms(policy),
             )
         self._journal.record(
             "attestation", host=host.host_id, standing="passed" if verdict.passed else "failed"
@@ -184,71 +178,8 @@ class AttestationService:
             )
         self._journal.record("attestation", host=host.host_id, standing="refused", reason=reason)
 
-    async def _judge(self, host: HostRecord, evidence: Evidence) -> "_Judged":
-        """Verify and appraise on a snapshot: the expensive part, outside of the write lock.
-
-        Everything it read is a precondition of the write: the TPM's position, and the epochs that
-        the verdict carries and that a release compares.
-        """
-        async with self._store.snapshot() as tx:
-            current = await tx.hosts.get(host.host_id)
-            if current is None or current.ak_public != host.ak_public:
-                raise FailedPrecondition("the host was removed or enrolled anew")
-            cluster, policy = await cluster_policy(tx, current.cluster_id)
-            approved = await approved_variants(tx, current.cluster_id)
-            global_epoch = (await tx.placement.authority()).global_epoch
-            rules = await self._rules.of(tx, policy.runtime.rules)
-            lists = await tx.trust_lists.entries(current.cluster_id)
-            now_ms = tx.now_ms
-        known = known_runtime(current, policy)
-        challenge = self._check_challenge(evidence, current, policy, now_ms)
-        verified = verify_evidence(evidence, expected_evidence(evidence, current, known), policy)
-        before = known.files if known is not None and verified.same_boot else None
-        files = judge_runtime(verified.runtime, rules, before)
-        context = AppraisalContext(
-            host_id=current.host_id,
-            cluster=current.cluster_id,
-            endorsement=f"{current.tpm} ({current.anchor})",
-            policy_sha256=cluster.policy_sha256,
-            policy_epoch=cluster.policy_epoch,
-            issued_at_ms=challenge.issued_at_ms,
-            now_ms=now_ms,
-            host_class=current.host_class,
-            revoked=current.revoked,
-            tpm=tpm_knowledge(current),
-            taken_back=self._taken_back.reason(current, lists, policy.endorsement, now_ms),
-            files=files,
-        )
-        baselines = [decode_baseline(entry.document) for entry in approved]
-        verdict = appraise(verified, policy, baselines, context)
-        return _Judged(
-            host=current,
-            policy=policy,
-            challenge=challenge,
-            verified=verified,
-            verdict=verdict,
-            runtime=KnownRuntime(progress=verified.runtime.progress, files=files),
-            global_epoch=global_epoch,
-            unremembered=matched_again(verdict.variants, approved, now_ms),
-        )
-
-    def _ttl_ms(self, policy: Policy) -> int:
-        """A challenge that rides in a report lives for the attest interval, and some slack."""
-        return policy.evidence.attest_interval_ms + CHALLENGE_TTL_MS
-
-    def _check_challenge(
-        self, evidence: Evidence, host: HostRecord, policy: Policy, now_ms: int
-    ) -> challenges.Challenge:
-        rode = challenges.claimed_purpose(evidence.challenge) is challenges.Purpose.ATTEST_NEXT
-        return challenges.check(
-            evidence.challenge,
-            keys=self._keys.challenge_keys,
-            cluster=host.cluster_id,
-            purpose=challenges.Purpose.ATTEST_NEXT if rode else challenges.Purpose.ATTEST,
-            host=host.host_id,
-            now_ms=now_ms,
-            ttl_ms=self._ttl_ms(policy) if rode else CHALLENGE_TTL_MS,
-        )
+    async def _judge(self, host: HostRecord, evidence: Evidence) -> Judged:
+        return await self._judgement.judge(host, evidence)
 
     def _invitation(
         self,
@@ -284,7 +215,7 @@ class AttestationService:
             ),
         )
 
-    async def _record(self, tx: Transaction, judged: "_Judged", evidence: Evidence) -> "_Recorded":
+    async def _record(self, tx: Transaction, judged: Judged, evidence: Evidence) -> "_Recorded":
         host, verified, verdict = judged.host, judged.verified, judged.verdict
         policy = judged.policy
         boot_log_sha256 = await tx.archive.put_blob(evidence.boot_log)
@@ -366,19 +297,6 @@ class AttestationService:
         return _Recorded(
             host=moved, verdict_id=verdict_id, evidence_sha256=evidence_sha256, report=report
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Judged:
-    host: HostRecord
-    policy: Policy
-    challenge: challenges.Challenge
-    verified: VerifiedEvidence
-    verdict: Verdict
-    runtime: KnownRuntime
-    global_epoch: int
-    unremembered: tuple[MatchedVariant, ...]
-    """Variants that matched, and of which that was last written a while ago."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

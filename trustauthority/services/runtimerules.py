@@ -16,6 +16,8 @@ from trustauthority.ports import Store, Transaction
 
 MAX_LOADED = 8
 """Documents in memory: those in force, and the ones before them."""
+MAX_LOADED_BYTES = 128 * 1024 * 1024
+"""Bytes of those documents; loaded they take some five times as much."""
 
 
 class RuntimeRulesService:
@@ -60,7 +62,7 @@ class LoadedRules:
     """Decoded documents by hash: immutable, a few of them, the newest used stay."""
 
     def __init__(self) -> None:
-        self._loaded: OrderedDict[str, RuntimeRules] = OrderedDict()
+        self._loaded: OrderedDict[str, tuple[RuntimeRules, int]] = OrderedDict()
         self._loading = asyncio.Lock()
 
     async def of(self, tx: Transaction, sha256: str) -> RuntimeRules | None:
@@ -72,20 +74,25 @@ class LoadedRules:
         if not sha256:
             return None
         async with self._loading:  # a fleet that comes at once loads a document once
-            found = self._loaded.get(sha256)
-            if found is None:
-                found = await self._load(tx, sha256)
-                self._loaded[sha256] = found
+            if sha256 not in self._loaded:
+                self._loaded[sha256] = await self._load(tx, sha256)
             self._loaded.move_to_end(sha256)
-            while len(self._loaded) > MAX_LOADED:
-                self._loaded.popitem(last=False)
-        return found
+            self._make_room()
+            return self._loaded[sha256][0]
 
-    async def _load(self, tx: Transaction, sha256: str) -> RuntimeRules:
+    async def _load(self, tx: Transaction, sha256: str) -> tuple[RuntimeRules, int]:
         document = await tx.catalogue.rules(sha256)
         if document is None:
             raise FailedPrecondition("the policy names runtime rules that are not here")
         rules = await asyncio.to_thread(decode_runtime_rules, document)
         if rules.sha256 != sha256:
             raise FailedPrecondition("the stored runtime rules are not those of their hash")
-        return rules
+        return rules, len(document)
+
+    def _make_room(self) -> None:
+        """Forget the documents that were not used for longest; the newest always stays."""
+        while len(self._loaded) > 1 and (
+            len(self._loaded) > MAX_LOADED
+            or sum(size for _, size in self._loaded.values()) > MAX_LOADED_BYTES
+        ):
+            self._loaded.popitem(last=False)

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trustauthority.codec.eventlog import decode_boot_log
-from trustauthority.codec.ima import ImaStream
 from trustauthority.codec.tpm import (
     decode_attest,
     decode_public,
@@ -24,8 +23,8 @@ from trustauthority.errors import LogRejected, TrustAuthorityError
 from trustauthority.model.bootlog import BootLog
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.evidence import Evidence
-from trustauthority.model.ima import IMA_PCR, ImaEntry, ImaReplayState
 from trustauthority.model.policy import Policy
+from trustauthority.model.runtimerules import RuntimeRules
 from trustauthority.model.tpm import HANDLE_ENDORSEMENT, ClockInfo, PcrSelection
 from trustauthority.verification.challenge import qualifying_data
 from trustauthority.verification.quote import (
@@ -35,27 +34,12 @@ from trustauthority.verification.quote import (
     verify_quote,
 )
 from trustauthority.verification.replay import VerifiedBootLog, verify_boot_log
-from trustauthority.verification.runtime import (
-    BootAggregate,
-    check_boot_aggregate,
-    entry_findings,
-    initial_state,
-    match_prefix,
+from trustauthority.verification.runtimelog import (
+    RuntimeProgress,
+    RuntimeReplay,
+    no_progress,
+    replay_runtime_log,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeProgress:
-    """What is known of one boot's IMA log; stored per host, so that only news travels."""
-
-    value: bytes
-    """PCR 10 after the verified entries."""
-    count: int = 0
-    offset: int = 0
-    """Bytes of the binary log that are verified."""
-    violations: int = 0
-    defects: int = 0
-    aggregate: BootAggregate = BootAggregate.MISSING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,20 +62,6 @@ class BankReplay:
     log: VerifiedBootLog | None
     problem: str = ""
     """Why there is nothing to replay, in words; empty when there is."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeReplay:
-    """The IMA log against quoted PCR 10."""
-
-    progress: RuntimeProgress
-    entries: tuple[ImaEntry, ...] = ()
-    """New entries that the quote proves; later ones are unverified and unreachable (rule 54)."""
-    defective: frozenset[int] = frozenset()
-    """Numbers of entries whose digest or form is wrong; at most ``MAX_FINDINGS`` (rule 58)."""
-    unproven: int = 0
-    """Entries that came with the evidence and that the quote does not reach yet."""
-    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,9 +107,19 @@ def expect_evidence(
 
 
 def verify_evidence(
-    evidence: Evidence, expected: ExpectedEvidence, policy: Policy
+    evidence: Evidence,
+    expected: ExpectedEvidence,
+    policy: Policy,
+    rules: RuntimeRules | None = None,
 ) -> VerifiedEvidence:
     """Verify one piece of evidence, step by step.
+
+    Args:
+        evidence: the host's bytes.
+        expected: what they must be.
+        policy: which banks and PCRs, and which quirks.
+        rules: the runtime rules in force: proven entries that they approve by path and digest are
+            only counted.
 
     Raises:
         MalformedEvidence: the quote or its signature do not decode.
@@ -167,7 +147,8 @@ def verify_evidence(
     # (7) the boot log replays in every quoted bank
     boot = _replay_boot(evidence.boot_log, quote, policy)
     # (8) the IMA log reproduces PCR 10 at some prefix
-    runtime = _replay_runtime(evidence, quote, policy, expected.progress if same_boot else None)
+    known = expected.progress if same_boot else None
+    runtime = _replay_runtime(evidence, quote, policy, known, rules)
     return VerifiedEvidence(quote=quote, boot=boot, runtime=runtime, same_boot=same_boot)
 
 
@@ -214,47 +195,17 @@ def _replay_bank(
 
 
 def _replay_runtime(
-    evidence: Evidence, quote: VerifiedQuote, policy: Policy, known: RuntimeProgress | None
+    evidence: Evidence,
+    quote: VerifiedQuote,
+    policy: Policy,
+    known: RuntimeProgress | None,
+    rules: RuntimeRules | None,
 ) -> RuntimeReplay:
     bank = policy.evidence.bank
-    start = known or RuntimeProgress(value=initial_state(bank).value)
+    start = known or no_progress(bank)
     if evidence.ima_offset != start.offset:
         raise LogRejected(
             f"the IMA log continues at byte {start.offset}, not at {evidence.ima_offset}",
             expectedOffset=start.offset,
         )
-    stream = ImaStream(index=start.count, offset=start.offset)
-    try:
-        entries = tuple(stream.feed(evidence.ima_log))
-        stream.finish()
-    except TrustAuthorityError as error:
-        return RuntimeReplay(progress=start, problem=error.message)
-    quoted = quote.pcrs[bank].get(IMA_PCR)
-    if quoted is None:
-        return RuntimeReplay(progress=start, problem="the policy does not quote PCR 10")
-    state = ImaReplayState(value=start.value, count=start.count)
-    match = match_prefix(entries, quoted, bank, state=state)
-    if match is None:
-        return RuntimeReplay(
-            progress=start,
-            unproven=len(entries),
-            problem="no prefix of the IMA log reproduces PCR 10",
-        )
-    proven = entries[: match.matched]
-    end = entries[match.matched].offset if match.matched < len(entries) else stream.offset
-    first = proven[0] if start.count == 0 and proven else None
-    defects = entry_findings(proven)
-    progress = RuntimeProgress(
-        value=match.state.value,
-        count=match.state.count,
-        offset=end,
-        violations=start.violations + sum(entry.violation for entry in proven),
-        defects=start.defects + len(defects),
-        aggregate=check_boot_aggregate(first, quote.pcrs) if first else start.aggregate,
-    )
-    return RuntimeReplay(
-        progress=progress,
-        entries=proven,
-        defective=frozenset(each.index for each in defects),
-        unproven=len(entries) - match.matched,
-    )
+    return replay_runtime_log(evidence.ima_log, start, quote.pcrs, bank=bank, rules=rules)

@@ -9,7 +9,7 @@ aggregate). Pitfalls 51-56, 58.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -85,10 +85,7 @@ def extend_entries(
         pcr: the register IMA extends; entries of others do not count here and are a defect.
     """
     begin = state or initial_state(bank)
-    value, count = begin.value, begin.count
-    for value, count in _values(entries, bank, begin, padded=padded, pcr=pcr):  # noqa: B007
-        pass
-    return ImaReplayState(value=value, count=count)
+    return extend_until(entries, None, bank, begin, padded=padded, pcr=pcr)[0]
 
 
 def match_prefix(
@@ -108,28 +105,28 @@ def match_prefix(
     begin = state or initial_state(bank)
     if begin.value == quoted:
         return PrefixMatch(matched=0, state=begin)
-    for value, count in _values(entries, bank, begin, padded=padded, pcr=pcr):
-        if value == quoted:
-            return PrefixMatch(
-                matched=count - begin.count, state=ImaReplayState(value=value, count=count)
-            )
-    return None
+    end, found = extend_until(entries, quoted, bank, begin, padded=padded, pcr=pcr)
+    return PrefixMatch(matched=end.count - begin.count, state=end) if found else None
 
 
-def _values(
+def extend_until(
     entries: Iterable[ImaEntry],
+    quoted: bytes | None,
     bank: HashAlgorithm,
     begin: ImaReplayState,
     *,
-    padded: bool,
-    pcr: int,
-) -> Iterator[tuple[bytes, int]]:
-    """The register value and the count after each entry."""
+    padded: bool = False,
+    pcr: int = IMA_PCR,
+) -> tuple[ImaReplayState, bool]:
+    """Replay entries up to the one after which the register has the quoted value, if there is one.
+
+    Returns the state there, or after the last entry, and whether the value was met.
+    """
     digest_of = hash_constructor(bank)
     size = bank.size
     ones = b"\xff" * size
     zero = b""
-    value, count = begin.value, begin.count
+    value, count, found = begin.value, begin.count, False
     as_logged = padded or bank is HashAlgorithm.SHA1
     for _, _, register, logged, _, data in entries:
         count += 1
@@ -144,7 +141,10 @@ def _values(
             else:
                 extended = digest_of(data).digest()
             value = digest_of(value + extended).digest()
-        yield value, count
+        if value == quoted:
+            found = True
+            break
+    return ImaReplayState(value=value, count=count), found
 
 
 # --- entries ---------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def entry_findings(
     """
     found: list[EntryFinding] = []
     for entry in entries:
-        finding = _entry_finding(entry, pcr)
+        finding = entry_finding(entry, pcr)
         if finding is not None:
             found.append(finding)
             if len(found) >= limit:
@@ -167,7 +167,8 @@ def entry_findings(
     return tuple(found)
 
 
-def _entry_finding(entry: ImaEntry, pcr: int) -> EntryFinding | None:
+def entry_finding(entry: ImaEntry, pcr: int = IMA_PCR) -> EntryFinding | None:
+    """What is wrong with one entry, or None."""
     if entry.pcr != pcr:
         return EntryFinding(
             defect=EntryDefect.REGISTER, index=entry.number, detail=f"PCR {entry.pcr}, not {pcr}"
