@@ -14,6 +14,7 @@ from support.kms_process import running_kms
 
 from trustauthority.adapters.kms.kmip import KmipKms
 from trustauthority.errors import KmsUnavailable
+from trustauthority.model.kms import HealthState
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ class TestServe:
                 connection.sendall(sent)
         with socket.create_connection(("127.0.0.1", kms.port), 5) as raw:
             raw.sendall(b"GET / HTTP/1.0\r\n\r\n")
-        assert KmipKms(kms.settings()).health()[0] is True
+        assert KmipKms(kms.settings()).health().state is HealthState.OK
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_it_stops_within_two_seconds(self, tmp_path, number):
