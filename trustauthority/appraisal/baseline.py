@@ -102,8 +102,14 @@ def encode_baseline(baseline: Baseline) -> str:
 
 @lru_cache(maxsize=_DECODED)
 def decode_baseline(document: str) -> Baseline:
-    """Read back what ``encode_baseline`` wrote. Decoded once per document: attestation reads all."""
+    """Read back what ``encode_baseline`` wrote. Decoded once per document: attestation reads all.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError, RecursionError: it is something else.
+    """
     values = json.loads(document)
+    if not all(isinstance(values[key], str) for key in ("name", "cluster", "host_class", "bank")):
+        raise ValueError("a name in the baseline is no text")
     return Baseline(
         name=values["name"],
         cluster=ClusterId(values["cluster"]),

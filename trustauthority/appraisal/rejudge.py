@@ -232,7 +232,7 @@ def _known(bundle: Bundle, policy: Policy, offset: int) -> KnownRuntime | None:
         return None
     try:
         known = decode_runtime(bundle.part("runtime-before.json"), "")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise MalformedEvidence(
             "not what it must be", part="runtime-before.json", offset=0
         ) from error

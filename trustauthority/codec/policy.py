@@ -41,12 +41,14 @@ def decode_policy(document: str) -> Policy:
     Raises:
         PolicyInvalid: with every problem and its path.
     """
-    if len(document.encode()) > MAX_DOCUMENT_BYTES:
+    if len(document) > MAX_DOCUMENT_BYTES:  # characters: a bound on the work, not on the bytes
         raise PolicyInvalid("the document has more than 256 KiB", fields="")
     try:
-        policy = _ADAPTER.validate_python(tomllib.loads(document))
-    except tomllib.TOMLDecodeError as error:
+        values = tomllib.loads(document)
+    except (ValueError, RecursionError) as error:  # ValueError: also numbers of 4,301 digits
         raise PolicyInvalid(f"not TOML: {error}", fields="") from error
+    try:
+        policy = _ADAPTER.validate_python(values)
     except ValidationError as error:
         problems = [
             f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}"
