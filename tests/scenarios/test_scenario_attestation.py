@@ -48,6 +48,7 @@ from trustauthority.services.attestation import Attested
 from trustauthority.services.baselines import VariantName
 from trustauthority.services.bundles import evidence_bundle
 from trustauthority.verification import (
+    bootreplay,
     challenge,
     pipeline,
     quote,
@@ -56,6 +57,7 @@ from trustauthority.verification import (
     signature,
 )
 from trustauthority.verification import runtime as runtime_verification
+from trustauthority.verification.bootreplay import KnownBoots
 
 EXHAUSTIVE = bool(os.environ.get("TA_EXHAUSTIVE"))
 """Whether sweeps take every event and every bit, not a sample."""
@@ -599,6 +601,7 @@ STEPS = (
     quote,
     signature,
     replay,
+    bootreplay,
     runtime_verification,
     runtimelog,
     appraise,
@@ -621,6 +624,7 @@ CORE = {
     "check_pcr_digest",
     "check_clock_forward",
     "check_signature",
+    "replay_boot",
     "verify_boot_log",
     "replay_runtime_log",
     "appraise",
@@ -651,6 +655,7 @@ class TestCrashes:
 
                 with monkeypatch.context() as patch:
                     patch.setattr(module, name, crash)
+                    forget_boots(authority)
                     outcome = await _outcome(authority, host)
                 if not calls:
                     continue
@@ -690,6 +695,11 @@ class TestCrashes:
                 grant_epoch=released.grant_epoch,
                 request_id="r" * 16,
             )
+
+
+def forget_boots(authority: SimulatedAuthority) -> None:
+    """Let the next evidence be verified from its first step on: nothing is known of its boot."""
+    authority.attestation._judgement._boots = KnownBoots()
 
 
 async def _outcome(authority: SimulatedAuthority, host: SimulatedHost) -> str:

@@ -9,7 +9,7 @@ from trustauthority.model.bootfacts import BootFacts, BootFinding, Severity
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.policy import BootPolicy, Requirement
 from trustauthority.model.verdict import Check, CheckState
-from trustauthority.verification.pipeline import BankReplay
+from trustauthority.verification.bootreplay import BankReplay
 from trustauthority.verification.replay import VerifiedBootLog
 
 _FIRMWARE_PCRS = range(8)

@@ -9,6 +9,7 @@ Source: TCG PC Client Platform Firmware Profile 1.06, table 1 (what each PCR hol
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from weakref import WeakKeyDictionary
 
 from trustauthority.appraisal.secureboot import POLICY_PCR, PolicyRegister
 from trustauthority.codec.efi_text import byte_text, looks_like_utf16, utf16_text
@@ -97,6 +98,8 @@ EXPECTED_TYPES: Mapping[int, frozenset[EventType]] = MappingProxyType(
 )
 """Types that belong into the firmware's registers; those of the operating system are its own."""
 
+_KNOWN: WeakKeyDictionary[VerifiedBootLog, dict[frozenset[Quirk], BootFacts]] = WeakKeyDictionary()
+
 
 def boot_facts(log: VerifiedBootLog, *, quirks: Iterable[Quirk] = ()) -> BootFacts:
     """Say what a verified boot log shows.
@@ -104,8 +107,18 @@ def boot_facts(log: VerifiedBootLog, *, quirks: Iterable[Quirk] = ()) -> BootFac
     Args:
         log: the verified part of a log; registers that do not replay are not in it.
         quirks: deviations that policy allows by name.
+
+    Remembered for as long as the log is: it does not change, nor do its facts.
     """
     allowed = frozenset(quirks)
+    known = _KNOWN.setdefault(log, {})
+    facts = known.get(allowed)
+    if facts is None:
+        facts = known[allowed] = _boot_facts(log, allowed)
+    return facts
+
+
+def _boot_facts(log: VerifiedBootLog, allowed: frozenset[Quirk]) -> BootFacts:
     # (1) Defects of the log as a whole.
     findings = [_replay_finding(defect) for defect in log.defects]
     # (2) Separators, types that do not belong where they are, the order of applications.

@@ -10,6 +10,7 @@ section 16 (names).
 
 import hashlib
 import struct
+from functools import lru_cache
 
 from trustauthority.codec.tpm_reader import TpmReader, decode_sized, encode_sized
 from trustauthority.errors import AlgorithmUnsupported
@@ -45,8 +46,9 @@ _MAX_RSA = 2048
 _MAX_COORDINATE = 128
 
 
+@lru_cache(maxsize=4096)
 def decode_public(data: bytes) -> TpmPublic:
-    """Decode a TPMT_PUBLIC that fills ``data``."""
+    """Decode a TPMT_PUBLIC that fills ``data``; the keys of hosts in use are remembered."""
     reader = TpmReader(data, _PART)
     kind = reader.algorithm("type", _TYPES)
     name_alg = _read_name_alg(reader)

@@ -2,7 +2,8 @@
 
 What it trusts: the store and the authority's keys. What it guarantees: nothing is written here; what was
 read is returned with the judgement, so that the transaction that records it can require it unchanged.
-What it remembers between hosts changes no answer: rules by the hash of their document.
+What it remembers between hosts changes no answer: rules by the hash of their document, boots by
+that of their log and of all else that their replay follows from.
 """
 
 import asyncio
@@ -28,6 +29,7 @@ from trustauthority.services.secrets import AuthoritySecrets
 from trustauthority.services.trustlists import TakenBack
 from trustauthority.services.verdicts import expected_evidence, known_runtime, tpm_knowledge
 from trustauthority.verification import challenge as challenges
+from trustauthority.verification.bootreplay import KnownBoots
 from trustauthority.verification.pipeline import (
     ExpectedEvidence,
     VerifiedEvidence,
@@ -66,6 +68,7 @@ class Judgement:
         self._store = store
         self._keys = keys
         self._rules = LoadedRules()
+        self._boots = KnownBoots()
         self._taken_back = TakenBack()
 
     async def judge(self, host: HostRecord, evidence: Evidence) -> Judged:
@@ -87,7 +90,7 @@ class Judgement:
         known = known_runtime(current, policy)
         challenge = self._check_challenge(evidence, current, policy, now_ms)
         expected = expected_evidence(evidence, current, known)
-        verify = partial(_verify, evidence, expected, policy, rules, known)
+        verify = partial(self._verify, evidence, expected, policy, rules, known)
         # a long log would keep every other host waiting
         long = len(evidence.ima_log) > MAX_INLINE_IMA_BYTES
         verified, files = await asyncio.to_thread(verify) if long else verify()
@@ -132,14 +135,14 @@ class Judgement:
             ttl_ms=report_ttl_ms(policy) if rode else CHALLENGE_TTL_MS,
         )
 
-
-def _verify(
-    evidence: Evidence,
-    expected: ExpectedEvidence,
-    policy: Policy,
-    rules: RuntimeRules | None,
-    known: KnownRuntime | None,
-) -> tuple[VerifiedEvidence, FileJudgement | None]:
-    verified = verify_evidence(evidence, expected, policy, rules)
-    before = known.files if known is not None and verified.same_boot else None
-    return verified, judge_runtime(verified.runtime, rules, before)
+    def _verify(
+        self,
+        evidence: Evidence,
+        expected: ExpectedEvidence,
+        policy: Policy,
+        rules: RuntimeRules | None,
+        known: KnownRuntime | None,
+    ) -> tuple[VerifiedEvidence, FileJudgement | None]:
+        verified = verify_evidence(evidence, expected, policy, rules, self._boots)
+        before = known.files if known is not None and verified.same_boot else None
+        return verified, judge_runtime(verified.runtime, rules, before)

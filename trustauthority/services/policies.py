@@ -1,6 +1,7 @@
 """Policies of clusters: documents with the terms that placement needs, and the one in force."""
 
 import hashlib
+from functools import lru_cache
 
 from trustauthority.codec.policy import decode_policy
 from trustauthority.errors import NotFound, PolicyInvalid
@@ -13,8 +14,9 @@ from trustauthority.ports import Transaction
 DEFAULT_DOCUMENT = 'name = "default"\n'
 
 
+@lru_cache(maxsize=64)
 def parse_policy(document: str) -> Policy:
-    """Read a policy document that may come into force.
+    """Read a policy document that may come into force; remembered, as each attestation asks for one.
 
     Raises:
         PolicyInvalid: with every problem and its path.

@@ -4,7 +4,9 @@ Evidence can be judged again later from what stands here (rule 67).
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any
 
 from trustauthority.appraisal.runtimestate import KnownRuntime, decode_runtime
 from trustauthority.appraisal.tpm import TpmKnowledge, oldest_acceptable
@@ -23,11 +25,18 @@ from trustauthority.verification.quote import VerifiedQuote
 
 def verdict_document(verdict: Verdict, evidence_sha256: str) -> str:
     """Canonical JSON of a verdict; its hash is the verdict's id."""
-    return json.dumps(
-        asdict(verdict) | {"evidence_sha256": evidence_sha256},
-        sort_keys=True,
-        separators=(",", ":"),
-    )
+    values = _plain(verdict) | {"evidence_sha256": evidence_sha256}
+    return json.dumps(values, default=_plain, sort_keys=True, separators=(",", ":"))
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """A check or another part of a verdict as an object; ``asdict`` would copy each of its texts."""
+    return {name: getattr(value, name) for name in _names(value.__class__)}
+
+
+@cache
+def _names(kind: type[Any]) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(kind))
 
 
 def known_runtime(host: HostRecord, policy: Policy) -> KnownRuntime | None:

@@ -8,10 +8,8 @@ genuine is an error and changes nothing, or anybody could fail a host (design.md
 Spec: TPM 2.0 Part 2 §10.12; PFP 1.06 §10; pitfalls.md rules 1-18, 34-41, 51-56.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trustauthority.codec.eventlog import decode_boot_log
 from trustauthority.codec.tpm import (
     decode_attest,
     decode_public,
@@ -19,13 +17,12 @@ from trustauthority.codec.tpm import (
     primary_qualified_name,
     qualified_name,
 )
-from trustauthority.errors import LogRejected, TrustAuthorityError
-from trustauthority.model.bootlog import BootLog
-from trustauthority.model.digest import HashAlgorithm
+from trustauthority.errors import LogRejected
 from trustauthority.model.evidence import Evidence
 from trustauthority.model.policy import Policy
 from trustauthority.model.runtimerules import RuntimeRules
 from trustauthority.model.tpm import HANDLE_ENDORSEMENT, ClockInfo, PcrSelection
+from trustauthority.verification.bootreplay import BootReplay, KnownBoots, replay_boot
 from trustauthority.verification.challenge import qualifying_data
 from trustauthority.verification.quote import (
     QuoteExpectation,
@@ -33,7 +30,6 @@ from trustauthority.verification.quote import (
     require_quote,
     verify_quote,
 )
-from trustauthority.verification.replay import VerifiedBootLog, verify_boot_log
 from trustauthority.verification.runtimelog import (
     RuntimeProgress,
     RuntimeReplay,
@@ -56,20 +52,11 @@ class ExpectedEvidence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BankReplay:
-    """The boot log against one bank's quoted PCRs."""
-
-    log: VerifiedBootLog | None
-    problem: str = ""
-    """Why there is nothing to replay, in words; empty when there is."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedEvidence:
     """What a genuine quote proves. Constructed in ``verify_evidence`` only."""
 
     quote: VerifiedQuote
-    boot: Mapping[HashAlgorithm, BankReplay]
+    boot: BootReplay
     runtime: RuntimeReplay
     same_boot: bool
     """Whether (resetCount, restartCount) are those of the evidence before."""
@@ -111,6 +98,7 @@ def verify_evidence(
     expected: ExpectedEvidence,
     policy: Policy,
     rules: RuntimeRules | None = None,
+    boots: KnownBoots | None = None,
 ) -> VerifiedEvidence:
     """Verify one piece of evidence, step by step.
 
@@ -120,6 +108,7 @@ def verify_evidence(
         policy: which banks and PCRs, and which quirks.
         rules: the runtime rules in force: proven entries that they approve by path and digest are
             only counted.
+        boots: boot logs that were replayed before; None replays each one.
 
     Raises:
         MalformedEvidence: the quote or its signature do not decode.
@@ -145,7 +134,13 @@ def verify_evidence(
         and expected.last_clock.counter_bytes == quote.clock_info.counter_bytes
     )
     # (7) the boot log replays in every quoted bank
-    boot = _replay_boot(evidence.boot_log, quote, policy)
+    replay = replay_boot if boots is None else boots.replay
+    boot = replay(
+        evidence.boot_log,
+        quote.pcrs,
+        pcrs=policy.evidence.replayed_pcrs,
+        quirks=frozenset(policy.boot.quirks),
+    )
     # (8) the IMA log reproduces PCR 10 at some prefix
     known = expected.progress if same_boot else None
     runtime = _replay_runtime(evidence, quote, policy, known, rules)
@@ -164,34 +159,6 @@ def expected_selection(attest: bytes, policy: Policy) -> tuple[PcrSelection, ...
         if bank is policy.evidence.bank or bank in quoted
     ]
     return tuple(PcrSelection(bank=bank, indices=policy.evidence.pcrs) for bank in banks)
-
-
-def _replay_boot(
-    data: bytes, quote: VerifiedQuote, policy: Policy
-) -> Mapping[HashAlgorithm, BankReplay]:
-    try:
-        log = decode_boot_log(data)
-    except TrustAuthorityError as error:
-        return {bank: BankReplay(log=None, problem=error.message) for bank in quote.pcrs}
-    return {bank: _replay_bank(log, bank, quote, policy) for bank in quote.pcrs}
-
-
-def _replay_bank(
-    log: BootLog, bank: HashAlgorithm, quote: VerifiedQuote, policy: Policy
-) -> BankReplay:
-    if not log.events:
-        return BankReplay(log=None, problem="the host sent no boot log")
-    try:
-        verified = verify_boot_log(
-            log,
-            quote.pcrs[bank],
-            bank=bank,
-            pcrs=policy.evidence.replayed_pcrs,
-            quirks=frozenset(policy.boot.quirks),
-        )
-    except TrustAuthorityError as error:
-        return BankReplay(log=None, problem=error.message)
-    return BankReplay(log=verified)
 
 
 def _replay_runtime(

@@ -246,9 +246,12 @@ def compare(
     return tuple(differences)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class VerifiedBootLog:
-    """The part of a log that quoted register values prove. Constructed in ``verify_boot_log`` only."""
+    """The part of a log that quoted register values prove. Constructed in ``verify_boot_log`` only.
+
+    One is equal to itself only, so that what follows from it can be remembered beside it.
+    """
 
     bank: HashAlgorithm
     position: int

@@ -1,0 +1,135 @@
+"""A boot log against every quoted bank, and a memory of the logs that were replayed before.
+
+Trusts on entry: register values that a verified quote covers. Guarantees on exit: as
+``verify_boot_log``, per bank; a log that can't be read or does not have the bank proves nothing and
+says why. What is remembered is the answer to the very same question: it is looked up by the hash of
+the log's bytes together with everything else that the answer follows from, and never changes.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from threading import Lock
+from types import MappingProxyType
+
+from trustauthority.codec.eventlog import decode_boot_log
+from trustauthority.errors import TrustAuthorityError
+from trustauthority.model.bootlog import BootLog
+from trustauthority.model.digest import HashAlgorithm
+from trustauthority.model.quirk import Quirk
+from trustauthority.verification.quote import PcrValues
+from trustauthority.verification.replay import VerifiedBootLog, verify_boot_log
+
+MAX_KNOWN = 1024
+"""Boots that are remembered: a fleet has a few kinds of them, and a kind per machine at worst."""
+MAX_KNOWN_BYTES = 64 * 1024 * 1024
+"""What they may take, estimated: a log of 120 events and 40 KiB counts as 100 KiB."""
+_RECORD_BYTES = 320
+"""What a decoded record takes beyond its bytes and without its digests: its tuples and numbers."""
+_DIGEST_BYTES = 48
+"""What a decoded digest takes beyond its bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BankReplay:
+    """The boot log against one bank's quoted PCRs."""
+
+    log: VerifiedBootLog | None
+    problem: str = ""
+    """Why there is nothing to replay, in words; empty when there is."""
+
+
+BootReplay = Mapping[HashAlgorithm, BankReplay]
+"""The answer of each quoted bank."""
+
+
+def replay_boot(
+    data: bytes, quoted: PcrValues, *, pcrs: Iterable[int], quirks: frozenset[Quirk]
+) -> BootReplay:
+    """Replay a log in each quoted bank.
+
+    Args:
+        data: bytes of the log; empty when the host sent none.
+        quoted: values that a verified quote covers.
+        pcrs: the registers that must be explained.
+        quirks: known deviations that policy allows by name.
+    """
+    try:
+        log = decode_boot_log(data)
+    except TrustAuthorityError as error:
+        nothing = BankReplay(log=None, problem=error.message)
+        return MappingProxyType(dict.fromkeys(quoted, nothing))
+    asked = frozenset(pcrs)
+    return MappingProxyType(
+        {bank: _replay_bank(log, bank, values, asked, quirks) for bank, values in quoted.items()}
+    )
+
+
+def _replay_bank(
+    log: BootLog,
+    bank: HashAlgorithm,
+    values: Mapping[int, bytes],
+    pcrs: frozenset[int],
+    quirks: frozenset[Quirk],
+) -> BankReplay:
+    if not log.events:
+        return BankReplay(log=None, problem="the host sent no boot log")
+    try:
+        return BankReplay(log=verify_boot_log(log, values, bank=bank, pcrs=pcrs, quirks=quirks))
+    except TrustAuthorityError as error:
+        return BankReplay(log=None, problem=error.message)
+
+
+class KnownBoots:
+    """Answers of ``replay_boot``, the newest used ones, within a number and a size.
+
+    Safe to share between threads. A host can push others' boots out and make us replay them again; it
+    can't change what they are.
+    """
+
+    def __init__(self, *, most: int = MAX_KNOWN, most_bytes: int = MAX_KNOWN_BYTES) -> None:
+        self._most = most
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._known: OrderedDict[object, tuple[BootReplay, int]] = OrderedDict()
+        self._lock = Lock()
+
+    def replay(
+        self, data: bytes, quoted: PcrValues, *, pcrs: Iterable[int], quirks: frozenset[Quirk]
+    ) -> BootReplay:
+        """What ``replay_boot`` says."""
+        asked = frozenset(pcrs)
+        # Only what is asked for goes in, so that the answer can follow from nothing else.
+        values = {
+            bank: {pcr: value for pcr, value in registers.items() if pcr in asked}
+            for bank, registers in quoted.items()
+        }
+        parts = tuple((bank, *registers.items()) for bank, registers in values.items())
+        question = (hashlib.sha256(data).digest(), parts, asked, quirks)
+        with self._lock:
+            found = self._known.get(question)
+            if found is not None:
+                self._known.move_to_end(question)
+                return found[0]
+        answer = replay_boot(data, values, pcrs=asked, quirks=quirks)
+        self._remember(question, answer, _size(data, answer))
+        return answer
+
+    def _remember(self, question: object, answer: BootReplay, size: int) -> None:
+        with self._lock:
+            if size > self._most_bytes or question in self._known:
+                return
+            self._known[question] = (answer, size)
+            self._bytes += size
+            while len(self._known) > self._most or self._bytes > self._most_bytes:
+                _, (_, freed) = self._known.popitem(last=False)
+                self._bytes -= freed
+
+
+def _size(data: bytes, answer: BootReplay) -> int:
+    """What an answer takes, estimated from above: its banks share the records."""
+    logs = [each.log for each in answer.values() if each.log is not None]
+    records = max((log.events for log in logs), key=len, default=())
+    digests = len(records[0].digests) if records else 0
+    return len(data) + (_RECORD_BYTES + _DIGEST_BYTES * digests) * (len(records) + 24 * len(answer))
