@@ -23,7 +23,7 @@ from hostagent.sealed import SealedSecret, TpmError
 _MAGIC = b"TAKG"
 _ALGORITHMS = (1, 0x000B, 1, 1)
 """Version, sealing hash (TPM_ALG_SHA256), cipher (AES-256-GCM), signature (ECDSA P-256, SHA-256)."""
-_PURPOSES = {1: "run", 2: "prepare"}
+_PURPOSES = {1: "run", 2: "prepare", 3: "share"}
 _SIGNATURE = 64
 _NONCE = 12
 _TAG = 16
@@ -51,7 +51,7 @@ class GrantRequest:
     """TPM name of the storage parent."""
     request_id: str
     purpose: str
-    """``run`` or ``prepare``."""
+    """``run``, ``prepare`` or ``share``."""
     lowest_grant_epoch: int = 0
     """The highest grant epoch seen for this VM."""
     lowest_key_epoch: int = 0

@@ -246,6 +246,12 @@ class Fenced(ReleaseRefused):
     reason = "FENCED"
 
 
+class BreakGlassOver(ReleaseRefused):
+    """The break-glass expired, was closed or used, or is for another VM or host."""
+
+    reason = "BREAK_GLASS_OVER"
+
+
 class RollbackDetected(ReleaseRefused):
     """A caller showed a signed audit checkpoint that our database does not contain."""
 

@@ -13,7 +13,7 @@ from trustauthority.codec import tlog
 from trustauthority.errors import RollbackDetected
 from trustauthority.model.audit import AuditEvent
 from trustauthority.model.identifiers import RequestId
-from trustauthority.model.placement import (
+from trustauthority.model.requests import (
     GiveBackRequest,
     GrantRequest,
     RevokeAllRequest,

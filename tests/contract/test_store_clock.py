@@ -8,7 +8,7 @@ from trustauthority.adapters.sql import tables
 from trustauthority.adapters.sql.store import MAX_STEP_BACK_MS, SqlStore
 from trustauthority.errors import StoreUnavailable
 from trustauthority.model.identifiers import HostId, RequestId
-from trustauthority.model.placement import GrantRequest, RenewRequest
+from trustauthority.model.requests import GrantRequest, RenewRequest
 
 
 async def ask(store: SqlStore, host: HostId, request: str) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from trustauthority.adapters.sql import tables
 from trustauthority.adapters.sql.store import SqlStore
 from trustauthority.model.host import Admission
 from trustauthority.model.identifiers import HostId, RequestId
-from trustauthority.model.placement import GiveBackRequest, GrantRequest
+from trustauthority.model.requests import GiveBackRequest, GrantRequest
 
 Result = TypeVar("Result")
 HOSTS = tuple(f"h-{number:x}" for number in range(16))

@@ -8,12 +8,7 @@ from trustauthority.adapters.sql.restart import EPOCH_JUMP
 from trustauthority.adapters.sql.store import SqlStore
 from trustauthority.model.audit import AuditEvent
 from trustauthority.model.identifiers import HostId, RequestId
-from trustauthority.model.placement import (
-    GiveBackRequest,
-    GrantRequest,
-    RenewRequest,
-    Request,
-)
+from trustauthority.model.requests import GiveBackRequest, GrantRequest, RenewRequest, Request
 
 
 async def decide(store: SqlStore, request: Request) -> tuple[str, ...]:

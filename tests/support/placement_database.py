@@ -16,6 +16,7 @@ from trustauthority.model.identifiers import ClusterId, HostId, RequestId, VmId
 from trustauthority.model.placement import (
     NO_CLUSTER,
     AuthorityRecord,
+    BreakGlass,
     ClusterRecord,
     Grant,
     GrantPhase,
@@ -26,11 +27,11 @@ from trustauthority.model.placement import (
     MovePhase,
     PlacementState,
     Purpose,
-    Request,
-    SwitchRequest,
+    Sharing,
     VmRecord,
     VmState,
 )
+from trustauthority.model.requests import Request, SwitchRequest
 from trustauthority.placement import authority as pure
 from trustauthority.placement.authority import Outcome, Refused
 
@@ -51,6 +52,7 @@ class Database:
     moves: Mapping[str, Move] = field(default_factory=dict)
     authorised_ms: Mapping[str, int] = field(default_factory=dict)
     """When each grant was authorised."""
+    glasses: Mapping[str, BreakGlass] = field(default_factory=dict)
 
 
 def state_of(database: Database, request: Request, now_ms: int) -> PlacementState:
@@ -68,7 +70,14 @@ def state_of(database: Database, request: Request, now_ms: int) -> PlacementStat
         for each in database.intents.values()
         if (each.vm_id, each.destination, each.used_by) == (vm_id, host_id, None)
     ]
+    glasses = [
+        each
+        for each in database.glasses.values()
+        if (each.vm_id, each.host_id, each.closed_at_ms) == (vm_id, host_id, 0)
+    ]
+    by_glass = type(request).__name__.startswith("BreakGlass")
     return PlacementState(
+        glass=min(glasses, key=lambda each: each.glass_id, default=None) if by_glass else None,
         authority=database.authority,
         cluster=database.clusters[host.cluster_id] if host else NO_CLUSTER,
         host=host,
@@ -102,6 +111,7 @@ def _written(database: Database, after: PlacementState, now_ms: int) -> Database
         intents=put(database.intents, "intent_id", after.intent),
         grants=put(database.grants, "request_id", after.grant),
         moves=put(database.moves, "move_id", after.move),
+        glasses=put(database.glasses, "glass_id", after.glass),
         authorised_ms=fresh | dict(database.authorised_ms),
     )
 
@@ -125,6 +135,7 @@ _FILLED = (
     tables.grant,
     tables.move,
     tables.intent,
+    tables.break_glass,
     tables.vm,
     tables.host,
     tables.cluster,
@@ -142,6 +153,7 @@ def fill(connection: Connection, database: Database) -> None:
     _insert(connection, tables.vm, database.vms.values(), {})
     _insert(connection, tables.intent, database.intents.values(), {})
     _insert(connection, tables.move, database.moves.values(), {})
+    _insert(connection, tables.break_glass, database.glasses.values(), {})
     for name, grant in database.grants.items():
         at = {"authorised_at_ms": database.authorised_ms[name]}
         _insert(connection, tables.grant, [grant], at)
@@ -162,7 +174,8 @@ def dump(connection: Connection) -> Database:
         authority=record(AuthorityRecord, authority),
         clusters=read(tables.cluster, ClusterRecord, "cluster_id"),
         hosts=read(tables.host, HostStanding, "host_id"),
-        vms=read(tables.vm, VmRecord, "vm_id", state=VmState, key_state=KeyState),
+        vms=read(tables.vm, VmRecord, "vm_id", state=VmState, key_state=KeyState, sharing=Sharing),
+        glasses=read(tables.break_glass, BreakGlass, "glass_id"),
         intents=read(tables.intent, Intent, "intent_id"),
         grants=read(tables.grant, Grant, "request_id", purpose=Purpose, phase=GrantPhase),
         moves=read(tables.move, Move, "move_id", phase=MovePhase),
@@ -210,6 +223,7 @@ def _host(host: HostId) -> HostStanding:
         verdict_trust_epoch=4,
         verdict_policy_epoch=7,
         verdict_global_epoch=2,
+        decided_at_ms=NOW_MS - 500,
         attested_at_ms=NOW_MS - 1_000,
         attested_until_ms=NOW_MS + 100_000,
         boot=BOOT,

@@ -7,17 +7,19 @@ from trustauthority.model.identifiers import ClusterId, HostId, RequestId, VmId
 from trustauthority.model.placement import (
     AuthorityRecord,
     ClusterRecord,
+    HostStanding,
+    Intent,
+    PlacementState,
+    VmRecord,
+)
+from trustauthority.model.requests import (
     ConfirmRequest,
     GiveBackRequest,
     GrantRequest,
-    HostStanding,
-    Intent,
     OfferRequest,
-    PlacementState,
     PrepareRequest,
     RenewRequest,
     SwitchRequest,
-    VmRecord,
 )
 from trustauthority.placement import authority
 from trustauthority.placement.authority import Accepted, Outcome, Refused

@@ -25,28 +25,36 @@ from support.placement_database import (
 from trustauthority.model.identifiers import HostId, VmId
 from trustauthority.model.placement import (
     UNLIMITED_MS,
-    AbortRequest,
-    ConfirmRequest,
-    FailRequest,
-    GiveBackRequest,
+    BreakGlass,
     GrantPhase,
-    GrantRequest,
     Intent,
     KeyState,
     MovePhase,
+    Purpose,
+    Sharing,
+    VmState,
+)
+from trustauthority.model.requests import (
+    AbortRequest,
+    BreakGlassConfirmRequest,
+    BreakGlassRenewRequest,
+    BreakGlassRequest,
+    ConfirmRequest,
+    FailRequest,
+    GiveBackRequest,
+    GrantRequest,
     OfferRequest,
     PrepareRequest,
-    Purpose,
     RenewRequest,
     Request,
     RevokeAllRequest,
     RevokeRequest,
+    ShareRequest,
     SwitchRequest,
-    VmState,
 )
 from trustauthority.placement.authority import Accepted
 
-R1, R2, R3, M1, M2, I1 = (name(text) for text in ("r1", "r2", "r3", "m1", "m2", "i1"))
+R1, R2, R3, M1, M2, I1, G1 = (name(text) for text in ("r1", "r2", "r3", "m1", "m2", "i1", "g1"))
 EPOCH = 6
 """The VM's grant epoch once A got it."""
 GRANT_A = GrantRequest(request_id=R1, vm_id=VM, host_id=A)
@@ -62,6 +70,13 @@ SWITCH_A = SwitchRequest(move_id=M1, vm_id=VM, host_id=A)
 ABORT_A = AbortRequest(move_id=M1, vm_id=VM, host_id=A)
 ABORT_B = AbortRequest(move_id=M1, vm_id=VM, host_id=B)
 ABORT_M2 = AbortRequest(move_id=M2, vm_id=VM, host_id=A)
+SHARE_A = ShareRequest(request_id=R1, vm_id=VM, host_id=A)
+SHARE_B = ShareRequest(request_id=R2, vm_id=VM, host_id=B)
+GLASS_A = BreakGlassRequest(request_id=R1, vm_id=VM, host_id=A)
+GLASS_CONFIRM_A = BreakGlassConfirmRequest(
+    request_id=R1, vm_id=VM, host_id=A, response_hash=bytes(32)
+)
+GLASS_RENEW_A = BreakGlassRenewRequest(request_id=R3, vm_id=VM, host_id=A, grant_epoch=EPOCH)
 REVOKE_A, REVOKE_ALL = RevokeRequest(host_id=A), RevokeAllRequest()
 
 
@@ -79,7 +94,30 @@ def _with_intent() -> Database:
     return replace(good(), intents={I1: intent})
 
 
+def _shared() -> Database:
+    """A secret that any host of the cluster may hold, and that several do."""
+    free = good()
+    shared = replace(
+        free.vms[VM], sharing=Sharing.SHARED, any_host_of_cluster=True, last_owner=None
+    )
+    return replace(free, vms={**free.vms, VM: shared})
+
+
+def _failed_with_glass() -> Database:
+    """Host A's newest verdict is FAILED under an older policy, and a break-glass is open for it."""
+    free = good()
+    failed = replace(free.hosts[A], attested_until_ms=0, attested_at_ms=0, verdict_policy_epoch=6)
+    glass = BreakGlass(glass_id=G1, vm_id=VM, host_id=A, expires_ms=NOW_MS + 2_000)
+    return replace(free, hosts={**free.hosts, A: failed}, glasses={G1: glass})
+
+
 SCENARIOS: dict[str, Database] = {
+    "shared": _shared(),
+    "shared-by-a": after(SHARE_A, start=_shared()),
+    "shared-by-both": after(SHARE_A, SHARE_B, start=_shared()),
+    "glass": _failed_with_glass(),
+    "glass-used": after(GLASS_A, start=_failed_with_glass()),
+    "glass-confirmed": after(GLASS_A, GLASS_CONFIRM_A, start=_failed_with_glass()),
     "free": good(),
     "intended": _with_intent(),
     "granted": after(GRANT_A),
@@ -97,6 +135,14 @@ SCENARIOS: dict[str, Database] = {
 }
 
 ACCEPTED: list[tuple[str, Request, str]] = [
+    ("shared", SHARE_A, "share"),
+    ("shared-by-a", SHARE_B, "share"),
+    ("shared-by-a", SHARE_A, "grant-replay"),
+    ("shared-by-both", CONFIRM_B, "confirm"),
+    ("glass", GLASS_A, "break-glass"),
+    ("glass-used", GLASS_A, "break-glass-replay"),
+    ("glass-used", GLASS_CONFIRM_A, "break-glass-confirm"),
+    ("glass-confirmed", GLASS_RENEW_A, "break-glass-renew"),
     ("free", GRANT_A, "grant"),
     ("intended", GRANT_B, "grant"),
     ("granted", GRANT_A, "grant-replay"),
@@ -141,7 +187,8 @@ DOMAINS: dict[str, tuple[Any, ...]] = {
     "new_grants_cap": (0, 1, 2),
     "admitted": (False,),
     "revoked": (True,),
-    "any_host_of_cluster": (True,),
+    "any_host_of_cluster": (True, False),
+    "sharing": tuple(Sharing),
     "boot": (BOOT, OTHER_BOOT, b""),
     "owner_boot": (BOOT, OTHER_BOOT, b""),
     "prepared_boot": (BOOT, OTHER_BOOT, None),
@@ -170,6 +217,7 @@ KEYS = {
     "intents": "intent_id",
     "grants": "request_id",
     "moves": "move_id",
+    "glasses": "glass_id",
 }
 
 

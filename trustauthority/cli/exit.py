@@ -73,6 +73,7 @@ CODES: dict[str, ExitCode] = {
     errors.KeyNotPermitted.reason: ExitCode.NO,
     errors.GrantHeldElsewhere.reason: ExitCode.NO,
     errors.Fenced.reason: ExitCode.NO,
+    errors.BreakGlassOver.reason: ExitCode.NO,
     errors.RollbackDetected.reason: ExitCode.NO,
     errors.MoveRefused.reason: ExitCode.NO,
     errors.EscrowRejected.reason: ExitCode.NO,

@@ -36,7 +36,11 @@ MAGIC = b"TAKG"
 VERSION = 1
 CIPHER_AES_256_GCM = 1
 SIGNATURE_ECDSA_P256_SHA256 = 1
-PURPOSE_CODES: Mapping[Purpose, int] = {Purpose.RUN: 1, Purpose.PREPARE: 2}
+PURPOSE_CODES: Mapping[Purpose, int] = {
+    Purpose.RUN: 1,
+    Purpose.PREPARE: 2,
+    Purpose.SHARE: 3,
+}
 
 _CIPHER_KEY = 32
 _OBFUSCATION = 32

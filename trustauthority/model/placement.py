@@ -82,11 +82,22 @@ class VmState(StrEnum):
     RETIRED = "retired"
 
 
+class Sharing(StrEnum):
+    """How many hosts may hold a secret at a time."""
+
+    EXCLUSIVE = "exclusive"
+    """One: a VM, and whatever has a disk."""
+    SHARED = "shared"
+    """Several: a secret of a service that runs on many hosts. It has no owner and no fence."""
+
+
 class Purpose(StrEnum):
     """What a released key is for; part of its authenticated data."""
 
     RUN = "run"
     PREPARE = "prepare"
+    SHARE = "share"
+    """To hold a shared secret: no right to run anything."""
 
 
 class GrantPhase(StrEnum):
@@ -159,6 +170,8 @@ class HostStanding:
     verdict_trust_epoch: int = 0
     verdict_policy_epoch: int = 0
     verdict_global_epoch: int = 0
+    decided_at_ms: int | None = None
+    """When the newest quote was received and judged, whatever the verdict."""
     attested_at_ms: int = 0
     """Issue time of the challenge that the newest verdict answers."""
     attested_until_ms: int = 0
@@ -185,6 +198,7 @@ class VmRecord:
     lease_ms: int
     continue_for_ms: int = 0
     skew_ms: int
+    sharing: Sharing = Sharing.EXCLUSIVE
     any_host_of_cluster: bool = False
     """The VM's policy lets every host of the cluster start it; shown as a warning."""
     owner: HostId | None = None
@@ -217,6 +231,23 @@ class Intent:
     destination: HostId
     expires_ms: int
     used_by: RequestId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakGlass:
+    """Somebody's decision that one host gets one VM once, whatever its verdict says, until then."""
+
+    glass_id: RequestId
+    vm_id: VmId
+    host_id: HostId
+    expires_ms: int
+    """Nothing that it gave lasts longer: leases end then."""
+    closed_at_ms: int = 0
+    """When somebody closed it; 0 while it is open."""
+    used_by: RequestId | None = None
+    """The one request that it let through."""
+    grant_epoch: int = 0
+    """The epoch that this request got."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,120 +306,5 @@ class PlacementState:
     """The grant of the request id."""
     move: Move | None = None
     """The move of the move id."""
-
-
-# --- requests: ``host_id`` is always the authenticated caller ----------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GrantRequest:
-    """Ask for the right to run a VM and for its key (transaction 1)."""
-
-    request_id: RequestId
-    vm_id: VmId
-    host_id: HostId
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConfirmRequest:
-    """Let the answer out whose SHA-256 this is (transaction 2)."""
-
-    request_id: RequestId
-    vm_id: VmId
-    host_id: HostId
-    response_hash: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailRequest:
-    """Record that an authorised key could not be unwrapped or wrapped; nothing left."""
-
-    request_id: RequestId
-    vm_id: VmId
-    host_id: HostId
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RenewRequest:
-    """Ask for the next lease under the same grant epoch."""
-
-    request_id: RequestId
-    vm_id: VmId
-    host_id: HostId
-    grant_epoch: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GiveBackRequest:
-    """Say that QEMU is dead and the key wiped; the VM is free at once."""
-
-    request_id: RequestId
-    vm_id: VmId
-    host_id: HostId
-    grant_epoch: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OfferRequest:
-    """The owner offers the VM to one destination; the request id names the whole move."""
-
-    move_id: RequestId
-    vm_id: VmId
-    host_id: HostId
-    grant_epoch: int
-    destination: HostId
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrepareRequest:
-    """The destination asks for the key of an offered VM; it may not run it yet."""
-
-    request_id: RequestId
-    move_id: RequestId
-    vm_id: VmId
-    host_id: HostId
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SwitchRequest:
-    """The source, its VM paused, hands over the right to run."""
-
-    move_id: RequestId
-    vm_id: VmId
-    host_id: HostId
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AbortRequest:
-    """The source or the destination ends a move for good."""
-
-    move_id: RequestId
-    vm_id: VmId
-    host_id: HostId
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RevokeRequest:
-    """An administrator takes a host's trust away."""
-
-    host_id: HostId
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RevokeAllRequest:
-    """An administrator takes every host's trust away: one row, all releases stop."""
-
-
-Request = (
-    GrantRequest
-    | ConfirmRequest
-    | FailRequest
-    | RenewRequest
-    | GiveBackRequest
-    | OfferRequest
-    | PrepareRequest
-    | SwitchRequest
-    | AbortRequest
-    | RevokeRequest
-    | RevokeAllRequest
-)
+    glass: BreakGlass | None = None
+    """The newest break-glass for (vm, host) that is not closed."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from trustauthority.model.identifiers import ClusterId, HostId, RequestId, VmId
-from trustauthority.model.placement import KeyState, LeaseClass
+from trustauthority.model.placement import KeyState, LeaseClass, Sharing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +19,7 @@ class VmEntry:
     lease_ms: int
     continue_for_ms: int
     skew_ms: int
+    sharing: Sharing = Sharing.EXCLUSIVE
     any_host_of_cluster: bool
     owner: HostId | None
     last_owner: HostId | None
@@ -82,3 +83,26 @@ class IntentEntry:
     created_at_ms: int
     expires_ms: int
     used_by: RequestId | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakGlassEntry:
+    """A break-glass as it is kept and listed."""
+
+    glass_id: RequestId
+    vm_id: VmId
+    host_id: HostId
+    reason: str
+    """Why, in somebody's words."""
+    opened_by: str
+    opened_at_ms: int
+    expires_ms: int
+    closed_at_ms: int = 0
+    closed_by: str = ""
+    used_by: RequestId | None = None
+    grant_epoch: int = 0
+    """The epoch that it gave; 0 while nobody used it."""
+
+    def is_open(self, now_ms: int) -> bool:
+        """Whether it still lets a request through, or a lease that it gave go on."""
+        return not self.closed_at_ms and now_ms < self.expires_ms

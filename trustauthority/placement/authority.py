@@ -13,23 +13,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from trustauthority.errors import DependencyUnavailable, TrustAuthorityError
-from trustauthority.model.placement import (
+from trustauthority.model.placement import Grant, Move, MovePhase, PlacementState
+from trustauthority.model.requests import (
     AbortRequest,
+    BreakGlassConfirmRequest,
+    BreakGlassRenewRequest,
+    BreakGlassRequest,
     ConfirmRequest,
     FailRequest,
     GiveBackRequest,
-    Grant,
     GrantRequest,
-    Move,
-    MovePhase,
     OfferRequest,
-    PlacementState,
     PrepareRequest,
     RenewRequest,
     Request,
     RevokeAllRequest,
     RevokeRequest,
+    ShareRequest,
     SwitchRequest,
+)
+from trustauthority.placement.break_glass import (
+    BREAK_GLASS,
+    BREAK_GLASS_CONFIRM,
+    BREAK_GLASS_RENEW,
+    BREAK_GLASS_REPLAY,
 )
 from trustauthority.placement.condition import Rule, Scene, Transition, apply, failing
 from trustauthority.placement.transitions import (
@@ -48,6 +55,7 @@ from trustauthority.placement.transitions import (
     RENEW,
     REVOKE,
     REVOKE_ALL,
+    SHARE,
     SWITCH,
     SWITCH_REPLAY,
 )
@@ -78,6 +86,10 @@ Outcome = Accepted | Refused
 
 _FRESH: Mapping[type[Request], Transition] = {
     GrantRequest: GRANT,
+    ShareRequest: SHARE,
+    BreakGlassRequest: BREAK_GLASS,
+    BreakGlassConfirmRequest: BREAK_GLASS_CONFIRM,
+    BreakGlassRenewRequest: BREAK_GLASS_RENEW,
     ConfirmRequest: CONFIRM,
     FailRequest: FAIL,
     RenewRequest: RENEW,
@@ -91,6 +103,8 @@ _FRESH: Mapping[type[Request], Transition] = {
 }
 _REPLAY: Mapping[type[Request], Transition] = {
     GrantRequest: GRANT_REPLAY,
+    ShareRequest: GRANT_REPLAY,
+    BreakGlassRequest: BREAK_GLASS_REPLAY,
     PrepareRequest: GRANT_REPLAY,
     GiveBackRequest: GIVE_BACK_REPLAY,
     OfferRequest: OFFER_REPLAY,
@@ -232,7 +246,7 @@ def revoke_all(
 
 def _is_recorded(state: PlacementState, request: Request) -> bool:
     match request:
-        case GrantRequest() | PrepareRequest():
+        case GrantRequest() | ShareRequest() | BreakGlassRequest() | PrepareRequest():
             return state.grant is not None
         case OfferRequest():
             return state.move is not None

@@ -14,7 +14,8 @@ from functools import lru_cache
 from typing import Any, assert_never
 
 from trustauthority.errors import TrustAuthorityError
-from trustauthority.model.placement import PlacementState, Request
+from trustauthority.model.placement import PlacementState
+from trustauthority.model.requests import Request
 
 Value = str | int | bool | bytes | None
 
@@ -64,7 +65,15 @@ class Largest:
     right: "Term"
 
 
-Term = Field | Asked | Now | Literal | Sum | Largest
+@dataclass(frozen=True, slots=True)
+class Smallest:
+    """The smaller of two integer terms."""
+
+    left: "Term"
+    right: "Term"
+
+
+Term = Field | Asked | Now | Literal | Sum | Largest | Smallest
 
 
 # --- conditions ------------------------------------------------------------------------------
@@ -197,9 +206,10 @@ def reading(term: Term) -> Reading:
         case Sum(terms):
             parts = tuple(map(reading, terms))
             return lambda scene: _sum([part(scene) for part in parts])
-        case Largest(left, right):
+        case Largest(left, right) | Smallest(left, right):
             first, second = reading(left), reading(right)
-            return lambda scene: _largest(first(scene), second(scene))
+            choose = max if isinstance(term, Largest) else min
+            return lambda scene: _extreme(choose, first(scene), second(scene))
         case _:
             assert_never(term)
 
@@ -257,9 +267,9 @@ def _sum(values: list[Value]) -> Value:
     return sum(numbers) if len(numbers) == len(values) else None
 
 
-def _largest(left: Value, right: Value) -> Value:
+def _extreme(choose: Callable[[int, int], int], left: Value, right: Value) -> Value:
     if isinstance(left, int) and isinstance(right, int):
-        return max(left, right)
+        return choose(left, right)
     return None
 
 

@@ -9,7 +9,8 @@ Source: design 6.5 ("advice"), promises N47.
 from dataclasses import dataclass
 
 from trustauthority.model.identifiers import HostId, RequestId, VmId
-from trustauthority.model.placement import GrantRequest, PlacementState
+from trustauthority.model.placement import PlacementState
+from trustauthority.model.requests import GrantRequest
 from trustauthority.placement import rules
 from trustauthority.placement.condition import Rule, Scene, predicate
 from trustauthority.placement.transitions import GRANT

@@ -21,6 +21,7 @@ from trustauthority.model.placement import (
     KeyState,
     MovePhase,
     Purpose,
+    Sharing,
     VmState,
 )
 from trustauthority.placement.condition import (
@@ -178,6 +179,19 @@ NEW_CAP = Rule(
     says="the host asked for too many VMs lately",
 )
 VM_USABLE = (VM_OF_CLUSTER, VM_PROTECTED, KEY_ACTIVE)
+VM_EXCLUSIVE = Rule(
+    name="vm-exclusive",
+    error=KeyNotPermitted,
+    condition=equal(Field("vm", "sharing"), Literal(Sharing.EXCLUSIVE)),
+    says="the secret is shared by hosts: nobody owns or runs it",
+)
+VM_SHARED = Rule(
+    name="vm-shared",
+    error=KeyNotPermitted,
+    condition=equal(Field("vm", "sharing"), Literal(Sharing.SHARED)),
+    says="only one host may hold this VM at a time",
+)
+OWNABLE = (*VM_USABLE, VM_EXCLUSIVE)
 
 # --- ownership, fence and epoch (6.4) ----------------------------------------------------------
 
@@ -285,12 +299,17 @@ GRANT_STILL_HELD = Rule(
                     before(Now(), Field("move", "expires_ms")),
                 )
             ),
+            AllOf(
+                (
+                    equal(Field("grant", "purpose"), Literal(Purpose.SHARE)),
+                    equal(Field("vm", "sharing"), Literal(Sharing.SHARED)),
+                )
+            ),
         )
     ),
     says="the grant was replaced, given back, or its move is over",
 )
-RELEASABLE = (
-    *STANDING,
+GRANT_CURRENT = (
     GRANT_OF_ASKER,
     *VM_USABLE,
     GRANT_EPOCHS_CURRENT,
@@ -299,6 +318,7 @@ RELEASABLE = (
     GRANT_IN_TIME,
     GRANT_STILL_HELD,
 )
+RELEASABLE = (*STANDING, *GRANT_CURRENT)
 """What must hold when a key leaves, and before the KMS is asked again for the same grant."""
 NOT_YET_RELEASED = Rule(
     name="not-yet-released",

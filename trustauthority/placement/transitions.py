@@ -7,6 +7,7 @@ inserted once. What it does not do: evaluate. Source: design 6.3-6.6.
 
 from trustauthority.model.placement import NO_FENCE_MS, GrantPhase, MovePhase, Purpose
 from trustauthority.placement import move_rules, rules
+from trustauthority.placement.break_glass import TRANSITIONS as BREAK_GLASS_TRANSITIONS
 from trustauthority.placement.condition import (
     Asked,
     Field,
@@ -56,7 +57,7 @@ GRANT = Transition(
     name="grant",
     rules=(
         *rules.STANDING,
-        *rules.VM_USABLE,
+        *rules.OWNABLE,
         rules.REASON,
         rules.CLEAR_OF_OTHERS,
         rules.LIVE_CAP,
@@ -93,6 +94,35 @@ GRANT = Transition(
     ),
     audit="grant.authorised",
 )
+SHARE = Transition(
+    name="share",
+    rules=(
+        *rules.STANDING,
+        *rules.VM_USABLE,
+        rules.VM_SHARED,
+        rules.REASON,
+        rules.NEW_CAP,
+    ),
+    writes=(
+        Write(
+            record="grant",
+            kind=WriteKind.INSERT,
+            values=(
+                *_STANDING_OF_GRANT,
+                ("purpose", Literal(Purpose.SHARE)),
+                ("grant_epoch", Field("vm", "grant_epoch")),
+                ("lease_until_ms", _LEASE_END),
+            ),
+        ),
+        Write(
+            record="intent",
+            values=(("used_by", Asked("request_id")),),
+            when=rules.INTENT_STANDS,
+        ),
+    ),
+    audit="grant.shared",
+)
+"""A shared secret has no owner, epoch or fence to write: only the grant with its lease."""
 GRANT_REPLAY = Transition(
     name="grant-replay",
     rules=rules.RELEASABLE,
@@ -123,7 +153,7 @@ RENEW = Transition(
     name="renew",
     rules=(
         *rules.STANDING,
-        *rules.VM_USABLE,
+        *rules.OWNABLE,
         rules.ASKER_OWNS,
         rules.EPOCH_CURRENT,
         rules.SAME_BOOT,
@@ -164,7 +194,7 @@ OFFER = Transition(
         rules.CLOCK_FORWARD,
         rules.HOST_ADMITTED,
         rules.HOST_NOT_REVOKED,
-        *rules.VM_USABLE,
+        *rules.OWNABLE,
         rules.ASKER_OWNS,
         rules.EPOCH_CURRENT,
         rules.SAME_BOOT,
@@ -210,7 +240,7 @@ PREPARE = Transition(
     name="prepare",
     rules=(
         *rules.STANDING,
-        *rules.VM_USABLE,
+        *rules.OWNABLE,
         move_rules.MOVE_OF_VM,
         move_rules.OFFERED_TO_HOST,
         move_rules.MOVE_CURRENT,
@@ -249,7 +279,7 @@ SWITCH = Transition(
     name="switch",
     rules=(
         *rules.STANDING,
-        *rules.VM_USABLE,
+        *rules.OWNABLE,
         move_rules.MOVE_OF_VM,
         move_rules.SOURCE_ASKS,
         move_rules.MOVE_CURRENT,
@@ -343,7 +373,9 @@ REVOKE_ALL = Transition(
 )
 
 TRANSITIONS = (
+    *BREAK_GLASS_TRANSITIONS,
     GRANT,
+    SHARE,
     GRANT_REPLAY,
     CONFIRM,
     FAIL,

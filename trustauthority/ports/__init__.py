@@ -14,11 +14,12 @@ from trustauthority.model.grant import ReleaseOrder
 from trustauthority.model.host import Admission, HostRecord, PendingEnrolment
 from trustauthority.model.identifiers import HostId, RequestId
 from trustauthority.model.kms import KmsHealth
-from trustauthority.model.placement import AuthorityRecord, Move, PlacementState, Request
+from trustauthority.model.placement import AuthorityRecord, Move, PlacementState
+from trustauthority.model.requests import Request
 from trustauthority.model.vm import IntentEntry, NewKey, VmEntry
 from trustauthority.placement.condition import Rule
 from trustauthority.ports.catalogue import Baselines, Catalogue, Inventory, TrustLists
-from trustauthority.ports.keys import KeyProviders, Keys, Tombstones
+from trustauthority.ports.keys import BreakGlasses, KeyProviders, Keys, Tombstones
 
 
 class Clock(Protocol):
@@ -234,6 +235,10 @@ class Transaction(Protocol):
         """Names for KEKs."""
 
     @property
+    def break_glass(self) -> BreakGlasses:
+        """What lets a host past its verdict."""
+
+    @property
     def placement(self) -> Placement:
         """Grants and moves."""
 
@@ -309,6 +314,7 @@ class KeyRoom(Protocol):
 __all__ = [
     "AuditLog",
     "Baselines",
+    "BreakGlasses",
     "Catalogue",
     "Clock",
     "Enrolments",

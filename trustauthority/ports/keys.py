@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from trustauthority.model.identifiers import VmId
+from trustauthority.model.identifiers import HostId, RequestId, VmId
 from trustauthority.model.placement import KeyState
-from trustauthority.model.vm import Tombstone, VmKeyEntry
+from trustauthority.model.vm import BreakGlassEntry, Tombstone, VmKeyEntry
 
 
 class Keys(Protocol):
@@ -51,3 +51,19 @@ class Tombstones(Protocol):
 
     def entries(self) -> Sequence[Tombstone]:
         """Every one, oldest first. Raises ConfigurationInvalid for one that we did not sign."""
+
+
+class BreakGlasses(Protocol):
+    """Decisions of people that a host gets a VM once, whatever its verdict says."""
+
+    async def put(self, entry: BreakGlassEntry) -> None:
+        """Keep one."""
+
+    async def open_for(self, vm: VmId, host: HostId) -> BreakGlassEntry | None:
+        """The newest one for a VM and a host that is not closed and not expired. Advice only."""
+
+    async def page(self, *, open_only: bool, limit: int) -> Sequence[BreakGlassEntry]:
+        """Newest first; only those that are open now, or all."""
+
+    async def close(self, glass_id: RequestId, *, by: str) -> BreakGlassEntry | None:
+        """Close one that is not closed; None when there is no such."""

@@ -20,17 +20,16 @@ from trustauthority.errors import (
 )
 from trustauthority.model.host import HostRecord
 from trustauthority.model.identifiers import HostId, RequestId, VmId
-from trustauthority.model.placement import (
+from trustauthority.model.placement import LeaseTerms, PlacementState
+from trustauthority.model.report import VerdictSeal
+from trustauthority.model.requests import (
     ConfirmRequest,
     FailRequest,
     GiveBackRequest,
     GrantRequest,
-    LeaseTerms,
-    PlacementState,
     PrepareRequest,
     RenewRequest,
 )
-from trustauthority.model.report import VerdictSeal
 from trustauthority.placement.authority import refusal, retry_after_ms
 from trustauthority.ports import Journal, KeyRoom, Store, Transaction
 from trustauthority.report.seal import open_seal

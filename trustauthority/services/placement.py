@@ -10,14 +10,13 @@ from trustauthority.model.host import HostRecord
 from trustauthority.model.identifiers import ClusterId, HostId, RequestId, VmId, is_name
 from trustauthority.model.placement import (
     UNLIMITED_MS,
-    AbortRequest,
     LeaseClass,
     Move,
-    OfferRequest,
     PlacementState,
-    SwitchRequest,
+    Sharing,
 )
 from trustauthority.model.policy import LeasePolicy
+from trustauthority.model.requests import AbortRequest, OfferRequest, SwitchRequest
 from trustauthority.model.vm import IntentEntry, VmEntry
 from trustauthority.placement.authority import refusal
 from trustauthority.placement.decide import MoveDecision, PlacementQuestion, Unmet, place
@@ -40,6 +39,7 @@ class NewVm:
     lease_class: LeaseClass
     any_host: bool
     profile_sha256: bytes
+    sharing: Sharing = Sharing.EXCLUSIVE
 
 
 class PlacementService:
@@ -54,6 +54,8 @@ class PlacementService:
             raise InvalidRequest("vm_id: 1-63 characters of a-z 0-9 . _ -", field="vm_id")
         if len(vm.profile_sha256) not in (0, 32):
             raise InvalidRequest("profile_digest has 32 bytes, or none", field="profile_digest")
+        if vm.sharing is Sharing.SHARED and vm.profile_sha256:
+            raise InvalidRequest("a shared secret has no domain profile", field="profile_digest")
         async with self._store.transaction() as tx:
             _, policy = await cluster_policy(tx, vm.cluster)
             entry = VmEntry(
@@ -66,6 +68,7 @@ class PlacementService:
                 lease_ms=lease_ms(policy.leases, vm.lease_class),
                 continue_for_ms=policy.leases.continue_for_ms,
                 skew_ms=policy.leases.skew_ms,
+                sharing=vm.sharing,
                 any_host_of_cluster=vm.any_host,
                 owner=None,
                 last_owner=None,
@@ -86,6 +89,7 @@ class PlacementService:
                         "cluster": vm.cluster,
                         "lease_class": str(vm.lease_class),
                         "any_host": int(vm.any_host),
+                        "sharing": str(vm.sharing),
                     },
                 )
             )

@@ -15,7 +15,7 @@ from hostagent.lease_model import (
 )
 from support.modelcheck.explore import Scenario
 from support.modelcheck.parties import Variant
-from support.modelcheck.scenarios import idle, intent_for, running
+from support.modelcheck.scenarios import idle, intent_for, running, with_glass
 from trustauthority.placement import authority
 from trustauthority.placement.condition import Scene, apply, failing
 
@@ -236,5 +236,52 @@ PLANTED = (
         ),
         longest=8,
         breaks="6.3",
+    ),
+    Planted(
+        variant=Variant(name="break-glass without a fence", decide=without("clear-of-others")),
+        scenario=Scenario(
+            name="glass",
+            hosts=2,
+            horizon=3,
+            budget={"start1": 1},
+            **with_glass(running(2), "h1", 9),
+        ),
+        longest=5,
+        breaks="I-C",
+    ),
+    Planted(
+        variant=Variant(name="break-glass used twice", decide=without("break-glass-unused")),
+        scenario=Scenario(
+            name="glass",
+            hosts=2,
+            horizon=3,
+            budget={"start0": 2, "stop": 1},
+            **with_glass(idle(2), "h0", 9),
+        ),
+        longest=9,
+        breaks="S4",
+    ),
+    Planted(
+        variant=Variant(
+            name="break-glass for a revoked host",
+            decide=without("host-not-revoked", "trust-epoch-current", "grant-epochs-current"),
+        ),
+        scenario=Scenario(
+            name="glass",
+            hosts=2,
+            horizon=2,
+            budget={"start0": 1, "revoke": 1},
+            **with_glass(idle(2), "h0", 9),
+        ),
+        longest=5,
+        breaks="S7",
+    ),
+    Planted(
+        variant=Variant(
+            name="a VM is given as shared", decide=without("vm-shared", "grant-still-held")
+        ),
+        scenario=Scenario(name="rogue", hosts=2, horizon=2, budget={"rogue": 1}, **running(2)),
+        longest=3,
+        breaks="S1",
     ),
 )

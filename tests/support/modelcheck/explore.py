@@ -26,7 +26,7 @@ from trustauthority.model.placement import MovePhase
 KINDS = (
     "duplicate", "resend", "crash", "reboot", "attest", "revoke", "revoke_all", "policy", "step",
     "step_back", "lag", "start0", "start1", "start2", "stop", "offer", "prepare", "hand_over",
-    "abort", "claim", "give_up", "kms_fails", "renew",
+    "abort", "claim", "give_up", "kms_fails", "renew", "close_glass", "rogue",
 )  # fmt: skip
 INDEX = {kind: number for number, kind in enumerate(KINDS)}
 STEP = 100
@@ -331,6 +331,14 @@ class Model:
                 )
             if world.budget[INDEX["revoke"]] or world.budget[INDEX["attest"]]:
                 yield from self._host_rows(world, rows, index, machine)
+            if (spent := self.spend(world, "rogue")) is not None:
+                asked = parties.ask_as_shared(self.variant, rows, index, world.t, world.offset)
+                label = f"h{index} asks for the VM as for a shared secret"
+                yield label, self._rows(spent, parties.forget_time(asked, world.t, world.offset))
+        if (spent := self.spend(world, "close_glass")) is not None:
+            closed = tuple(replace(glass, closed_at_ms=1) for glass in rows.glasses)
+            if closed != rows.glasses:
+                yield "the break-glass is closed", self._rows(spent, replace(rows, glasses=closed))
         if (spent := self.spend(world, "policy")) is not None:
             cluster = replace(rows.cluster, policy_epoch=rows.cluster.policy_epoch + 1)
             yield "the policy changes", self._rows(spent, replace(rows, cluster=cluster))

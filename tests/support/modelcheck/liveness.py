@@ -38,7 +38,9 @@ def settle(model: Model, world: World, known: set[World]) -> None:
 def _somebody_may(model: Model, world: World) -> bool:
     rows = model.pool[world.rows]
     return any(
-        not host.revoked and (rows.vm.any_host_of_cluster or rows.vm.last_owner == host.host_id)
+        not host.revoked
+        and host.attested_until_ms > 0
+        and (rows.vm.any_host_of_cluster or rows.vm.last_owner == host.host_id)
         for host in rows.hosts
     )
 

@@ -15,23 +15,26 @@ from hostagent.lease_model import (
     VmAction,
 )
 from support.modelcheck.world import CLUSTER, VM, Domain, Machine, Rows, ToAuthority, ToHost
-from trustauthority.model.placement import (
+from trustauthority.model.placement import GrantPhase, MovePhase, PlacementState, Purpose
+from trustauthority.model.requests import (
     AbortRequest,
+    BreakGlassConfirmRequest,
+    BreakGlassRenewRequest,
+    BreakGlassRequest,
     ConfirmRequest,
     FailRequest,
     GiveBackRequest,
-    GrantPhase,
     GrantRequest,
-    MovePhase,
     OfferRequest,
-    PlacementState,
     PrepareRequest,
-    Purpose,
     RenewRequest,
+    ShareRequest,
     SwitchRequest,
 )
 from trustauthority.placement import authority
 from trustauthority.placement.clock import ClockReading, observe
+
+_BY_GLASS = (BreakGlassRequest, BreakGlassConfirmRequest, BreakGlassRenewRequest)
 
 
 class Violation(Exception):
@@ -106,12 +109,18 @@ def load(rows: Rows, request) -> PlacementState:
         intent=next((i for i in rows.intents if i.destination == host_id and not i.used_by), None),
         grant=grant,
         move=move,
+        glass=next((g for g in rows.glasses if g.host_id == host_id and not g.closed_at_ms), None)
+        if isinstance(request, _BY_GLASS)
+        else None,
     )
 
 
 def save(rows: Rows, before: PlacementState, after: PlacementState) -> Rows:
     """Write the changed rows back."""
     grants, moves, hosts, intents = rows.grants, rows.moves, rows.hosts, rows.intents
+    glasses = rows.glasses
+    if after.glass is not before.glass:
+        glasses = tuple(after.glass if g.glass_id == after.glass.glass_id else g for g in glasses)
     if after.grant is not before.grant:
         rest = [g for g in grants if g.request_id != after.grant.request_id]
         grants = tuple(sorted([*rest, replace(after.grant, replays=0)], key=lambda g: g.request_id))
@@ -132,6 +141,7 @@ def save(rows: Rows, before: PlacementState, after: PlacementState) -> Rows:
         grants=grants,
         moves=moves,
         intents=intents,
+        glasses=glasses,
     )
 
 
@@ -178,12 +188,48 @@ def terms_of(rows: Rows) -> dict:
     }
 
 
+def by_glass(rows: Rows, request, now: int):
+    """What ``services.keys`` asks when the ordinary way is closed and a break-glass is open."""
+    found = next(
+        (
+            g
+            for g in rows.glasses
+            if g.host_id == request.host_id and not g.closed_at_ms and now < g.expires_ms
+        ),
+        None,
+    )
+    if found is None or not isinstance(request, GrantRequest | RenewRequest | ConfirmRequest):
+        return None
+    base = {"request_id": request.request_id, "vm_id": VM, "host_id": request.host_id}
+    match request:
+        case GrantRequest():
+            return BreakGlassRequest(**base)
+        case RenewRequest() if found.used_by:
+            return BreakGlassRenewRequest(grant_epoch=request.grant_epoch, **base)
+        case ConfirmRequest() if found.used_by == request.request_id:
+            return BreakGlassConfirmRequest(response_hash=request.response_hash, **base)
+        case _:
+            return None
+
+
+def decided(variant: Variant, rows: Rows, request, now: int):
+    """Decide; where that is refused and a break-glass is open, by that: (request, before, after, outcome)."""
+    before = load(rows, request)
+    after, outcome = variant.decide(before, request, now)
+    other = by_glass(rows, request, now) if isinstance(outcome, authority.Refused) else None
+    if other is None:
+        return request, before, after, outcome
+    again = load(rows, other)
+    after_it, outcome_of_it = variant.decide(again, other, now)
+    if isinstance(outcome_of_it, authority.Refused):
+        return request, before, after, outcome
+    return other, again, after_it, outcome_of_it
+
+
 def handle(variant: Variant, rows: Rows, message: ToAuthority, t: int, offset: int):
     """Decide one message in one transaction: (rows, reply or None, request id to work on)."""
     rows, now = guarded(rows, t, offset)
-    request = request_of(message)
-    before = load(rows, request)
-    after, outcome = variant.decide(before, request, now)
+    request, before, after, outcome = decided(variant, rows, request_of(message), now)
     check_growth(before, after)
     saved = forget_time(save(rows, before, after), t, offset)
     send = message.send
@@ -197,12 +243,28 @@ def handle(variant: Variant, rows: Rows, message: ToAuthority, t: int, offset: i
         check_reason(before, now)
     if send.operation in {Operation.REQUEST, Operation.PREPARE}:
         return saved, None, send.request_id
+    glass = after.glass if isinstance(request, BreakGlassRenewRequest) else None
     if send.operation is Operation.RENEW and variant.check_rights:
-        check_standing(saved, message.host)
-    reply = Reply(
-        operation=send.operation, request_id=send.request_id, accepted=True, **terms_of(saved)
-    )
+        check_standing(saved, message.host, glass=glass, now=now)
+    terms = terms_of(saved)
+    if glass is not None:
+        terms["lease_ms"] = after.vm.lease_until_ms - now
+    reply = Reply(operation=send.operation, request_id=send.request_id, accepted=True, **terms)
     return saved, ToHost(host=message.host, reply=reply), None
+
+
+def ask_as_shared(variant: Variant, rows: Rows, index: int, t: int, offset: int) -> Rows:
+    """A rogue host asks for the VM as for a shared secret, both transactions at once."""
+    rows, now = guarded(rows, t, offset)
+    asked = ShareRequest(request_id=f"rogue{index}", vm_id=VM, host_id=host_name(index))
+    before = load(rows, asked)
+    after, outcome = variant.decide(before, asked, now)
+    if isinstance(outcome, authority.Refused):
+        return rows
+    check_growth(before, after)
+    saved = save(rows, before, after)
+    confirmed, _ = confirm(variant, saved, asked.request_id, t, offset)
+    return confirmed
 
 
 def confirm(variant: Variant, rows: Rows, request_id: str, t: int, offset: int):
@@ -217,15 +279,18 @@ def confirm(variant: Variant, rows: Rows, request_id: str, t: int, offset: int):
         released = replace(before.grant, phase=GrantPhase.RELEASED)
         after, outcome = replace(before, grant=released), None
     else:
-        after, outcome = variant.decide(before, request, now)
+        request, before, after, outcome = decided(variant, rows, request, now)
     if isinstance(outcome, authority.Refused):
         saved = forget_time(rows, t, offset)
         reason = authority.refusal(outcome.failed).reason
         return saved, _reply_to(grant, saved, accepted=False, reason=reason)
     saved = forget_time(save(rows, before, after), t, offset)
+    glass = after.glass if isinstance(request, BreakGlassConfirmRequest) else None
     if variant.check_rights:
-        check_release(saved, grant)
-    return saved, _reply_to(grant, saved, accepted=True)
+        check_release(saved, grant, glass=glass, now=now)
+    # under a break-glass the grant's lease is shorter than the VM's: what is left of it
+    left = None if glass is None else grant.lease_until_ms - now
+    return saved, _reply_to(grant, saved, accepted=True, lease_ms=left)
 
 
 def read_only(rows: Rows, request_id: str, t: int, offset: int) -> Rows:
@@ -251,9 +316,13 @@ def fail(rows: Rows, request_id: str, t: int, offset: int):
     return saved, _reply_to(grant, saved, accepted=False, reason="KMS_UNAVAILABLE")
 
 
-def _reply_to(grant, rows: Rows, *, accepted: bool, reason: str = "") -> ToHost:
+def _reply_to(
+    grant, rows: Rows, *, accepted: bool, reason: str = "", lease_ms: int | None = None
+) -> ToHost:
     prepares = grant.purpose is Purpose.PREPARE
     terms = terms_of(rows)
+    if lease_ms is not None:
+        terms["lease_ms"] = lease_ms
     if prepares:
         terms["lease_ms"] = rows.cluster.prepare_for_ms
     terms["grant_epoch"] = grant.grant_epoch
@@ -292,6 +361,8 @@ def check_growth(before: PlacementState, after: PlacementState) -> None:
         raise Violation("S6: the global epoch fell")
     if before.intent and before.intent.used_by and after.intent != before.intent:
         raise Violation("S4: an intent was used twice")
+    if before.glass and before.glass.used_by and after.glass != before.glass:
+        raise Violation("S4: a break-glass let two requests through")
 
 
 def check_reason(before: PlacementState, now: int) -> None:
@@ -307,21 +378,28 @@ def check_reason(before: PlacementState, now: int) -> None:
         raise Violation("6.3: a host without a reason got a grant")
 
 
-def check_standing(rows: Rows, index: int) -> None:
-    """S1, S7: whoever gets anything is attested, under today's policy, and not revoked."""
+def check_standing(rows: Rows, index: int, *, glass=None, now: int) -> None:
+    """S1, S7: whoever gets anything is attested, under today's policy, and not revoked.
+
+    A break-glass stands for verdict and policy, for its host, until it expires; for nothing else.
+    """
     host = rows.hosts[index]
-    current = (
+    epochs = (
         host.verdict_trust_epoch == host.trust_epoch
-        and host.verdict_policy_epoch == rows.cluster.policy_epoch
         and host.verdict_global_epoch == rows.authority.global_epoch
     )
-    if host.revoked or not current:
+    judged = now < host.attested_until_ms and (
+        host.verdict_policy_epoch == rows.cluster.policy_epoch
+    )
+    if glass is not None:
+        judged = glass.host_id == host.host_id and now < glass.expires_ms
+    if host.revoked or not epochs or not judged:
         raise Violation("S7: a revoked host, or one of another epoch, got something")
 
 
-def check_release(rows: Rows, grant) -> None:
+def check_release(rows: Rows, grant, *, glass=None, now: int) -> None:
     """I-A: the VM's owner or the one prepared successor, and S1."""
-    check_standing(rows, int(grant.host_id[1:]))
+    check_standing(rows, int(grant.host_id[1:]), glass=glass, now=now)
     vm = rows.vm
     owns = vm.owner == grant.host_id and vm.grant_epoch == grant.grant_epoch
     prepared = any(

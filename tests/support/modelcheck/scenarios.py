@@ -6,7 +6,13 @@ from support.modelcheck import parties
 from support.modelcheck.explore import Model, Scenario
 from support.modelcheck.parties import Variant
 from support.modelcheck.world import CLUSTER, VM, Rows
-from trustauthority.model.placement import AuthorityRecord, ClusterRecord, Intent, VmRecord
+from trustauthority.model.placement import (
+    AuthorityRecord,
+    BreakGlass,
+    ClusterRecord,
+    Intent,
+    VmRecord,
+)
 from trustauthority.placement.clock import ClockGuard
 
 LEASE, SKEW = 3, 2
@@ -57,6 +63,17 @@ def idle(hosts: int, *, skew: int = SKEW, any_host: bool = True, intents: tuple 
 def intent_for(host: str, expires: int) -> Intent:
     """A wish of a scheduler."""
     return Intent(intent_id="i1", vm_id=VM, destination=host, expires_ms=expires)
+
+
+def with_glass(base: dict, host: str, expires: int) -> dict:
+    """Verdict FAILED on one host, and a break-glass for it."""
+    before = base["rows"]
+    hosts = tuple(
+        replace(each, attested_until_ms=0, decided_at_ms=1) if each.host_id == host else each
+        for each in before.hosts
+    )
+    glass = BreakGlass(glass_id="g1", vm_id=VM, host_id=host, expires_ms=expires)
+    return {**base, "rows": replace(before, hosts=hosts, glasses=(glass,))}
 
 
 def _scenario(name: str, horizon: int, base: dict, hosts: int = 2, **budget: int) -> Scenario:
@@ -118,6 +135,35 @@ def short() -> tuple[Scenario, ...]:
         ),
         _scenario("move against takeover", 6, owned, offer=1, prepare=1, hand_over=1, start0=1),
         _scenario("the authority's clock steps", 7, owned, start1=1, step=1, renew=1, step_back=1),
+        _scenario(
+            "break-glass, then the healthy host",
+            7,
+            with_glass(free, "h0", 4),
+            start0=1,
+            start1=1,
+            lag=1,
+            renew=1,
+        ),
+        _scenario(
+            "break-glass against a running VM",
+            7,
+            with_glass(owned, "h1", 7),
+            start1=2,
+            renew=1,
+            stop=1,
+        ),
+        _scenario(
+            "break-glass: revoked, closed, used twice",
+            3,
+            with_glass(free, "h0", 3),
+            start0=2,
+            revoke=1,
+            close_glass=1,
+            duplicate=1,
+            stop=1,
+            give_up=1,
+        ),
+        _scenario("a rogue host asks for a VM as shared", 4, owned, rogue=2, start1=1, stop=1),
         _scenario("reboots", 6, owned, start1=1, start0=1, reboot=1, attest=1),
     )
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from hostagent.lease_model import LeaseView, Reply, Send
 from trustauthority.model.placement import (
     AuthorityRecord,
+    BreakGlass,
     ClusterRecord,
     Grant,
     HostStanding,
@@ -41,6 +42,7 @@ class Rows:
     intents: tuple[Intent, ...] = ()
     grants: tuple[Grant, ...] = ()
     moves: tuple[Move, ...] = ()
+    glasses: tuple[BreakGlass, ...] = ()
     read_ok: frozenset[str] = frozenset()
     """Only for the planted bug *read-then-release*: request ids whose check was read as good."""
 

@@ -10,7 +10,7 @@ from support.placement_rows import NOW, ask, state
 
 from trustauthority.errors import TrustAuthorityError
 from trustauthority.model import placement as nouns
-from trustauthority.placement import move_rules, rules
+from trustauthority.placement import break_glass, move_rules, rules
 from trustauthority.placement.condition import (
     Absent,
     AllOf,
@@ -23,6 +23,7 @@ from trustauthority.placement.condition import (
     Largest,
     Literal,
     Scene,
+    Smallest,
     Sum,
     Term,
     WriteKind,
@@ -39,6 +40,7 @@ RECORDS = {
     "intent": nouns.Intent,
     "grant": nouns.Grant,
     "move": nouns.Move,
+    "glass": nouns.BreakGlass,
 }
 ASKABLE = {"request_id", "vm_id", "host_id", "grant_epoch", "move_id", "destination"} | {
     "response_hash"
@@ -48,7 +50,7 @@ ASKABLE = {"request_id", "vm_id", "host_id", "grant_epoch", "move_id", "destinat
 def terms(thing: Term | Condition) -> Iterator[Term]:
     """Every term inside."""
     match thing:
-        case Compare(left, _, right) | Largest(left, right):
+        case Compare(left, _, right) | Largest(left, right) | Smallest(left, right):
             yield from terms(left)
             yield from terms(right)
         case Absent(term):
@@ -93,7 +95,7 @@ class TestTables:
         """Names are unique; each maps to one reason of the error table."""
         found = [
             each
-            for module in (rules, move_rules)
+            for module in (rules, move_rules, break_glass)
             for each in vars(module).values()
             if isinstance(each, rules.Rule)
         ]
@@ -103,9 +105,47 @@ class TestTables:
 
     def test_whoever_gains_anything_has_standing(self) -> None:
         """Whatever gives a key, a lease or the right to run asks for the whole standing (S1)."""
-        for name in ("grant", "grant-replay", "confirm", "renew", "prepare", "switch"):
+        for name in ("grant", "share", "grant-replay", "confirm", "renew", "prepare", "switch"):
             transition = next(each for each in TRANSITIONS if each.name == name)
             assert set(rules.STANDING) <= set(transition.rules), name
+
+    def test_break_glass_leaves_out_the_verdict_alone(self) -> None:
+        """Break-glass: of the whole standing only verdict, its policy and its age are not asked for."""
+        verdict = {rules.POLICY_EPOCH_CURRENT, rules.ATTESTED_NOW, rules.EVIDENCE_NEW_ENOUGH}
+        by_glass = {each.name: set(each.rules) for each in break_glass.TRANSITIONS}
+        asked = set(rules.STANDING) - verdict
+        assert len(by_glass) == 4
+        for name, found in by_glass.items():
+            assert asked | {break_glass.GLASS_OPEN, break_glass.QUOTE_NEW_ENOUGH} <= found, name
+        grant = next(each for each in TRANSITIONS if each.name == "grant")
+        assert set(grant.rules) - by_glass["break-glass"] == verdict | {rules.REASON}
+        confirm = next(each for each in TRANSITIONS if each.name == "confirm")
+        assert set(confirm.rules) - by_glass["break-glass-confirm"] == verdict
+        renew = next(each for each in TRANSITIONS if each.name == "renew")
+        assert set(renew.rules) - by_glass["break-glass-renew"] == verdict
+
+    def test_no_other_decision_looks_at_a_break_glass(self) -> None:
+        """Break-glass: no ordinary decision has a way round the verdict in it."""
+        special = set(break_glass.TRANSITIONS)
+        for transition in TRANSITIONS:
+            found = [term for rule in transition.rules for term in terms(rule.condition)]
+            found += [term for write in transition.writes for _, term in write.values]
+            reads = any(isinstance(each, Field) and each.record == "glass" for each in found)
+            assert reads == (transition in special), transition.name
+
+    def test_what_makes_an_owner_asks_for_an_exclusive_subject(self) -> None:
+        """A shared secret never gets an owner, an exclusive one is never shared."""
+        for transition in TRANSITIONS:
+            owner = any(
+                name == "owner" and term != Literal(None)
+                for write in transition.writes
+                for name, term in write.values
+            )
+            if owner or transition.name in {"renew", "offer", "prepare", "break-glass-renew"}:
+                assert rules.VM_EXCLUSIVE in transition.rules, transition.name
+        share = next(each for each in TRANSITIONS if each.name == "share")
+        assert rules.VM_SHARED in share.rules
+        assert {write.record for write in share.writes} == {"grant", "intent"}
 
     def test_audit_actions(self) -> None:
         """Every decision has an audit action (I-D)."""
@@ -121,6 +161,8 @@ def sql(thing: Term | Condition) -> str:
             return "(" + " + ".join(map(sql, inner)) + ")"
         case Largest(left, right):
             return f"MAX({sql(left)}, {sql(right)})"
+        case Smallest(left, right):
+            return f"MIN({sql(left)}, {sql(right)})"
         case Compare(left, comparison, right):
             return f"({sql(left)} {comparison} {sql(right)})"
         case Absent(term):
@@ -137,6 +179,7 @@ numbers = st.recursive(
     literals,
     lambda inner: (
         st.builds(Largest, inner, inner)
+        | st.builds(Smallest, inner, inner)
         | st.builds(Sum, st.lists(inner, min_size=1, max_size=3).map(tuple))
     ),
     max_leaves=4,

@@ -31,14 +31,12 @@ from trustauthority.model.identifiers import ClusterId
 from trustauthority.model.placement import (
     AuthorityRecord,
     ClusterRecord,
-    FailRequest,
     GrantPhase,
     KeyState,
     Purpose,
-    RevokeAllRequest,
-    RevokeRequest,
     VmState,
 )
+from trustauthority.model.requests import FailRequest, RevokeAllRequest, RevokeRequest
 from trustauthority.placement import authority
 
 

@@ -26,7 +26,8 @@ from support.placement_rows import (
 )
 
 from trustauthority.model.identifiers import HostId
-from trustauthority.model.placement import AbortRequest, MovePhase, Purpose
+from trustauthority.model.placement import MovePhase, Purpose
+from trustauthority.model.requests import AbortRequest
 from trustauthority.placement import authority
 
 C = HostId("h-c")

@@ -49,6 +49,7 @@ from trustauthority.placement.condition import (
     Literal,
     Now,
     Scene,
+    Smallest,
     Sum,
     Term,
     Transition,
@@ -75,6 +76,7 @@ TABLES: Mapping[str, Table] = {
     "intent": tables.intent,
     "grant": tables.grant,
     "move": tables.move,
+    "glass": tables.break_glass,
 }
 _READ = {name: table.alias(f"{name}_row") for name, table in TABLES.items()}
 _COUNTED_VM, _COUNTED_GRANT = tables.vm.alias("counted_vm"), tables.grant.alias("counted_grant")
@@ -183,8 +185,11 @@ def _statement(first: Write | None, where: ColumnElement[bool]) -> Select[Any] |
     if first.kind is WriteKind.UPDATE:
         row = _key(table) == bindparam(f"key_{first.record}")
         return update(table).where(row, where).values(**new)
-    names = [*new, "replays"]
-    return insert(table).from_select(names, select(*new.values(), literal(0)).where(where))
+    extra: dict[str, ColumnElement[Any]] = {"replays": literal(0)}
+    if first.record == "grant":
+        extra["authorised_at_ms"] = bindparam("now")
+    values = new | extra
+    return insert(table).from_select([*values], select(*values.values()).where(where))
 
 
 def _condition(condition: Condition, own: str | None) -> ColumnElement[bool]:
@@ -218,9 +223,10 @@ def _term(term: Term, own: str | None) -> ColumnElement[Any]:
             for other in others:
                 total = total + other
             return total
-        case Largest(left, right):
+        case Largest(left, right) | Smallest(left, right):
             one, two = _term(left, own), _term(right, own)
-            return case((one >= two, one), (two > one, two), else_=null())
+            least, most = (one, two) if isinstance(term, Smallest) else (two, one)
+            return case((one >= two, most), (two > one, least), else_=null())
         case _:
             assert_never(term)
 
@@ -296,7 +302,7 @@ def _leaves(term: Term) -> Iterator[Term]:
         case Sum(terms):
             for each in terms:
                 yield from _leaves(each)
-        case Largest(left, right):
+        case Largest(left, right) | Smallest(left, right):
             yield from _leaves(left)
             yield from _leaves(right)
         case _:

@@ -23,6 +23,7 @@ from trustauthority.model.placement import (
     Intent,
     KeyState,
     PlacementState,
+    Sharing,
     VmRecord,
     VmState,
 )
@@ -99,6 +100,7 @@ class Looks:
                 {**row, "key_state": row["key_state"] or KeyState.PRE_ACTIVE},
                 state=VmState,
                 key_state=KeyState,
+                sharing=Sharing,
             )
             for row in await self._all(_VMS, vms=list(wanted))
         }

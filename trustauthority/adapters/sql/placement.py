@@ -29,6 +29,7 @@ from trustauthority.model.identifiers import HostId, RequestId, VmId
 from trustauthority.model.placement import (
     NO_CLUSTER,
     AuthorityRecord,
+    BreakGlass,
     ClusterRecord,
     Grant,
     GrantPhase,
@@ -39,12 +40,18 @@ from trustauthority.model.placement import (
     MovePhase,
     PlacementState,
     Purpose,
+    Sharing,
+    VmRecord,
+    VmState,
+)
+from trustauthority.model.requests import (
+    BreakGlassConfirmRequest,
+    BreakGlassRenewRequest,
+    BreakGlassRequest,
     Request,
     RevokeAllRequest,
     RevokeRequest,
     SwitchRequest,
-    VmRecord,
-    VmState,
 )
 from trustauthority.placement.authority import transition_for, why_not
 from trustauthority.placement.condition import (
@@ -60,6 +67,8 @@ from trustauthority.placement.condition import (
 _STANDING = select(
     tables.host, LIVE_GRANTS.label("live_grants"), NEW_GRANTS.label("new_grants")
 ).where(tables.host.c.host_id == bindparam("key_host"))
+_BY_GLASS = (BreakGlassRequest, BreakGlassConfirmRequest, BreakGlassRenewRequest)
+"""Requests that look at a break-glass; no other does."""
 _RACED = (
     Rule(
         name="raced",
@@ -163,6 +172,7 @@ class SqlPlacement:
             host=host,
             request_id=getattr(request, "request_id", None),
             move_id=move_id,
+            by_glass=isinstance(request, _BY_GLASS),
         )
 
     async def _rows(
@@ -172,11 +182,13 @@ class SqlPlacement:
         host: HostId | None,
         request_id: RequestId | None,
         move_id: RequestId | None,
+        by_glass: bool,
     ) -> tuple[PlacementState, Mapping[str, Any]]:
         grant = await self._grant(request_id)
         if move_id is None and grant is not None:
             move_id = grant.move_id
         intent = await self._intent(vm, host)
+        glass = await self._glass(vm, host) if by_glass else None
         standing = await self._standing(host, vm)
         cluster = None if standing is None else await self._cluster(standing.cluster_id)
         state = PlacementState(
@@ -187,6 +199,7 @@ class SqlPlacement:
             intent=intent,
             grant=grant,
             move=await self._move(move_id),
+            glass=glass,
         )
         keys = {
             "authority": 1,
@@ -196,6 +209,7 @@ class SqlPlacement:
             "intent": None if intent is None else intent.intent_id,
             "grant": request_id,
             "move": move_id,
+            "glass": None if glass is None else glass.glass_id,
         }
         return state, keys
 
@@ -220,7 +234,7 @@ class SqlPlacement:
             return None
         if row["key_state"] is None:
             row = dict(row) | {"key_state": KeyState.PRE_ACTIVE}
-        return record(VmRecord, row, state=VmState, key_state=KeyState)
+        return record(VmRecord, row, state=VmState, key_state=KeyState, sharing=Sharing)
 
     async def _intent(self, vm: VmId | None, host: HostId | None) -> Intent | None:
         table = tables.intent
@@ -232,6 +246,17 @@ class SqlPlacement:
         )
         row = await self._first(query)
         return None if row is None else record(Intent, row)
+
+    async def _glass(self, vm: VmId | None, host: HostId | None) -> BreakGlass | None:
+        table = tables.break_glass
+        query = (
+            select(table)
+            .where(table.c.vm_id == vm, table.c.host_id == host, table.c.closed_at_ms == 0)
+            .order_by(table.c.opened_at_ms.desc(), table.c.glass_id)
+            .limit(1)
+        )
+        row = await self._first(query)
+        return None if row is None else record(BreakGlass, row)
 
     async def _grant(self, request_id: RequestId | None) -> Grant | None:
         query = select(tables.grant).where(tables.grant.c.request_id == request_id)

@@ -43,6 +43,14 @@ class SqlRestart:
         await self._connection.execute(
             update(tables.cluster).values(policy_epoch=tables.cluster.c.policy_epoch + EPOCH_JUMP)
         )
+        glass = tables.break_glass
+        await (
+            self._connection.execute(  # one that was used since would let a second request through
+                update(glass)
+                .where(glass.c.closed_at_ms == 0)
+                .values(closed_at_ms=self._now_ms, closed_by="authority")
+            )
+        )
         await self._connection.execute(
             update(vm).values(
                 grant_epoch=vm.c.grant_epoch + EPOCH_JUMP,

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from trustauthority.adapters.sql import tables
 from trustauthority.adapters.sql.archive import SqlEvidenceArchive
 from trustauthority.adapters.sql.audit import SqlAuditLog
+from trustauthority.adapters.sql.break_glass import SqlBreakGlasses
 from trustauthority.adapters.sql.catalogue import (
     SqlBaselines,
     SqlCatalogue,
@@ -61,6 +62,7 @@ class SqlTransaction:
         self.inventory = SqlInventory(connection, now_ms)
         self.baselines = SqlBaselines(connection, now_ms)
         self.vms = SqlVms(connection, now_ms)
+        self.break_glass = SqlBreakGlasses(connection, now_ms)
         self.keys = SqlKeys(connection, now_ms)
         self.key_providers = SqlKeyProviders(connection, now_ms)
         self.placement = SqlPlacement(connection, now_ms)

@@ -223,6 +223,7 @@ vm = Table(
     Column("lease_ms", BigInteger, nullable=False),
     Column("continue_for_ms", BigInteger, nullable=False),
     Column("skew_ms", BigInteger, nullable=False),
+    Column("sharing", String(16), nullable=False),
     Column("any_host_of_cluster", Boolean, nullable=False),
     Column("protected_at_ms", BigInteger, nullable=False),
     Column("protected_by", String(128), nullable=False),
@@ -300,6 +301,23 @@ grant = Table(
 )
 """One release each, found again by its request id; ``authorised_at_ms`` counts against caps."""
 Index("grant_by_host", grant.c.host_id, grant.c.authorised_at_ms)
+
+break_glass = Table(
+    "break_glass",
+    metadata,
+    Column("glass_id", String(64), primary_key=True),
+    Column("vm_id", ForeignKey("vm.vm_id"), nullable=False),
+    Column("host_id", String(34), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("opened_by", String(128), nullable=False),
+    Column("opened_at_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+    Column("closed_at_ms", BigInteger, nullable=False),
+    Column("closed_by", String(128), nullable=False),
+    Column("used_by", String(64)),
+    Column("grant_epoch", BigInteger, nullable=False),
+)
+Index("break_glass_by_vm", break_glass.c.vm_id, break_glass.c.host_id)
 
 move = Table(
     "vm_move",

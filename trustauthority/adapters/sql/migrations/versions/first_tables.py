@@ -51,10 +51,7 @@ def _policy() -> None:
         sa.Column("expires_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("added_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("added_by", sa.String(length=128), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["cluster_id"],
-            ["cluster.cluster_id"],
-        ),
+        sa.ForeignKeyConstraint(["cluster_id"], ["cluster.cluster_id"]),
         sa.PrimaryKeyConstraint("cluster_id", "anchor_id"),
     )
     op.create_table(
@@ -65,10 +62,7 @@ def _policy() -> None:
         sa.Column("host_class", sa.String(length=63), nullable=False),
         sa.Column("added_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("added_by", sa.String(length=128), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["cluster_id"],
-            ["cluster.cluster_id"],
-        ),
+        sa.ForeignKeyConstraint(["cluster_id"], ["cluster.cluster_id"]),
         sa.PrimaryKeyConstraint("cluster_id", "ek_sha256"),
     )
     op.create_table(
@@ -84,10 +78,7 @@ def _policy() -> None:
         sa.Column("captured_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("approved_by", sa.String(length=128), nullable=False),
         sa.Column("last_matched_at_ms", sa.BigInteger(), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["cluster_id"],
-            ["cluster.cluster_id"],
-        ),
+        sa.ForeignKeyConstraint(["cluster_id"], ["cluster.cluster_id"]),
         sa.PrimaryKeyConstraint("cluster_id", "component", "name"),
     )
     op.create_table(
@@ -158,10 +149,7 @@ def _hosts() -> None:
         sa.Column("ima_state", sa.LargeBinary(), nullable=False),
         sa.Column("ima_offset", sa.BigInteger(), nullable=False),
         sa.CheckConstraint("length(tpm_position) IN (0, 16)", name="host_position_size"),
-        sa.ForeignKeyConstraint(
-            ["cluster_id"],
-            ["cluster.cluster_id"],
-        ),
+        sa.ForeignKeyConstraint(["cluster_id"], ["cluster.cluster_id"]),
         sa.PrimaryKeyConstraint("host_id"),
         sa.UniqueConstraint("ak_public"),
         sa.UniqueConstraint("ek_sha256"),
@@ -231,6 +219,7 @@ def _vms() -> None:
         sa.Column("lease_ms", sa.BigInteger(), nullable=False),
         sa.Column("continue_for_ms", sa.BigInteger(), nullable=False),
         sa.Column("skew_ms", sa.BigInteger(), nullable=False),
+        sa.Column("sharing", sa.String(length=16), nullable=False),
         sa.Column("any_host_of_cluster", sa.Boolean(), nullable=False),
         sa.Column("protected_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("protected_by", sa.String(length=128), nullable=False),
@@ -242,10 +231,7 @@ def _vms() -> None:
         sa.Column("fence_until_ms", sa.BigInteger(), nullable=False),
         sa.Column("move_id", sa.String(length=64), nullable=True),
         sa.Column("move_until_ms", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["cluster_id"],
-            ["cluster.cluster_id"],
-        ),
+        sa.ForeignKeyConstraint(["cluster_id"], ["cluster.cluster_id"]),
         sa.PrimaryKeyConstraint("vm_id"),
     )
     op.create_index("vm_by_owner", "vm", ["owner"], unique=False)
@@ -262,10 +248,7 @@ def _vms() -> None:
         sa.Column("created_by", sa.String(length=128), nullable=False),
         sa.Column("changed_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("destroy_at_ms", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["vm_id"],
-            ["vm.vm_id"],
-        ),
+        sa.ForeignKeyConstraint(["vm_id"], ["vm.vm_id"]),
         sa.PrimaryKeyConstraint("vm_id", "key_epoch"),
     )
     op.create_index(
@@ -288,13 +271,27 @@ def _vms() -> None:
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("expires_ms", sa.BigInteger(), nullable=False),
         sa.Column("used_by", sa.String(length=64), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["vm_id"],
-            ["vm.vm_id"],
-        ),
+        sa.ForeignKeyConstraint(["vm_id"], ["vm.vm_id"]),
         sa.PrimaryKeyConstraint("intent_id"),
     )
     op.create_index("intent_by_vm", "intent", ["vm_id", "destination"], unique=False)
+    op.create_table(
+        "break_glass",
+        sa.Column("glass_id", sa.String(length=64), nullable=False),
+        sa.Column("vm_id", sa.String(length=63), nullable=False),
+        sa.Column("host_id", sa.String(length=34), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("opened_by", sa.String(length=128), nullable=False),
+        sa.Column("opened_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("expires_ms", sa.BigInteger(), nullable=False),
+        sa.Column("closed_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("closed_by", sa.String(length=128), nullable=False),
+        sa.Column("used_by", sa.String(length=64), nullable=True),
+        sa.Column("grant_epoch", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["vm_id"], ["vm.vm_id"]),
+        sa.PrimaryKeyConstraint("glass_id"),
+    )
+    op.create_index("break_glass_by_vm", "break_glass", ["vm_id", "host_id"], unique=False)
 
 
 def _placement() -> None:
@@ -317,10 +314,7 @@ def _placement() -> None:
         sa.Column("response_hash", sa.LargeBinary(), nullable=True),
         sa.Column("replays", sa.BigInteger(), nullable=False),
         sa.Column("authorised_at_ms", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["vm_id"],
-            ["vm.vm_id"],
-        ),
+        sa.ForeignKeyConstraint(["vm_id"], ["vm.vm_id"]),
         sa.PrimaryKeyConstraint("request_id"),
     )
     op.create_index("grant_by_host", "vm_grant", ["host_id", "authorised_at_ms"], unique=False)
@@ -335,10 +329,7 @@ def _placement() -> None:
         sa.Column("phase", sa.String(length=16), nullable=False),
         sa.Column("prepared_boot", sa.LargeBinary(), nullable=True),
         sa.Column("replays", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["vm_id"],
-            ["vm.vm_id"],
-        ),
+        sa.ForeignKeyConstraint(["vm_id"], ["vm.vm_id"]),
         sa.PrimaryKeyConstraint("move_id"),
     )
 
