@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from trustauthority.cli.input_files import read_input
 from trustauthority.codec.x509 import MAX_BUNDLE, decode_certificates
 from trustauthority.codec.x509_crl import decode_revocation_list
 from trustauthority.errors import InvalidRequest, MalformedEvidence
@@ -21,16 +22,9 @@ def read_bytes(path: Path) -> bytes:
     """The content of a file of at most 64 MiB.
 
     Raises:
-        InvalidRequest: it can't be read, or is longer.
+        InvalidRequest: it can't be read, is no regular file, or is longer.
     """
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_BUNDLE + 1)
-    except OSError as error:
-        raise InvalidRequest(f"{path}: {error.strerror}", field=str(path)) from None
-    if len(data) > MAX_BUNDLE:
-        raise InvalidRequest(f"{path}: longer than {MAX_BUNDLE} bytes", field=str(path))
-    return data
+    return read_input(path, MAX_BUNDLE, name=str(path), field=str(path))
 
 
 def read_authorities(paths: Iterable[Path], notes: list[str]) -> tuple[Certificate, ...]:

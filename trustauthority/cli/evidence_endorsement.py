@@ -20,6 +20,8 @@ from trustauthority.cli.certificate_files import (
     read_bytes,
     read_revocation_lists,
 )
+from trustauthority.cli.input_files import not_judged
+from trustauthority.codec.efi_text import printable
 from trustauthority.codec.x509 import decode_certificate
 from trustauthority.codec.x509_keys import certificate_key
 from trustauthority.errors import InvalidRequest, MalformedEvidence, TrustAuthorityError
@@ -86,6 +88,10 @@ def judge_file(path: Path, grounds: Grounds) -> CertificateJudgement:
         )
     except TrustAuthorityError as error:
         return CertificateJudgement(file=str(path), certificate=certificate, error=error)
+    except Exception as error:  # noqa: BLE001 - a defect of ours is a refusal, never a traceback
+        return CertificateJudgement(
+            file=str(path), certificate=certificate, error=not_judged(error)
+        )
     return CertificateJudgement(file=str(path), certificate=certificate, chain=chain)
 
 
@@ -168,7 +174,7 @@ def _moment(when: datetime) -> str:
 def _print_table(judgement: CertificateJudgement, console: Console) -> None:
     document = describe(judgement)
     role = f" {document['role']}" if document["role"] else ""
-    print_line(console, f"{document['result']:9} {judgement.file}{role}")
+    print_line(console, f"{document['result']:9} {printable(judgement.file)}{role}")
     if judgement.error:
         rule = f" {document['rule']}" if document["rule"] else ""
         print_line(console, f"  why      {document['reason']}{rule}: {document['message']}")
@@ -219,7 +225,7 @@ def endorsement(
         judgements = [CertificateJudgement(file="", error=error)]
     else:
         for note in grounds.notes:
-            print_line(narration, note)
+            print_line(narration, printable(note))
         judgements = [judge_file(path, grounds) for path in certificates]
     if output == "json":
         documents = [describe(one) for one in judgements]

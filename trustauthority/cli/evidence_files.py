@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 from rich.console import Console
 
+from trustauthority.cli.input_files import not_judged, read_input
 from trustauthority.codec.efi_text import printable
 from trustauthority.errors import InvalidRequest, MalformedEvidence, TrustAuthorityError
 
@@ -38,16 +39,9 @@ def read_log(path: Path, limit: int) -> bytes:
     """The content of a file of at most ``limit`` bytes.
 
     Raises:
-        InvalidRequest: it can't be read, or is longer.
+        InvalidRequest: it can't be read, is no regular file, or is longer.
     """
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(limit + 1)
-    except OSError as error:
-        raise InvalidRequest(f"{path.name}: {error.strerror}", field="FILE") from None
-    if len(data) > limit:
-        raise InvalidRequest(f"{path.name}: longer than {limit} bytes", field="FILE")
-    return data
+    return read_input(path, limit, name=path.name, field="FILE")
 
 
 def judge_files(
@@ -70,6 +64,11 @@ def _judge_file(path: Path, judge: Callable[[bytes], Answer], limit: int) -> Ans
             reason=error.reason,
             message=printable(error.message),
             document=document,
+        )
+    except Exception as error:  # noqa: BLE001 - a defect of ours refuses one file, and stops no other
+        crash = not_judged(error)
+        return Answer(
+            exit_code=EXIT_REFUSED, reason=crash.reason, message=crash.message, document={}
         )
 
 

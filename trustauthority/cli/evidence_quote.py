@@ -16,6 +16,7 @@ import cyclopts
 from cyclopts import Parameter
 from rich.console import Console
 
+from trustauthority.cli.input_files import not_judged
 from trustauthority.cli.quote_files import read_attestation_key, read_file, read_nonce, read_pcrs
 from trustauthority.cli.quote_logs import LogJudgement, judge_boot, judge_runtime
 from trustauthority.codec.tpm import decode_attest, decode_signature, object_name
@@ -110,6 +111,8 @@ def judge_quote(files: QuoteFiles) -> QuoteJudgement:
         _judge(judgement, files)
     except TrustAuthorityError as error:
         judgement.error = error
+    except Exception as error:  # noqa: BLE001 - a defect of ours is a refusal, never a traceback
+        judgement.error = not_judged(error)
     return judgement
 
 

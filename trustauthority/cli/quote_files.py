@@ -13,8 +13,9 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from trustauthority.cli.input_files import read_input
 from trustauthority.codec.tpm import decode_public, decode_public_sized, public_from_key
-from trustauthority.errors import AlgorithmUnsupported, InvalidRequest, MalformedEvidence
+from trustauthority.errors import AlgorithmUnsupported, MalformedEvidence
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.tpm import ObjectAttributes, Scheme, Signature, TpmPublic
 from trustauthority.verification.quote import PcrValues
@@ -38,16 +39,9 @@ def read_file(path: Path, part: str) -> bytes:
     """The content of a file, at most ``MAX_FILE_SIZE`` bytes of it.
 
     Raises:
-        InvalidRequest: it can't be read, or is longer.
+        InvalidRequest: it can't be read, is no regular file, or is longer.
     """
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_FILE_SIZE + 1)
-    except OSError as error:
-        raise InvalidRequest(f"--{part}: {error.strerror}", field=part) from None
-    if len(data) > MAX_FILE_SIZE:
-        raise InvalidRequest(f"--{part}: longer than {MAX_FILE_SIZE} bytes", field=part)
-    return data
+    return read_input(path, MAX_FILE_SIZE, name=f"--{part}", field=part)
 
 
 def read_nonce(text: str) -> bytes:
