@@ -8,6 +8,7 @@ Source: TCG PC Client Platform Firmware Profile 1.06, table 1 (what each PCR hol
 """
 
 from collections.abc import Iterable, Mapping
+from struct import Struct
 from types import MappingProxyType
 from weakref import WeakKeyDictionary
 
@@ -42,6 +43,13 @@ _FILE_PCRS = frozenset({9, 11, 12, 13, 14})
 _GOOD_SEPARATORS = (b"\0\0\0\0", b"\xff\xff\xff\xff")
 _ERROR_SEPARATOR = b"\x01\0\0\0"
 _COMMAND_LINES = (b"kernel_cmdline: ", b"grub_kernel_cmdline ")
+_STUB_PCRS = frozenset({8, 12})
+"""Where systemd-stub measures load options: PCR 12, and PCR 8 before version 251."""
+_UKI_PROFILE = 0x13AED6DB
+"""Tag of the event in which systemd-stub names the chosen profile of a unified kernel image."""
+_TAG = Struct("<II")
+_DOWNGRADED = b"Security Level is Downgraded"
+_ACTIONS = frozenset({int(EventType.EFI_ACTION), int(EventType.ACTION)})
 _CALLING = b"Calling EFI Application from Boot Option"
 
 _ANYWHERE = frozenset({EventType.SEPARATOR, EventType.EFI_ACTION, EventType.ACTION})
@@ -132,6 +140,7 @@ def _boot_facts(log: VerifiedBootLog, allowed: frozenset[Quirk]) -> BootFacts:
     secure_boot = policy.walk()
     findings += policy.findings
     findings += _weaknesses(policy)
+    findings += _downgrades(log)
     # (4) What was loaded.
     images = tuple(
         [
@@ -140,7 +149,7 @@ def _boot_facts(log: VerifiedBootLog, allowed: frozenset[Quirk]) -> BootFacts:
             if event.type in _IMAGE_TYPES
         ]
     )
-    command_lines, files = _operating_system(log)
+    command_lines, files, profile = _operating_system(log)
     sbat = policy.sbat_level
     return BootFacts(
         secure_boot=secure_boot,
@@ -149,6 +158,7 @@ def _boot_facts(log: VerifiedBootLog, allowed: frozenset[Quirk]) -> BootFacts:
         command_lines=command_lines,
         files=files,
         sbat_level=None if sbat is None else sbat.decode("utf-8", "backslashreplace"),
+        uki_profile=profile,
         uefi_debug=policy.uefi_debug,
         dma_protection_disabled=policy.dma_protection_disabled,
         unrecognised=MappingProxyType(unrecognised),
@@ -261,12 +271,26 @@ def _application_order(log: VerifiedBootLog, quirks: frozenset[Quirk]) -> list[B
     return []
 
 
+def _downgrades(log: VerifiedBootLog) -> list[BootFinding]:
+    """Firmware that says it runs with less security than it was made for (HP does; pitfalls 42)."""
+    return [
+        _warning(
+            "security-level-downgraded", byte_text(event.data), pcr=event.pcr, event=event.number
+        )
+        for event in log.events
+        if event.type in _ACTIONS
+        and event.data.startswith(_DOWNGRADED)
+        and prove(event, log.digest(event), log.bank) is Proof.DATA
+    ]
+
+
 def _operating_system(
     log: VerifiedBootLog,
-) -> tuple[tuple[str, ...], tuple[MeasuredFile, ...]]:
-    """Command lines that their digest proves, and files: a name, and no digest of that name."""
+) -> tuple[tuple[str, ...], tuple[MeasuredFile, ...], str | None]:
+    """Proven command lines, files (a digest, and a name that none covers), the profile of a UKI."""
     lines: list[str] = []
     files: list[MeasuredFile] = []
+    profile: str | None = None
     position, bank = log.position, log.bank
     for event in log.events:
         number, _, pcr, event_type, digests, data = event
@@ -276,8 +300,22 @@ def _operating_system(
         if data.startswith(_COMMAND_LINES):
             if prove(event, digest, bank) is Proof.VALUE:
                 lines.append(byte_text(boot_string(data) or b""))
+        elif event_type == _IPL and pcr in _STUB_PCRS and looks_like_utf16(data):
+            if prove(event, digest, bank) is Proof.DATA:
+                lines.append(utf16_text(data))
+        elif event_type == _EVENT_TAG and _tag(data) == _UKI_PROFILE:
+            if prove(event, digest, bank) is Proof.VALUE:
+                profile = utf16_text(data[_TAG.size :])
         elif pcr in _FILE_PCRS and prove(event, digest, bank) is Proof.NONE:
             shown = data[8:] if event_type == _EVENT_TAG else data
             name = utf16_text(shown) if looks_like_utf16(shown) else byte_text(shown)
             files.append(MeasuredFile(pcr=pcr, digest=digest.hex(), name=name, event=number))
-    return tuple(lines), tuple(files)
+    return tuple(lines), tuple(files), profile
+
+
+def _tag(data: bytes) -> int | None:
+    """The tag of a TCG_PCClientTaggedEvent whose length fits."""
+    if len(data) < _TAG.size:
+        return None
+    tag, size = _TAG.unpack_from(data)
+    return int(tag) if size == len(data) - _TAG.size else None

@@ -23,6 +23,7 @@ from trustauthority.model.bootfacts import (
 from trustauthority.model.bootlog import BootEvent, EventType, RegisterKind
 from trustauthority.model.efi import GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE, EfiVariable
 from trustauthority.model.quirk import Quirk
+from trustauthority.verification.banks import hash_constructor
 from trustauthority.verification.meaning import Proof, prove
 from trustauthority.verification.replay import VerifiedBootLog
 
@@ -43,6 +44,18 @@ _GUIDS = {
 _DATABASES = ("PK", "KEK", "db", "dbx", "dbt", "dbr")
 _DEBUG = b"UEFI Debug Mode"
 _NO_DMA_PROTECTION = b"DMA Protection Disabled"
+_SHIM_STATE = "MokSBState"
+"""shim's own switch: with the value 1 it starts what nobody signed, whatever Secure Boot says."""
+_SHIM_SWITCHED_OFF = (
+    bytes.fromhex("50ab5d6046e00043abb63dd810dd8b23")  # SHIM_LOCK_GUID
+    + len(_SHIM_STATE).to_bytes(8, "little")
+    + (1).to_bytes(8, "little")
+    + _SHIM_STATE.encode("utf-16-le")
+    + b"\1"
+)
+"""What shim then measures: known by its digest, so that no other type or text can hide it (rule 37)."""
+_DEVICE_DATABASE = "devdb"
+_LAST_ASCII = 0x7E
 
 
 def policy_register(kind: RegisterKind) -> int:
@@ -66,6 +79,7 @@ class PolicyRegister:
         self.findings: list[BootFinding] = []
         self.actions: list[bytes] = []
         self.sbat_level: bytes | None = None
+        self.shim_validation_disabled = False
         self._separated = False
         self._ambiguous: set[str] = set()
 
@@ -76,9 +90,15 @@ class PolicyRegister:
             EventType.EFI_VARIABLE_AUTHORITY: self._authority,
             EventType.SEPARATOR: self._separator,
             EventType.EFI_ACTION: self._action,
+            EventType.ACTION: self._action,
+            EventType.EFI_SPDM_DEVICE_POLICY: self._device,
+            EventType.EFI_SPDM_DEVICE_AUTHORITY: self._device,
         }
         if self.pcr in self._log.verified_pcrs:
+            switched_off = hash_constructor(self._log.bank)(_SHIM_SWITCHED_OFF).digest()
             for event in self._log.in_register(self.pcr):
+                if self._log.digest(event) == switched_off:
+                    self._shim_disabled(event)
                 step = steps.get(event.type)  # type: ignore[call-overload]
                 if step is not None:
                     step(event)
@@ -95,6 +115,11 @@ class PolicyRegister:
             )
         )
 
+    def _doubt(self, name: str, message: str, event: BootEvent) -> None:
+        """A finding that some genuine firmware may give, and after which Secure Boot is not claimed."""
+        self._doubtful = True
+        self._find(name, Severity.WARNING, message, event)
+
     def _proof(self, event: BootEvent) -> Proof:
         return prove(event, self._log.digest(event), self._log.bank, quirks=self._quirks)
 
@@ -105,35 +130,26 @@ class PolicyRegister:
         except MalformedEvidence as error:
             self._find("variable-malformed", Severity.REFUSE, error.message, event)
             return
-        if _GUIDS.get(variable.name) != variable.guid:
-            return
+        name = variable.name
+        known = _GUIDS.get(name) == variable.guid
+        wrong: tuple[str, str] | None = None
         if self._proof(event) is not Proof.DATA:
             # A digest of the value alone would let the name be exchanged.
-            self._ambiguous.add(variable.name)
-            self._find(
-                "variable-unproven",
-                Severity.REFUSE,
-                f"the digest of {variable.name} is not that of its data",
-                event,
-            )
+            wrong = "variable-unproven", f"the digest of {name} is not that of its data"
         elif self._separated:
-            self._ambiguous.add(variable.name)
-            self._find(
-                "variable-after-separator",
-                Severity.REFUSE,
-                f"{variable.name} was measured after the separator",
-                event,
-            )
-        elif variable.name in self.variables:
-            self._ambiguous.add(variable.name)
-            self._find(
-                "variable-twice",
-                Severity.REFUSE,
-                f"{variable.name} was measured twice",
-                event,
-            )
+            wrong = "variable-after-separator", f"{name} was measured after the separator"
+        elif known and name in self.variables:
+            wrong = "variable-twice", f"{name} was measured twice"
+        if wrong is None:
+            if known:
+                self.variables[name] = variable
+        elif known:
+            self._ambiguous.add(name)
+            self._find(wrong[0], Severity.REFUSE, wrong[1], event)
         else:
-            self.variables[variable.name] = variable
+            # Firmware may measure settings of its own, from which nothing is claimed; but what another
+            # type would say must not hide as one of them (rule 37).
+            self._doubt(*wrong, event)
 
     # (2) One separator ends the configuration; a second one is reported with those of all registers.
     def _separator(self, _: BootEvent) -> None:
@@ -159,6 +175,8 @@ class PolicyRegister:
             return
         if variable.name == "SbatLevel":
             self.sbat_level = variable.value
+        if variable.name == _SHIM_STATE and variable.value[:1] not in {b"", b"\0"}:
+            self._shim_disabled(event)
         self.authorities.append(
             AuthorityUsed(
                 variable=variable.name,
@@ -168,6 +186,16 @@ class PolicyRegister:
                 event=event.number,
             )
         )
+
+    def _shim_disabled(self, event: BootEvent) -> None:
+        if not self.shim_validation_disabled:
+            self._find(
+                "shim-validation-disabled",
+                Severity.WARNING,
+                "shim was told not to check signatures (MokSBState)",
+                event,
+            )
+        self.shim_validation_disabled = True
 
     # (4) Actions that weaken the platform are measured here.
     def _action(self, event: BootEvent) -> None:
@@ -179,7 +207,20 @@ class PolicyRegister:
                 event,
             )
             return
-        self.actions.append(event.data.rstrip(b"\0"))
+        text = event.data.rstrip(b"\0")
+        if not text or max(text) > _LAST_ASCII or min(text) < ord(" "):
+            self._doubt("action-not-text", "a firmware action that is no text", event)
+            return
+        self.actions.append(text)
+
+    # (5) Devices have one database of their own; anything else under these types is disguised.
+    def _device(self, event: BootEvent) -> None:
+        try:
+            name = decode_variable(event.data, allow_trailing=True).name
+        except MalformedEvidence as error:
+            name = error.message
+        if name != _DEVICE_DATABASE:
+            self._doubt("device-variable-unknown", f"{name} is no database of devices", event)
 
     def _facts(self) -> SecureBootFacts:
         enabled = self._enabled()
@@ -214,7 +255,8 @@ class PolicyRegister:
             and self._separated
             and not defects
             and setup is False
-            and not audit,
+            and not audit
+            and not self.shim_validation_disabled,
             setup_mode=setup,
             audit_mode=audit,
             deployed_mode=self._flag("DeployedMode"),

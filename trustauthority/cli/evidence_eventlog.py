@@ -216,6 +216,7 @@ def _describe_boot(facts: BootFacts, events: Sequence[BootEvent]) -> dict[str, A
             for file in facts.files
         ],
         "sbatLevel": facts.sbat_level,
+        "ukiProfile": facts.uki_profile,
         "uefiDebug": facts.uefi_debug,
         "dmaProtectionDisabled": facts.dma_protection_disabled,
         "unrecognised": {str(pcr): list(found) for pcr, found in facts.unrecognised.items()},

@@ -103,6 +103,8 @@ class BootFacts:
     files: tuple[MeasuredFile, ...]
     """GRUB's files, the initrd, sections of a unified kernel image, MOK lists."""
     sbat_level: str | None
+    uki_profile: str | None
+    """Number of the chosen profile of a unified kernel image, where its digest proves it."""
     uefi_debug: bool
     dma_protection_disabled: bool
     unrecognised: Mapping[int, tuple[int, ...]]

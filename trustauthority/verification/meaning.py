@@ -39,6 +39,7 @@ _LABELS = (
 _LABEL_BYTES = tuple(label for label, _ in _LABELS)
 _NO_ACTION = int(EventType.NO_ACTION)
 _IPL = int(EventType.IPL)
+_EVENT_TAG = int(EventType.EVENT_TAG)
 _AUTHORITY = int(EventType.EFI_VARIABLE_AUTHORITY)
 _BOOT_VARIABLES = frozenset({int(EventType.EFI_VARIABLE_BOOT), int(EventType.EFI_VARIABLE_BOOT2)})
 _DATABASES = frozenset({"PK", "KEK", "db", "dbx", "dbt", "dbr"})
@@ -122,6 +123,9 @@ def _hashed_value(event_type: int, data: bytes) -> bytes | None:
     """The part of the data that an event of this type hashes, where that is not the whole."""
     if event_type == _IPL:
         return boot_string(data)
+    if event_type == _EVENT_TAG:
+        # systemd-stub hashes the text of a tagged event, not the tag and length before it
+        return data[8:] if int.from_bytes(data[4:8], "little") == len(data) - 8 >= 0 else None
     if event_type in _BOOT_VARIABLES:
         found = variable_value_range(data)
         return data[found[0] : found[1]] if found else None

@@ -9,8 +9,10 @@ from support.logbuilder import (
     APPLICATION,
     AUTHORITY,
     DATABASE,
+    DRIVER_CONFIG,
     GLOBAL,
     IPL,
+    SEPARATOR,
     LogBuilder,
     digest,
     good_log,
@@ -213,3 +215,126 @@ def test_an_empty_log_has_no_facts():
     assert (found.secure_boot.enabled, found.secure_boot.enforced) == (None, False)
     assert ids(found) == ["secure-boot-unverified"]
     assert found.findings[0].severity is Severity.WARNING
+
+
+SHIM_LOCK = "605dab50-e046-4300-abb6-3dd810dd8b23"
+SHIM_OFF = variable("MokSBState", b"\x01", SHIM_LOCK)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (AUTHORITY, SHIM_OFF),
+        (AUTHORITY, b"something else"),
+        (ACTION_EFI, SHIM_OFF),
+        (DRIVER_CONFIG, SHIM_OFF),
+        (0x800000E4, SHIM_OFF),
+        (SEPARATOR, bytes(4)),
+    ],
+    ids=["as-shim-logs-it", "other-data", "action", "configuration", "device", "separator"],
+)
+def test_a_shim_that_checks_nothing_is_found_whatever_its_event_is_called(kind, data):
+    """MokSBState = 1 voids Secure Boot; its digest tells, whatever type and data say (rules 37, 42)."""
+    log = good_log().event(7, kind, data, hashed=SHIM_OFF)
+    found = facts(log)
+    assert "shim-validation-disabled" in ids(found)
+    assert found.secure_boot.enabled is True
+    assert found.secure_boot.enforced is False
+
+
+def test_a_shim_that_checks_is_no_finding():
+    """The variable is there on some machines with the value 0 (rule 42)."""
+    found = facts(good_log().event(7, AUTHORITY, variable("MokSBState", b"\0", SHIM_LOCK)))
+    assert ids(found) == []
+    assert found.secure_boot.enforced is True
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "finding"),
+    [
+        (DRIVER_CONFIG, variable("MokListTrusted", b"\x01", SHIM_LOCK), "variable-after-separator"),
+        (ACTION_EFI, b"\x01\x02\x03", "action-not-text"),
+        (ACTION_EFI, b"", "action-not-text"),
+        (0x5, "UEFI Debug Mode".encode("utf-16-le"), "action-not-text"),
+        (0x800000E3, variable("MokListRT", b"\x01", SHIM_LOCK), "device-variable-unknown"),
+        (0x800000E4, b"cut", "device-variable-unknown"),
+    ],
+)
+def test_what_another_type_would_hide_voids_the_claim(kind, data, finding):
+    """Types are covered by no digest: each one of PCR 7 takes only what belongs to it (rule 37)."""
+    found = facts(good_log().event(7, kind, data))
+    assert finding in ids(found)
+    assert found.secure_boot.enforced is False
+
+
+def test_a_database_of_devices_is_no_finding():
+    """devdb is what firmware with SPDM measures into PCR 7 (rule 37)."""
+    found = facts(good_log().event(7, 0x800000E3, variable("devdb", b"\x01", DATABASE)))
+    assert ids(found) == []
+
+
+@pytest.mark.parametrize("pcr", [0, 7])
+def test_firmware_that_admits_a_lower_security_level(pcr):
+    """HP firmware measures that it was downgraded: a finding, when its digest proves it (rule 42)."""
+    text = b"Security Level is Downgraded to 0"
+    assert "security-level-downgraded" in ids(facts(good_log().event(pcr, ACTION_EFI, text)))
+    other = facts(good_log().event(0, ACTION_EFI, text, hashed=b"another text"))
+    assert "security-level-downgraded" not in ids(other)
+
+
+def tagged(number: int, text: str) -> bytes:
+    """TCG_PCClientTaggedEvent with UTF-16 text, as systemd-stub writes it."""
+    content = (text + "\0").encode("utf-16-le")
+    return struct.pack("<II", number, len(content)) + content
+
+
+def test_facts_of_a_unified_kernel_image():
+    """Load options and the chosen profile, as systemd-stub measures them; only what is proven."""
+    line = "quiet root=LABEL=root\0".encode("utf-16-le")
+    profile = tagged(0x13AED6DB, "2")
+    log = good_log().event(12, IPL, line).event(12, 0x6, profile, hashed=profile[8:])
+    found = facts(log)
+    assert found.command_lines == ("console=ttyS0", "quiet root=LABEL=root")
+    assert found.uki_profile == "2"
+
+
+@pytest.mark.parametrize(
+    ("data", "hashed"),
+    [
+        (tagged(0x13AED6DB, "2"), b"other"),
+        (tagged(0x13AED6DC, "2"), tagged(0x13AED6DC, "2")[8:]),
+        (tagged(0x13AED6DB, "2")[:-1], tagged(0x13AED6DB, "2")[8:]),
+        (b"\xdb\xd6\xae\x13", b"\xdb\xd6\xae\x13"),
+    ],
+    ids=["unproven", "other-tag", "cut", "no-length"],
+)
+def test_a_profile_that_no_digest_proves_is_none(data, hashed):
+    """The tag is a hint; the number counts only where the digest is that of it (rule 38)."""
+    assert facts(good_log().event(12, 0x6, data, hashed=hashed)).uki_profile is None
+
+
+def test_load_options_that_no_digest_proves_are_none():
+    """A command line is claimed only from its digest (rule 38)."""
+    line = "init=/bin/sh\0".encode("utf-16-le")
+    assert facts(good_log().event(12, IPL, line, hashed=b"other")).command_lines == (
+        "console=ttyS0",
+    )
+
+
+@pytest.mark.parametrize("name", [b"DMA Protection Disabled", b"UEFI Debug Mode"])
+def test_a_weakness_does_not_hide_as_a_setting_of_the_firmware(name):
+    """An event renamed to a variable that nobody knows voids the claim: its digest is another (rule 37)."""
+    builder = LogBuilder().event(7, DRIVER_CONFIG, variable("Vendor", b"x"), hashed=name)
+    builder.policy().separators((7,))
+    found = facts(builder.event(7, AUTHORITY, variable("db", DB_ENTRY, DATABASE)))
+    assert "variable-unproven" in ids(found)
+    assert found.secure_boot.enforced is False
+
+
+def test_a_setting_of_the_firmware_is_no_finding():
+    """Vendors measure variables of their own, proven and before the separator (rule 41)."""
+    builder = LogBuilder().variable("VendorKeys", b"\0").policy().separators((7,))
+    builder.event(7, AUTHORITY, variable("db", DB_ENTRY, DATABASE))
+    found = facts(builder)
+    assert not found.refused
+    assert found.secure_boot.enforced
