@@ -134,15 +134,30 @@ def _identity_check(check_id: str, title: str, found: str) -> Check:
 
 def _endorsement(context: AppraisalContext) -> Check:
     """What enrolment proved, unless somebody took it back since."""
-    accepted = _identity_check("endorsement", "the TPM is accepted", context.endorsement)
+    accepted = replace(
+        _identity_check("endorsement", "the TPM is accepted", context.endorsement),
+        children=(_certificate(context.tpm.manufacturer),),
+    )
     if not context.taken_back:
         return accepted
     return replace(
         accepted,
+        children=(),
         state=CheckState.FAILED,
         detail=context.taken_back,
         remedy="Replace the TPM or the machine; ta anchor crl list and endorsement.denied of the policy "
         "say what was taken back.",
+    )
+
+
+def _certificate(manufacturer: str) -> Check:
+    """Whether a vendor says that this is a TPM, or only a person who named its key (rule 63)."""
+    return Check(
+        id="endorsement.certificate",
+        title="a certificate of its vendor stands behind the TPM",
+        state=CheckState.PASSED if manufacturer else CheckState.SKIPPED,
+        found=manufacturer,
+        detail="" if manufacturer else "an operator named this very key",
     )
 
 
@@ -167,13 +182,14 @@ def _group(check_id: str, title: str, make: Callable[[], tuple[Check, ...]]) -> 
     try:
         children = make()
     except Exception as error:  # noqa: BLE001 - fail closed: whatever crashes a check fails the host
-        return Check(
-            id=check_id,
+        crash = Check(
+            id=f"{check_id}.crashed",
             title=title,
             state=CheckState.FAILED,
             detail=f"the check crashed: {type(error).__name__}",
             remedy="This is a defect of the authority; report it with the evidence bundle.",
         )
+        children = (crash,)
     states = {child.state for child in children}
     if not children or CheckState.FAILED in states:
         state = CheckState.FAILED

@@ -33,12 +33,19 @@ from trustauthority.cli.evidence_files import (
 from trustauthority.cli.options import DEFAULTS
 from trustauthority.cli.session import screen_for
 from trustauthority.codec.bundle import MAX_BUNDLE_BYTES, Bundle, decode_bundle
+from trustauthority.codec.efi_text import printable
 from trustauthority.codec.policy import MAX_DOCUMENT_BYTES as MAX_POLICY_BYTES
 from trustauthority.codec.runtimerules import MAX_DOCUMENT_BYTES as MAX_RULES_BYTES
 from trustauthority.codec.runtimerules import decode_runtime_rules
 from trustauthority.codec.tpm import decode_public, object_name
-from trustauthority.errors import InvalidRequest, MalformedEvidence, TrustAuthorityError
+from trustauthority.errors import (
+    EvidenceRejected,
+    InvalidRequest,
+    MalformedEvidence,
+    TrustAuthorityError,
+)
 from trustauthority.model.baseline import Baseline
+from trustauthority.report.vector import rejected_vector, status_of, trust_vector
 
 MAX_BASELINE_BYTES = 4 << 20
 
@@ -106,8 +113,21 @@ def _shown(document: Mapping[str, Any]) -> Iterator[str]:
 def _check(data: bytes, grounds: Grounds) -> Answer:
     bundle = decode_bundle(data)
     now_ms = int(dt.datetime.now(dt.UTC).timestamp() * 1000)
-    judged = judge_bundle(bundle, grounds, now_ms)
+    try:
+        judged = judge_bundle(bundle, grounds, now_ms)
+    except EvidenceRejected as error:
+        rejected = rejected_vector()
+        return Answer(
+            exit_code=EXIT_REFUSED,
+            reason=error.reason,
+            message=printable(error.message),
+            document={
+                "earStatus": status_of(rejected, passed=False),
+                "trustworthinessVector": rejected,
+            },
+        )
     verdict = judged.verdict
+    vector = trust_vector(verdict.checks)
     document = {
         "passed": verdict.passed,
         "policy": verdict.policy,
@@ -116,6 +136,8 @@ def _check(data: bytes, grounds: Grounds) -> Answer:
         "ownBaselines": judged.own_baselines,
         "baseline": verdict.baseline,
         "atTheAuthority": _stored_verdict(bundle),
+        "earStatus": status_of(vector, passed=verdict.passed),
+        "trustworthinessVector": vector,
         "checks": [asdict(check) for check in verdict.checks],
     }
     return Answer(
