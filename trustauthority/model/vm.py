@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from trustauthority.model.identifiers import ClusterId, HostId, RequestId, VmId
-from trustauthority.model.placement import KeyState, LeaseClass
+from trustauthority.model.placement import KeyState, LeaseClass, VmState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +26,7 @@ class VmEntry:
     lease_until_ms: int
     fence_until_ms: int
     move_id: RequestId | None
+    state: VmState = VmState.PROTECTED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

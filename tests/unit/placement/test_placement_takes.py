@@ -81,9 +81,7 @@ class TestWarned:
     )
     def test_takes_by_policy(self, warned, cluster, taken) -> None:
         """A VM that another host ran last is taken with warnings only where policy lets it."""
-        rows = state(
-            host=host(B, warned=warned), cluster=cluster, vm=vm(any_host_of_cluster=True)
-        )
+        rows = state(host=host(B, warned=warned), cluster=cluster, vm=vm(any_host_of_cluster=True))
         done = authority.grant(rows, ask(B), NOW)
         assert isinstance(done[1], authority.Accepted) is taken
         if not taken:

@@ -318,6 +318,26 @@ move = Table(
     Column("replays", BigInteger, nullable=False),
 )
 
+move_order = Table(
+    "move_order",
+    metadata,
+    Column("order_id", String(64), primary_key=True),
+    Column("vm_id", ForeignKey("vm.vm_id"), nullable=False),
+    Column("source", String(34), nullable=False),
+    Column("destination", String(34), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("phase", String(16), nullable=False),
+    Column("percent", Integer, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("created_by", String(128), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+)
+"""Wishes that give no right: a host is asked to move a VM."""
+Index("move_order_by_vm", move_order.c.vm_id)
+Index("move_order_open", move_order.c.state, move_order.c.expires_ms)
+
 identity = Table(
     "identity",
     metadata,

@@ -344,6 +344,28 @@ def _placement() -> None:
         ),
         sa.PrimaryKeyConstraint("move_id"),
     )
+    op.create_table(
+        "move_order",
+        sa.Column("order_id", sa.String(length=64), nullable=False),
+        sa.Column("vm_id", sa.String(length=63), nullable=False),
+        sa.Column("source", sa.String(length=34), nullable=False),
+        sa.Column("destination", sa.String(length=34), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("phase", sa.String(length=16), nullable=False),
+        sa.Column("percent", sa.Integer(), nullable=False),
+        sa.Column("detail", sa.Text(), nullable=False),
+        sa.Column("created_by", sa.String(length=128), nullable=False),
+        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("expires_ms", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["vm_id"],
+            ["vm.vm_id"],
+        ),
+        sa.PrimaryKeyConstraint("order_id"),
+    )
+    op.create_index("move_order_by_vm", "move_order", ["vm_id"], unique=False)
+    op.create_index("move_order_open", "move_order", ["state", "expires_ms"], unique=False)
 
 
 def _authority() -> None:
