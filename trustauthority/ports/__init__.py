@@ -12,7 +12,7 @@ from trustauthority.model.audit import AuditEntry, AuditEvent
 from trustauthority.model.catalogue import IdentityEntry
 from trustauthority.model.grant import ReleaseOrder
 from trustauthority.model.host import Admission, HostRecord, PendingEnrolment
-from trustauthority.model.identifiers import HostId, RequestId
+from trustauthority.model.identifiers import HostId, RequestId, VmId
 from trustauthority.model.kms import KmsHealth
 from trustauthority.model.placement import AuthorityRecord, Move, PlacementState, Request
 from trustauthority.model.vm import IntentEntry, NewKey, VmEntry

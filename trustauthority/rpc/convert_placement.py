@@ -25,6 +25,7 @@ EVENT_KINDS = {
     kind: pb.PlacementEventKind.Value(f"PLACEMENT_EVENT_KIND_{str(kind).upper()}")
     for kind in EventKind
 }
+_TOLD_PHASES = {phase: number for phase, number in PHASES.items() if phase}
 _TOLD_BY_SOURCE = frozenset({OrderState.RUNNING, OrderState.DONE, OrderState.FAILED})
 
 
@@ -99,7 +100,7 @@ def report(request: pb.ReportMoveOrderRequest) -> OrderReport:
     return OrderReport(
         order_id=RequestId(convert.request_id(request.order_id, "order_id")),
         state=state,
-        phase=convert.chosen(PHASES, request.phase, "phase"),
+        phase=convert.chosen(_TOLD_PHASES, request.phase, "phase"),
         percent=request.percent,
         detail=convert.text(request.detail, "detail")[:MAX_DETAIL],
     )

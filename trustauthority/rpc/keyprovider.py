@@ -177,6 +177,7 @@ class VmRpc(keyprovider_pb2_grpc.VmServiceServicer):
             request.profile_digest,
             replaces=request.replaces,
             by=current_caller().name,
+            dry_run=request.dry_run,
         )
         return pb.ReprofileVmResponse(vm=(await vm_messages(self._store, [entry]))[0])
 
@@ -187,5 +188,6 @@ class VmRpc(keyprovider_pb2_grpc.VmServiceServicer):
             even_if_held=request.even_if_held,
             why=convert.text(request.why, "why"),
             by=current_caller().name,
+            dry_run=request.dry_run,
         )
         return pb.RetireVmResponse(vm=(await vm_messages(self._store, [entry]))[0])

@@ -21,7 +21,7 @@ class VmChanges:
         self._store = store
 
     async def reprofile(
-        self, vm: str, profile_sha256: bytes, *, replaces: bytes, by: str
+        self, vm: str, profile_sha256: bytes, *, replaces: bytes, by: str, dry_run: bool
     ) -> VmEntry:
         """Replace the digest of a VM's profile, if it is the one that was looked at (6.3).
 
@@ -34,7 +34,11 @@ class VmChanges:
         async with self._store.transaction() as tx:
             entry = await find_vm(tx, vm)
             _require_protected(entry)
-            if not await tx.vms.reprofile(entry.vm_id, profile_sha256, replaces=replaces):
+            if dry_run and entry.profile_sha256 == replaces:
+                return entry
+            if dry_run or not await tx.vms.reprofile(
+                entry.vm_id, profile_sha256, replaces=replaces
+            ):
                 raise Conflict(
                     "the VM's profile was changed since it was looked at; show it and repeat",
                     kind="vm",
@@ -52,7 +56,9 @@ class VmChanges:
             )
             return await find_vm(tx, vm)
 
-    async def retire(self, vm: str, *, even_if_held: bool, why: str, by: str) -> VmEntry:
+    async def retire(
+        self, vm: str, *, even_if_held: bool, why: str, by: str, dry_run: bool
+    ) -> VmEntry:
         """Take a VM out of placement for good; its owner, if any, can't renew from now on.
 
         Raises:
@@ -61,7 +67,10 @@ class VmChanges:
         async with self._store.transaction() as tx:
             entry = await find_vm(tx, vm)
             _require_protected(entry)
-            if not await tx.vms.retire(entry.vm_id, even_if_held=even_if_held):
+            free = entry.owner is None or entry.fence_until_ms <= tx.now_ms
+            if dry_run and (even_if_held or free):
+                return entry
+            if dry_run or not await tx.vms.retire(entry.vm_id, even_if_held=even_if_held):
                 raise FailedPrecondition(
                     f"a host holds VM {vm!r}: stop it first, or retire it even if held",
                     kind="vm",

@@ -884,22 +884,26 @@ class ReprofileVmRequest(_message.Message):
     VM_ID_FIELD_NUMBER: _builtins.int
     PROFILE_DIGEST_FIELD_NUMBER: _builtins.int
     REPLACES_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
     vm_id: _builtins.str
     """The VM."""
     profile_digest: _builtins.bytes
     """SHA-256 of the new canonical domain profile."""
     replaces: _builtins.bytes
     """The digest that it replaces: another one since is a conflict. Empty for a VM without one."""
+    dry_run: _builtins.bool
+    """Only check."""
     def __init__(
         self,
         *,
         vm_id: _builtins.str = ...,
         profile_digest: _builtins.bytes = ...,
         replaces: _builtins.bytes = ...,
+        dry_run: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["profile_digest", b"profile_digest", "replaces", b"replaces", "vm_id", b"vm_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "profile_digest", b"profile_digest", "replaces", b"replaces", "vm_id", b"vm_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -938,22 +942,26 @@ class RetireVmRequest(_message.Message):
     VM_ID_FIELD_NUMBER: _builtins.int
     EVEN_IF_HELD_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
     vm_id: _builtins.str
     """The VM."""
     even_if_held: _builtins.bool
     """Also while a host holds it: that host destroys it when its lease ends."""
     why: _builtins.str
     """For the audit log."""
+    dry_run: _builtins.bool
+    """Only check."""
     def __init__(
         self,
         *,
         vm_id: _builtins.str = ...,
         even_if_held: _builtins.bool = ...,
         why: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["even_if_held", b"even_if_held", "vm_id", b"vm_id", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "even_if_held", b"even_if_held", "vm_id", b"vm_id", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

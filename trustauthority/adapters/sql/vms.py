@@ -7,7 +7,7 @@ from sqlalchemy import desc, insert, or_, select, true, update
 from trustauthority.adapters.sql import tables
 from trustauthority.adapters.sql.catalogue import Repository
 from trustauthority.adapters.sql.rows import columns, record
-from trustauthority.model.identifiers import HostId
+from trustauthority.model.identifiers import HostId, VmId
 from trustauthority.model.placement import UNLIMITED_MS, KeyState, LeaseClass, VmState
 from trustauthority.model.vm import IntentEntry, VmEntry
 
