@@ -7,6 +7,7 @@ does not do: move anything. The source's agent offers, and the grant's rules dec
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 
 from trustauthority.errors import FailedPrecondition, InvalidRequest, MoveRefused, NotFound
 from trustauthority.model.audit import AuditEvent
@@ -15,6 +16,7 @@ from trustauthority.model.identifiers import HostId, RequestId
 from trustauthority.model.moveorder import (
     REPORT_WITHIN_MS,
     MoveOrder,
+    OrderPhase,
     OrderReport,
     OrderState,
 )
@@ -125,6 +127,7 @@ class MoveOrders:
             before = await tx.orders.get(report.order_id)
             if before is None or before.source != host.host_id:
                 raise NotFound("there is no such order", kind="order", name=report.order_id)
+            report = await _as_it_came_out(tx, before, report)
             until_ms = tx.now_ms + REPORT_WITHIN_MS
             if not await tx.orders.report(host.host_id, report, until_ms=until_ms):
                 raise FailedPrecondition(
@@ -165,6 +168,14 @@ async def _require_movable(tx: Transaction, entry: VmEntry, target: HostRecord) 
     if not decision.allowed:
         first = decision.unmet[0]
         raise MoveRefused(f"{target.name}: {first.says}", rule=first.rule, why=first.reason)
+
+
+async def _as_it_came_out(tx: Transaction, order: MoveOrder, report: OrderReport) -> OrderReport:
+    """A source that lost sight of its move calls it failed; who owns the VM now says more."""
+    vm = await tx.vms.get(order.vm_id)
+    if report.state is OrderState.FAILED and vm is not None and vm.owner == order.destination:
+        return replace(report, state=OrderState.DONE, phase=OrderPhase.RESUME, percent=100)
+    return report
 
 
 async def _why_not_placed(tx: Transaction, order: MoveOrder) -> FailedPrecondition:
