@@ -52,10 +52,7 @@ def _policy() -> None:
         sa.Column("expires_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("added_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("added_by", sa.String(length=128), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["cluster_id"],
-            ["cluster.cluster_id"],
-        ),
+        sa.ForeignKeyConstraint(["cluster_id"], ["cluster.cluster_id"]),
         sa.PrimaryKeyConstraint("cluster_id", "anchor_id"),
     )
     op.create_table(
@@ -66,10 +63,7 @@ def _policy() -> None:
         sa.Column("host_class", sa.String(length=63), nullable=False),
         sa.Column("added_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("added_by", sa.String(length=128), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["cluster_id"],
-            ["cluster.cluster_id"],
-        ),
+        sa.ForeignKeyConstraint(["cluster_id"], ["cluster.cluster_id"]),
         sa.PrimaryKeyConstraint("cluster_id", "ek_sha256"),
     )
     op.create_table(
@@ -85,10 +79,7 @@ def _policy() -> None:
         sa.Column("captured_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("approved_by", sa.String(length=128), nullable=False),
         sa.Column("last_matched_at_ms", sa.BigInteger(), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["cluster_id"],
-            ["cluster.cluster_id"],
-        ),
+        sa.ForeignKeyConstraint(["cluster_id"], ["cluster.cluster_id"]),
         sa.PrimaryKeyConstraint("cluster_id", "component", "name"),
     )
     op.create_table(
@@ -161,10 +152,7 @@ def _hosts() -> None:
         sa.Column("ima_state", sa.LargeBinary(), nullable=False),
         sa.Column("ima_offset", sa.BigInteger(), nullable=False),
         sa.CheckConstraint("length(tpm_position) IN (0, 16)", name="host_position_size"),
-        sa.ForeignKeyConstraint(
-            ["cluster_id"],
-            ["cluster.cluster_id"],
-        ),
+        sa.ForeignKeyConstraint(["cluster_id"], ["cluster.cluster_id"]),
         sa.PrimaryKeyConstraint("host_id"),
         sa.UniqueConstraint("ak_public"),
         sa.UniqueConstraint("ek_sha256"),
@@ -245,10 +233,7 @@ def _vms() -> None:
         sa.Column("fence_until_ms", sa.BigInteger(), nullable=False),
         sa.Column("move_id", sa.String(length=64), nullable=True),
         sa.Column("move_until_ms", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["cluster_id"],
-            ["cluster.cluster_id"],
-        ),
+        sa.ForeignKeyConstraint(["cluster_id"], ["cluster.cluster_id"]),
         sa.PrimaryKeyConstraint("vm_id"),
     )
     op.create_index("vm_by_owner", "vm", ["owner"], unique=False)
@@ -265,10 +250,7 @@ def _vms() -> None:
         sa.Column("created_by", sa.String(length=128), nullable=False),
         sa.Column("changed_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("destroy_at_ms", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["vm_id"],
-            ["vm.vm_id"],
-        ),
+        sa.ForeignKeyConstraint(["vm_id"], ["vm.vm_id"]),
         sa.PrimaryKeyConstraint("vm_id", "key_epoch"),
     )
     op.create_index(
@@ -291,10 +273,7 @@ def _vms() -> None:
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("expires_ms", sa.BigInteger(), nullable=False),
         sa.Column("used_by", sa.String(length=64), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["vm_id"],
-            ["vm.vm_id"],
-        ),
+        sa.ForeignKeyConstraint(["vm_id"], ["vm.vm_id"]),
         sa.PrimaryKeyConstraint("intent_id"),
     )
     op.create_index("intent_by_vm", "intent", ["vm_id", "destination"], unique=False)
@@ -320,10 +299,7 @@ def _placement() -> None:
         sa.Column("response_hash", sa.LargeBinary(), nullable=True),
         sa.Column("replays", sa.BigInteger(), nullable=False),
         sa.Column("authorised_at_ms", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["vm_id"],
-            ["vm.vm_id"],
-        ),
+        sa.ForeignKeyConstraint(["vm_id"], ["vm.vm_id"]),
         sa.PrimaryKeyConstraint("request_id"),
     )
     op.create_index("grant_by_host", "vm_grant", ["host_id", "authorised_at_ms"], unique=False)
@@ -338,10 +314,7 @@ def _placement() -> None:
         sa.Column("phase", sa.String(length=16), nullable=False),
         sa.Column("prepared_boot", sa.LargeBinary(), nullable=True),
         sa.Column("replays", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["vm_id"],
-            ["vm.vm_id"],
-        ),
+        sa.ForeignKeyConstraint(["vm_id"], ["vm.vm_id"]),
         sa.PrimaryKeyConstraint("move_id"),
     )
     op.create_table(
@@ -358,10 +331,7 @@ def _placement() -> None:
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("updated_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("expires_ms", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["vm_id"],
-            ["vm.vm_id"],
-        ),
+        sa.ForeignKeyConstraint(["vm_id"], ["vm.vm_id"]),
         sa.PrimaryKeyConstraint("order_id"),
     )
     op.create_index("move_order_by_vm", "move_order", ["vm_id"], unique=False)
