@@ -151,6 +151,8 @@ class ClusterRecord:
     """How long an offer of a migration stands."""
     prepare_for_ms: int = 900_000
     """How long a prepared destination may wait, holding the key, for the switch."""
+    warned_hosts_take: bool = True
+    """Whether a host that passed with warnings may take VMs that it did not run last."""
 
 
 NO_CLUSTER = ClusterRecord(cluster_id=ClusterId(""), may_hold_keys=False)
@@ -179,6 +181,10 @@ class HostStanding:
     no_report_before_ms: int = 0
     boot: bytes = b""
     """resetCount and restartCount of the newest quote, 8 bytes big-endian."""
+    warned: bool = False
+    """The newest verdict passed with warnings: outdated, but known."""
+    draining: bool = False
+    """An operator empties the host before maintenance: it keeps what it has and takes nothing."""
     live_grants: int = 0
     """VMs *other than the one asked for* that this host owns: counted by the store under the
     host's row lock."""

@@ -112,6 +112,7 @@ BREAK_GLASS = Transition(
         GLASS_UNUSED,
         *rules.OWNABLE,
         rules.CLEAR_OF_OTHERS,
+        rules.NOT_DRAINING,
         rules.LIVE_CAP,
         rules.NEW_CAP,
     ),

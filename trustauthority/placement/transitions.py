@@ -60,8 +60,7 @@ GRANT = Transition(
         *rules.OWNABLE,
         rules.REASON,
         rules.CLEAR_OF_OTHERS,
-        rules.LIVE_CAP,
-        rules.NEW_CAP,
+        *rules.TAKES_VMS,
     ),
     writes=(
         Write(
@@ -245,8 +244,7 @@ PREPARE = Transition(
         move_rules.OFFERED_TO_HOST,
         move_rules.MOVE_CURRENT,
         move_rules.MOVE_IN_TIME,
-        rules.LIVE_CAP,
-        rules.NEW_CAP,
+        *rules.TAKES_VMS,
     ),
     writes=(
         Write(

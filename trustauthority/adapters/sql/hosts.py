@@ -15,6 +15,8 @@ from trustauthority.model.identifiers import HostId
 _host = tables.host
 _NEVER_ATTESTED: dict[str, object] = {
     "revoked": False,
+    "draining": False,
+    "warned": False,
     "trust_epoch": 1,
     "attested_at_ms": 0,
     "attested_until_ms": 0,

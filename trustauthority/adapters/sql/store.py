@@ -32,6 +32,7 @@ from trustauthority.adapters.sql.enrolments import SqlEnrolments
 from trustauthority.adapters.sql.hosts import SqlHosts
 from trustauthority.adapters.sql.identities import SqlIdentities
 from trustauthority.adapters.sql.keys import SqlKeyProviders, SqlKeys
+from trustauthority.adapters.sql.orders import SqlMoveOrders
 from trustauthority.adapters.sql.placement import SqlPlacement
 from trustauthority.adapters.sql.restart import SqlRestart
 from trustauthority.adapters.sql.rows import columns
@@ -66,6 +67,7 @@ class SqlTransaction:
         self.keys = SqlKeys(connection, now_ms)
         self.key_providers = SqlKeyProviders(connection, now_ms)
         self.placement = SqlPlacement(connection, now_ms)
+        self.orders = SqlMoveOrders(connection, now_ms)
         self.identities = SqlIdentities(connection, now_ms)
         self.audit = SqlAuditLog(connection, now_ms)
         self.restart = SqlRestart(connection, now_ms)
