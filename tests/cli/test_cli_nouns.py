@@ -99,6 +99,18 @@ PROVIDER = keyadmin.KeyProvider(
     trusts_server=True,
     trusted_by_server=False,
 )
+HELD = stamped(
+    keyadmin.HeldKey(
+        vm_id="payroll",
+        key_epoch=1,
+        current_key_epoch=1,
+        host_id="h-1",
+        host_name="esx-a01",
+        purpose="run",
+        baseline="r640",
+    ),
+    released_at=at("13:00:00"),
+)
 REWRAP = stamped(
     keyadmin.Rewrap(
         job_id="5f0c",
@@ -242,6 +254,15 @@ SCREENS = {
             "1 job · authority SERVER · 14:02:11Z\n"
             "JOB   STATE  KEYS OF  WRAPPED BY  DONE  WAITS  BEGAN\n"
             "5f0c  done   kmip-1   bao         4/4   –      2026-11-20 13:00:00Z\n"
+        ),
+    ),
+    "key who-held --host esx-a01": (
+        "ListKeyHolders",
+        keyadmin.ListKeyHoldersResponse(held=[HELD]),
+        (
+            "1 release to esx-a01 · authority SERVER · 14:02:11Z\n"
+            "VM       KEY EPOCH  RELEASED              UNTIL               PURPOSE  BASELINE\n"
+            "payroll  1          2026-11-20 13:00:00Z  ! never given back  run      r640\n"
         ),
     ),
     "vm show payroll": (
@@ -873,3 +894,31 @@ def test_a_job_is_followed_to_its_end(ta, authority: FakeAuthority, monkeypatch)
     assert ta("key", "rewrap", "--no-wait").code is ExitCode.YES
     assert len(authority.requests) == 1
     assert ta("key", "jobs", "--cancel").code is ExitCode.USAGE
+
+
+def test_exposed_keys_become_a_plan(ta, authority: FakeAuthority, tmp_path) -> None:
+    """Each key once with all its holders; only a current key needs a new one, every disk re-encrypting."""
+    older = keyadmin.HeldKey(vm_id="payroll", key_epoch=1, current_key_epoch=2, host_id="h-9")
+    again = keyadmin.HeldKey(vm_id="payroll", key_epoch=1, current_key_epoch=2, host_name="esx-a01")
+    newer = keyadmin.HeldKey(vm_id="build", key_epoch=2, current_key_epoch=2, host_id="h-9")
+    pages = {
+        "": keyadmin.ListKeyHoldersResponse(held=[older, newer], next_page_token="7"),
+        "7": keyadmin.ListKeyHoldersResponse(held=[again]),
+    }
+    authority.answer("ListKeyHolders", lambda request: pages[request.page_token])
+    plan = tmp_path / "rekey.json"
+    result = ta("key", "exposed", "--baseline", "r640", "--since", "1d", "--plan", str(plan))
+    assert result.code is ExitCode.NO
+    assert "re-encrypt the disk" in result.err
+    made = json.loads(plan.read_text())
+    assert made["because"] == {"baseline": "r640"}
+    assert [(e["vm"], e["keyEpoch"], e["roll"], e["heldBy"]) for e in made["vms"]] == [
+        ("build", 2, True, ["h-9"]),
+        ("payroll", 1, False, ["esx-a01", "h-9"]),
+    ]
+    asked = authority.request(keyadmin.ListKeyHoldersRequest)
+    assert asked.since.ToDatetime(tzinfo=UTC) == ta.now - timedelta(days=1)
+    assert ta("key", "exposed", "--host", "h", "--plan", str(plan)).code is ExitCode.USAGE
+    assert ta("key", "exposed").code is ExitCode.USAGE
+    authority.answer("ListKeyHolders", keyadmin.ListKeyHoldersResponse())
+    assert ta("key", "exposed", "--ek-model", "X").code is ExitCode.YES

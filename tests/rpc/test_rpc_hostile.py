@@ -60,6 +60,13 @@ GOOD: dict[str, dict[str, Any]] = {
     "GiveBackKey": {"vm_id": "vm-1", "request_id": REQUEST_ID, "grant_epoch": 1},
     "ProtectVm": {"vm_id": "vm-2", "cluster": "lab"},
     "GetVm": {"vm_id": "vm-1"},
+    "ChangeKeyState": {"vm_id": "vm-1", "step": 1, "dry_run": True},
+    "DestroyKey": {"vm_id": "vm-1", "dry_run": True},
+    "CancelDestroyKey": {"vm_id": "vm-1", "dry_run": True},
+    "CreateKeyProvider": {"name": "default"},
+    "SetDefaultKeyProvider": {"cluster": "lab", "provider": "default"},
+    "StartRewrap": {"provider": "default", "dry_run": True},
+    "ListKeyHolders": {"host": "h-1"},
     "CheckPlacement": {"candidates": [{"vm_id": "vm-1", "host": "h-1"}]},
     "CreateIntent": {"vm_id": "vm-1", "host": "h-1"},
     "OfferMove": {
@@ -107,7 +114,7 @@ GOOD: dict[str, dict[str, Any]] = {
 }
 """A request of each call that is well formed, so that the one wrong field is what is refused."""
 
-FREE_TEXT = {"why", "document", "role", "command_line", "section"}
+FREE_TEXT = {"why", "tpm", "document", "role", "command_line", "section"}
 """Fields that people write sentences or documents into: still one line, or TOML."""
 IGNORED = {"added_by"}
 """Set by the server, whatever a client sends."""

@@ -32,6 +32,7 @@ from trustauthority.services.catalogue import CatalogueService
 from trustauthority.services.certificates import new_authority
 from trustauthority.services.destruction import Destruction
 from trustauthority.services.enrolment import ActivatedHost, EnrolmentService
+from trustauthority.services.holders import HolderService
 from trustauthority.services.hosts import HostService
 from trustauthority.services.keyadmin import KeyAdministration
 from trustauthority.services.keyproviders import KeyProviderService
@@ -91,6 +92,7 @@ class SimulatedAuthority:
         self.rewrap = RewrapService(store, room, self.key_providers, self.journal)
         self.tombstones = FileTombstones(stores.path.parent / "tombstones", AUDIT_KEY)
         self.destruction = Destruction(store, self.tombstones)
+        self.holders = HolderService(store)
         self.placement = PlacementService(store)
         self.hosts = HostService(store)
         self.catalogue = CatalogueService(store)

@@ -12,6 +12,7 @@ from trustauthority.ports import Journal, KeyRoom, Store
 from trustauthority.rpc.keyadmin import KeyAdminRpc
 from trustauthority.rpc.keyprovider import KeyProviderRpc, VmRpc
 from trustauthority.services.destruction import Destruction
+from trustauthority.services.holders import HolderService
 from trustauthority.services.keyadmin import KeyAdministration
 from trustauthority.services.keyproviders import KeyProviderService
 from trustauthority.services.keys import KeyService
@@ -44,7 +45,10 @@ class KeyRole:
             KeyProviderRpc(self.keys, self.admin), server
         )
         keyadmin_pb2_grpc.add_KeyAdministrationServiceServicer_to_server(
-            KeyAdminRpc(self.admin, self.providers, self.rewrap, self.wake), server
+            KeyAdminRpc(
+                self.admin, self.providers, self.rewrap, HolderService(self.store), self.wake
+            ),
+            server,
         )
         keyprovider_pb2_grpc.add_VmServiceServicer_to_server(
             VmRpc(PlacementService(self.store), self.store), server

@@ -20,7 +20,7 @@ from trustauthority.model.requests import Request
 from trustauthority.model.vm import IntentEntry, NewKey, VmEntry
 from trustauthority.placement.condition import Rule
 from trustauthority.ports.catalogue import Baselines, Catalogue, Inventory, TrustLists
-from trustauthority.ports.keys import BreakGlasses, KeyProviders, Keys, RewrapJobs, Tombstones
+from trustauthority.ports.keys import BreakGlasses, KeyHistory, KeyProviders, Keys, RewrapJobs, Tombstones
 
 
 class Clock(Protocol):
@@ -232,6 +232,10 @@ class Transaction(Protocol):
         """Wrapped VM keys."""
 
     @property
+    def key_history(self) -> KeyHistory:
+        """Who received which key."""
+
+    @property
     def key_providers(self) -> KeyProviders:
         """Names for KEKs."""
 
@@ -331,6 +335,7 @@ __all__ = [
     "Identities",
     "Inventory",
     "Journal",
+    "KeyHistory",
     "KeyProviders",
     "KeyRoom",
     "Keys",

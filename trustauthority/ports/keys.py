@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from trustauthority.model.identifiers import HostId, RequestId, VmId
+from trustauthority.model.audit import AuditEntry
 from trustauthority.model.keyjob import KekEntry, RewrapJob
 from trustauthority.model.placement import KeyState
 from trustauthority.model.vm import BreakGlassEntry, Tombstone, VmKeyEntry
@@ -32,6 +33,16 @@ class Keys(Protocol):
 
     async def in_states(self, states: frozenset[KeyState]) -> Sequence[VmKeyEntry]:
         """Keys of all epochs in some states."""
+
+
+class KeyHistory(Protocol):
+    """Who received which key, from the audit log."""
+
+    async def releases(self, *, actor: str, after: int, limit: int) -> Sequence[AuditEntry]:
+        """Entries of releases after a place in the log, in order; of one actor or (empty) of all."""
+
+    async def ends(self, *, actor: str, subject: str, after: int) -> Sequence[AuditEntry]:
+        """Entries by which a host gave a VM away after a place in the log, in order."""
 
 
 class KeyProviders(Protocol):

@@ -91,6 +91,7 @@ MATRIX: dict[str, dict[str, Rule]] = {
         "ListRewraps": _SEE_KEYS,
         "GetRewrap": _SEE_KEYS,
         "CancelRewrap": _KEYS,
+        "ListKeyHolders": _SEE_KEYS,
     },
     "VmService": {"ProtectVm": _KEYS, "ListVms": _SEE_VMS, "GetVm": _SEE_VMS},
     "PlacementService": {

@@ -7,6 +7,7 @@ from trustauthority.errors import InvalidRequest
 from trustauthority.keyrelease.states import KeyStep
 from trustauthority.rpc import convert, convert_keys
 from trustauthority.rpc.interceptor import current_caller
+from trustauthority.services.holders import HolderQuestion, HolderService
 from trustauthority.services.keyadmin import KeyAdministration, KeyName
 from trustauthority.services.keyproviders import KeyProviderService
 from trustauthority.services.rewrap import RewrapService
@@ -29,11 +30,13 @@ class KeyAdminRpc(keyadmin_pb2_grpc.KeyAdministrationServiceServicer):
         service: KeyAdministration,
         providers: KeyProviderService,
         rewrap: RewrapService,
+        holders: HolderService,
         wake: asyncio.Event,
     ) -> None:
         self._service = service
         self._providers = providers
         self._rewrap = rewrap
+        self._holders = holders
         self._wake = wake
 
     async def ChangeKeyState(
@@ -144,6 +147,28 @@ class KeyAdminRpc(keyadmin_pb2_grpc.KeyAdministrationServiceServicer):
         job_id = convert.name(request.job_id, "job_id")
         job = await self._rewrap.cancel(job_id, by=current_caller().name)
         return pb.CancelRewrapResponse(rewrap=convert_keys.rewrap(job))
+
+    # --- who held what -------------------------------------------------------------------------
+
+    async def ListKeyHolders(
+        self, request: pb.ListKeyHoldersRequest, context: Any
+    ) -> pb.ListKeyHoldersResponse:
+        """List releases."""
+        question = HolderQuestion(
+            host=convert.optional_name(request.host, "host"),
+            baseline=convert_keys.variant(request.baseline),
+            tpm=convert.text(request.tpm, "tpm"),
+            since_ms=request.since.ToMilliseconds(),
+        )
+        held, place = await self._holders.page(
+            question,
+            after=convert_keys.place(request.page_token),
+            limit=convert.page_size(request.page_size),
+        )
+        return pb.ListKeyHoldersResponse(
+            held=[convert_keys.held_key(each) for each in held],
+            next_page_token="" if place is None else str(place),
+        )
 
 
 def _key_name(

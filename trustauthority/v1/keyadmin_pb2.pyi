@@ -808,3 +808,145 @@ class CancelRewrapResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelRewrapResponse: _TypeAlias = CancelRewrapResponse  # noqa: Y015
+
+@_typing.final
+class ListKeyHoldersRequest(_message.Message):
+    """Which releases are meant. At least one of host, baseline, tpm."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    BASELINE_FIELD_NUMBER: _builtins.int
+    TPM_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    """Name or id of a host."""
+    baseline: _builtins.str
+    """A baseline that hosts matched when they got the key: its name, or component=name."""
+    tpm: _builtins.str
+    """A part of the description of the host's TPM."""
+    page_size: _builtins.int
+    """How many releases to look at: at most 500; 0 means 100. A page may hold fewer, or none."""
+    page_token: _builtins.str
+    """From the previous page."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Leave out what had ended before."""
+
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        baseline: _builtins.str = ...,
+        tpm: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "host", b"host", "page_size", b"page_size", "page_token", b"page_token", "since", b"since", "tpm", b"tpm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListKeyHoldersRequest: _TypeAlias = ListKeyHoldersRequest  # noqa: Y015
+
+@_typing.final
+class ListKeyHoldersResponse(_message.Message):
+    """Some holders."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELD_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty at the end of the log."""
+    @_builtins.property
+    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldKey]:
+        """In the order of the log."""
+
+    def __init__(
+        self,
+        *,
+        held: _abc.Iterable[Global___HeldKey] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListKeyHoldersResponse: _TypeAlias = ListKeyHoldersResponse  # noqa: Y015
+
+@_typing.final
+class HeldKey(_message.Message):
+    """A key that went to a host."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VM_ID_FIELD_NUMBER: _builtins.int
+    KEY_EPOCH_FIELD_NUMBER: _builtins.int
+    CURRENT_KEY_EPOCH_FIELD_NUMBER: _builtins.int
+    HOST_ID_FIELD_NUMBER: _builtins.int
+    HOST_NAME_FIELD_NUMBER: _builtins.int
+    GRANT_EPOCH_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    TPM_FIELD_NUMBER: _builtins.int
+    BASELINE_FIELD_NUMBER: _builtins.int
+    VERDICT_ID_FIELD_NUMBER: _builtins.int
+    RELEASED_AT_FIELD_NUMBER: _builtins.int
+    ENDED_AT_FIELD_NUMBER: _builtins.int
+    vm_id: _builtins.str
+    """The VM."""
+    key_epoch: _builtins.int
+    """Which of its keys."""
+    current_key_epoch: _builtins.int
+    """The VM's current one."""
+    host_id: _builtins.str
+    """Who received it."""
+    host_name: _builtins.str
+    """Its label then."""
+    grant_epoch: _builtins.int
+    """The grant under which it went."""
+    purpose: _builtins.str
+    """To run the VM, or prepared for a move."""
+    tpm: _builtins.str
+    """The host's TPM."""
+    baseline: _builtins.str
+    """What its boot matched then."""
+    verdict_id: _builtins.str
+    """The verdict that the release rested on."""
+    @_builtins.property
+    def released_at(self) -> _timestamp_pb2.Timestamp:
+        """When it went."""
+
+    @_builtins.property
+    def ended_at(self) -> _timestamp_pb2.Timestamp:
+        """When the host gave the VM back or handed it over; absent when it never said so."""
+
+    def __init__(
+        self,
+        *,
+        vm_id: _builtins.str = ...,
+        key_epoch: _builtins.int = ...,
+        current_key_epoch: _builtins.int = ...,
+        host_id: _builtins.str = ...,
+        host_name: _builtins.str = ...,
+        grant_epoch: _builtins.int = ...,
+        purpose: _builtins.str = ...,
+        tpm: _builtins.str = ...,
+        baseline: _builtins.str = ...,
+        verdict_id: _builtins.str = ...,
+        released_at: _timestamp_pb2.Timestamp | None = ...,
+        ended_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "released_at", b"released_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "current_key_epoch", b"current_key_epoch", "ended_at", b"ended_at", "grant_epoch", b"grant_epoch", "host_id", b"host_id", "host_name", b"host_name", "key_epoch", b"key_epoch", "purpose", b"purpose", "released_at", b"released_at", "tpm", b"tpm", "verdict_id", b"verdict_id", "vm_id", b"vm_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldKey: _TypeAlias = HeldKey  # noqa: Y015

@@ -90,6 +90,11 @@ class KeyAdministrationServiceStub:
                 request_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.CancelRewrapRequest.SerializeToString,
                 response_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.CancelRewrapResponse.FromString,
                 _registered_method=True)
+        self.ListKeyHolders = channel.unary_unary(
+                '/trustauthority.v1.KeyAdministrationService/ListKeyHolders',
+                request_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.ListKeyHoldersRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.ListKeyHoldersResponse.FromString,
+                _registered_method=True)
 
 
 class KeyAdministrationServiceServicer:
@@ -173,6 +178,13 @@ class KeyAdministrationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListKeyHolders(self, request, context):
+        """Who held which key: every release of the audit log that is asked about, page by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KeyAdministrationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -230,6 +242,11 @@ def add_KeyAdministrationServiceServicer_to_server(servicer, server):
                     servicer.CancelRewrap,
                     request_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.CancelRewrapRequest.FromString,
                     response_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.CancelRewrapResponse.SerializeToString,
+            ),
+            'ListKeyHolders': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListKeyHolders,
+                    request_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.ListKeyHoldersRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.ListKeyHoldersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -530,6 +547,33 @@ class KeyAdministrationService:
             '/trustauthority.v1.KeyAdministrationService/CancelRewrap',
             trustauthority_dot_v1_dot_keyadmin__pb2.CancelRewrapRequest.SerializeToString,
             trustauthority_dot_v1_dot_keyadmin__pb2.CancelRewrapResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListKeyHolders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.KeyAdministrationService/ListKeyHolders',
+            trustauthority_dot_v1_dot_keyadmin__pb2.ListKeyHoldersRequest.SerializeToString,
+            trustauthority_dot_v1_dot_keyadmin__pb2.ListKeyHoldersResponse.FromString,
             options,
             channel_credentials,
             insecure,

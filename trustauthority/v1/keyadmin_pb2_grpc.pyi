@@ -55,6 +55,8 @@ class KeyAdministrationServiceStub:
     """One rewrap job."""
     CancelRewrap: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.CancelRewrapRequest, _keyadmin_pb2.CancelRewrapResponse]
     """End a rewrap job; what is wrapped again stays so."""
+    ListKeyHolders: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.ListKeyHoldersRequest, _keyadmin_pb2.ListKeyHoldersResponse]
+    """Who held which key: every release of the audit log that is asked about, page by page."""
 
 @_typing.type_check_only
 class KeyAdministrationServiceAsyncStub(KeyAdministrationServiceStub):
@@ -83,6 +85,8 @@ class KeyAdministrationServiceAsyncStub(KeyAdministrationServiceStub):
     """One rewrap job."""
     CancelRewrap: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.CancelRewrapRequest, _keyadmin_pb2.CancelRewrapResponse]  # type: ignore[assignment]
     """End a rewrap job; what is wrapped again stays so."""
+    ListKeyHolders: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.ListKeyHoldersRequest, _keyadmin_pb2.ListKeyHoldersResponse]  # type: ignore[assignment]
+    """Who held which key: every release of the audit log that is asked about, page by page."""
 
 class KeyAdministrationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served by the key role."""
@@ -174,5 +178,13 @@ class KeyAdministrationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_keyadmin_pb2.CancelRewrapResponse, _abc.Awaitable[_keyadmin_pb2.CancelRewrapResponse]]:
         """End a rewrap job; what is wrapped again stays so."""
+
+    @_abc_1.abstractmethod
+    def ListKeyHolders(
+        self,
+        request: _keyadmin_pb2.ListKeyHoldersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyadmin_pb2.ListKeyHoldersResponse, _abc.Awaitable[_keyadmin_pb2.ListKeyHoldersResponse]]:
+        """Who held which key: every release of the audit log that is asked about, page by page."""
 
 def add_KeyAdministrationServiceServicer_to_server(servicer: KeyAdministrationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

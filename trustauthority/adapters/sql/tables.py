@@ -387,6 +387,8 @@ audit = Table(
     Column("frontier", LargeBinary, nullable=False),
     Column("operation", String(32), nullable=False),
     Column("subject", String(80), nullable=False),
+    Column("actor", String(128), nullable=False),
 )
 """``frontier`` is the tree's right edge after this entry, so that any root is one row away."""
 Index("audit_by_subject", audit.c.operation, audit.c.subject)
+Index("audit_by_actor", audit.c.operation, audit.c.actor, audit.c.subject)

@@ -335,9 +335,11 @@ def _authority() -> None:
         sa.Column("frontier", sa.LargeBinary(), nullable=False),
         sa.Column("operation", sa.String(length=32), nullable=False),
         sa.Column("subject", sa.String(length=80), nullable=False),
+        sa.Column("actor", sa.String(length=128), nullable=False),
         sa.PrimaryKeyConstraint("sequence"),
     )
     op.create_index("audit_by_subject", "audit", ["operation", "subject"], unique=False)
+    op.create_index("audit_by_actor", "audit", ["operation", "actor", "subject"], unique=False)
     op.execute(
         sa.text(
             "INSERT INTO authority (id, global_epoch, no_report_before_ms, high_water_ms,"
