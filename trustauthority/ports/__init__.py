@@ -20,7 +20,14 @@ from trustauthority.model.requests import Request
 from trustauthority.model.vm import IntentEntry, NewKey, VmEntry
 from trustauthority.placement.condition import Rule
 from trustauthority.ports.catalogue import Baselines, Catalogue, Inventory, TrustLists
-from trustauthority.ports.keys import BreakGlasses, KeyHistory, KeyProviders, Keys, RewrapJobs, Tombstones
+from trustauthority.ports.keys import (
+    BreakGlasses,
+    KeyHistory,
+    KeyProviders,
+    Keys,
+    RewrapJobs,
+    Tombstones,
+)
 
 
 class Clock(Protocol):

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from trustauthority.model.identifiers import HostId, RequestId, VmId
 from trustauthority.model.audit import AuditEntry
+from trustauthority.model.identifiers import HostId, RequestId, VmId
 from trustauthority.model.keyjob import KekEntry, RewrapJob
 from trustauthority.model.placement import KeyState
 from trustauthority.model.vm import BreakGlassEntry, Tombstone, VmKeyEntry
