@@ -16,6 +16,7 @@ from support.client_certificates import CertificateAuthority
 from support.pe_images import Built
 
 from trustauthority.appraisal.baseline import content_sha256
+from trustauthority.cli import key_rewrap
 from trustauthority.cli.exit import ExitCode
 from trustauthority.codec.pe import decode_pe
 from trustauthority.model.baseline import Component
@@ -81,6 +82,48 @@ KEY = stamped(
         created_by="alice",
     ),
     created_at=at("12:00:00"),
+)
+PROVIDER = keyadmin.KeyProvider(
+    name="kmip-1",
+    kind="kmip",
+    health=admin.HEALTH_OK,
+    detail="answers",
+    versions=[
+        stamped(
+            keyadmin.KekVersion(version=2, kek_id="kek-9", keys=3, created_by="alice"),
+            created_at=at("13:00:00"),
+        ),
+        keyadmin.KekVersion(version=1, kek_id="kek-7", created_by="alice"),
+    ],
+    clusters=["prod"],
+    trusts_server=True,
+    trusted_by_server=False,
+)
+HELD = stamped(
+    keyadmin.HeldKey(
+        vm_id="payroll",
+        key_epoch=1,
+        current_key_epoch=1,
+        host_id="h-1",
+        host_name="esx-a01",
+        purpose="run",
+        baseline="r640",
+    ),
+    released_at=at("13:00:00"),
+)
+REWRAP = stamped(
+    keyadmin.Rewrap(
+        job_id="5f0c",
+        provider="kmip-1",
+        target="bao",
+        target_kek_id="kek-9",
+        state=keyadmin.REWRAP_STATE_DONE,
+        total=4,
+        done=4,
+        created_by="alice",
+    ),
+    created_at=at("13:00:00"),
+    updated_at=at("13:01:00"),
 )
 INTENT = stamped(
     placement.Intent(
@@ -182,6 +225,47 @@ SCREENS = {
             "  ● runs\n"
             "free     –        –        0      ! unlimited: never fenced  –        none    ! yes   "
             "  ! no usable key\n"
+        ),
+    ),
+    "key provider list": (
+        "ListKeyProviders",
+        keyadmin.ListKeyProvidersResponse(providers=[PROVIDER]),
+        (
+            "1 key provider · authority SERVER · 14:02:11Z\n"
+            "PROVIDER  KIND  KEK        VM KEYS  DEFAULT OF  HEALTH\n"
+            "kmip-1    kmip  version 2  3        prod        ✔ answers\n"
+        ),
+    ),
+    "key provider show kmip-1": (
+        "GetKeyProvider",
+        keyadmin.GetKeyProviderResponse(provider=PROVIDER),
+        (
+            "kmip-1\n"
+            "  kind                kmip\n"
+            "  health              ✔ answers\n"
+            "  we accept the KMS   yes\n"
+            "  the KMS accepts us  no\n"
+            "  default of          prod\n"
+            "  KEK version 2       kek-9: 3 VM keys, made 2026-11-20 13:00:00Z by alice\n"
+            "  KEK version 1       kek-7: 0 VM keys, made – by alice\n"
+        ),
+    ),
+    "key jobs": (
+        "ListRewraps",
+        keyadmin.ListRewrapsResponse(rewraps=[REWRAP]),
+        (
+            "1 job · authority SERVER · 14:02:11Z\n"
+            "JOB   STATE  KEYS OF  WRAPPED BY  DONE  WAITS  BEGAN\n"
+            "5f0c  done   kmip-1   bao         4/4   –      2026-11-20 13:00:00Z\n"
+        ),
+    ),
+    "key who-held --host esx-a01": (
+        "ListKeyHolders",
+        keyadmin.ListKeyHoldersResponse(held=[HELD]),
+        (
+            "1 release to esx-a01 · authority SERVER · 14:02:11Z\n"
+            "VM       KEY EPOCH  RELEASED              UNTIL               PURPOSE  BASELINE\n"
+            "payroll  1          2026-11-20 13:00:00Z  ! never given back  run      r640\n"
         ),
     ),
     "vm show payroll": (
@@ -328,6 +412,31 @@ SENT: dict[str, tuple[str, Message, Message]] = {
         "CancelDestroyKey",
         keyadmin.CancelDestroyKeyResponse(key=KEY),
         keyadmin.CancelDestroyKeyRequest(vm_id="payroll", dry_run=True),
+    ),
+    "key provider create bao": (
+        "CreateKeyProvider",
+        keyadmin.CreateKeyProviderResponse(provider=PROVIDER),
+        keyadmin.CreateKeyProviderRequest(name="bao"),
+    ),
+    "key provider set-default bao -c lab": (
+        "SetDefaultKeyProvider",
+        keyadmin.SetDefaultKeyProviderResponse(),
+        keyadmin.SetDefaultKeyProviderRequest(cluster="lab", provider="bao"),
+    ),
+    "key rewrap --provider kmip-1 --to bao --new-kek": (
+        "StartRewrap",
+        keyadmin.StartRewrapResponse(rewrap=REWRAP),
+        keyadmin.StartRewrapRequest(provider="kmip-1", target="bao", new_kek=True),
+    ),
+    "key rewrap --dry-run": (
+        "StartRewrap",
+        keyadmin.StartRewrapResponse(rewrap=REWRAP),
+        keyadmin.StartRewrapRequest(provider="default", dry_run=True),
+    ),
+    "key jobs 5f0c --cancel": (
+        "CancelRewrap",
+        keyadmin.CancelRewrapResponse(rewrap=REWRAP),
+        keyadmin.CancelRewrapRequest(job_id="5f0c"),
     ),
     "anchor remove 9f3c --yes": (
         "RemoveAnchor",
@@ -763,3 +872,57 @@ def test_times_are_relative_in_one_unit() -> None:
 
     cases = {5: "5s", 59: "59s", 60: "1m", 119: "1m", 3_600: "60m", 7_200: "2h", 172_800: "2d"}
     assert {seconds: span(timedelta(seconds=seconds)) for seconds in cases} == cases
+
+
+def test_a_job_is_followed_to_its_end(ta, authority: FakeAuthority, monkeypatch) -> None:
+    """The command ends when the job does: 0 when all is wrapped, 1 when somebody ended it."""
+    monkeypatch.setattr(key_rewrap, "POLL_S", 0.0)
+    ta.terminal = True
+    for last, code in (
+        (keyadmin.REWRAP_STATE_DONE, ExitCode.YES),
+        (keyadmin.REWRAP_STATE_CANCELLED, ExitCode.NO),
+    ):
+        running = keyadmin.Rewrap(job_id="5f0c", state=keyadmin.REWRAP_STATE_RUNNING, total=4)
+        states = iter([keyadmin.REWRAP_STATE_RUNNING, keyadmin.REWRAP_STATE_RUNNING, last])
+        authority.answer("StartRewrap", keyadmin.StartRewrapResponse(rewrap=running))
+        authority.answer(
+            "GetRewrap",
+            lambda _, states=states: keyadmin.GetRewrapResponse(
+                rewrap=keyadmin.Rewrap(job_id="5f0c", state=next(states), total=4, done=1)
+            ),
+        )
+        assert ta("key", "rewrap", "--new-kek").code is code
+        assert next(states, None) is None
+    authority.forget()
+    authority.answer("StartRewrap", keyadmin.StartRewrapResponse(rewrap=running))
+    assert ta("key", "rewrap", "--no-wait").code is ExitCode.YES
+    assert len(authority.requests) == 1
+    assert ta("key", "jobs", "--cancel").code is ExitCode.USAGE
+
+
+def test_exposed_keys_become_a_plan(ta, authority: FakeAuthority, tmp_path) -> None:
+    """Each key once with all its holders; only a current key needs a new one, every disk re-encrypting."""
+    older = keyadmin.HeldKey(vm_id="payroll", key_epoch=1, current_key_epoch=2, host_id="h-9")
+    again = keyadmin.HeldKey(vm_id="payroll", key_epoch=1, current_key_epoch=2, host_name="esx-a01")
+    newer = keyadmin.HeldKey(vm_id="build", key_epoch=2, current_key_epoch=2, host_id="h-9")
+    pages = {
+        "": keyadmin.ListKeyHoldersResponse(held=[older, newer], next_page_token="7"),
+        "7": keyadmin.ListKeyHoldersResponse(held=[again]),
+    }
+    authority.answer("ListKeyHolders", lambda request: pages[request.page_token])
+    plan = tmp_path / "rekey.json"
+    result = ta("key", "exposed", "--baseline", "r640", "--since", "1d", "--plan", str(plan))
+    assert result.code is ExitCode.NO
+    assert "re-encrypt the disk" in result.err
+    made = json.loads(plan.read_text())
+    assert made["because"] == {"baseline": "r640"}
+    assert [(e["vm"], e["keyEpoch"], e["roll"], e["heldBy"]) for e in made["vms"]] == [
+        ("build", 2, True, ["h-9"]),
+        ("payroll", 1, False, ["esx-a01", "h-9"]),
+    ]
+    asked = authority.request(keyadmin.ListKeyHoldersRequest)
+    assert asked.since.ToDatetime(tzinfo=UTC) == ta.now - timedelta(days=1)
+    assert ta("key", "exposed", "--host", "h", "--plan", str(plan)).code is ExitCode.USAGE
+    assert ta("key", "exposed").code is ExitCode.USAGE
+    authority.answer("ListKeyHolders", keyadmin.ListKeyHoldersResponse())
+    assert ta("key", "exposed", "--ek-model", "X").code is ExitCode.YES

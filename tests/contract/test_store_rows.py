@@ -1,6 +1,7 @@
 """The contract of the store ports: catalogue, identities, VMs, keys, snapshots."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from fakes.clock import FakeClock
@@ -34,10 +35,25 @@ from trustauthority.model.catalogue import (
     Role,
 )
 from trustauthority.model.identifiers import HostId, VmId
+from trustauthority.model.keyjob import JobState, KekEntry, RewrapJob
 from trustauthority.model.placement import UNLIMITED_MS, KeyState, LeaseClass
 
 DIGEST = bytes(range(32))
 U32, U64 = 2**32 - 1, 2**64 - 1
+
+
+def rewrap_job() -> RewrapJob:
+    """All keys of main to its KEK ``new``."""
+    return RewrapJob(
+        job_id="j",
+        provider="main",
+        target="main",
+        target_kek_id="new",
+        total=2,
+        created_at_ms=1,
+        created_by="x",
+        updated_at_ms=1,
+    )
 
 
 class TestCatalogue:
@@ -254,14 +270,81 @@ class TestVmsAndKeys:
             assert await tx.keys.replace(later, now)
             assert await tx.keys.due(limit=9) == [now]
 
-    async def test_kek(self, stores: Stores) -> None:
-        """A provider keeps its first KEK."""
+    async def test_keks(self, stores: Stores) -> None:
+        """Each version of a provider's KEK is recorded once; the highest is the current one."""
+        store = await stores.open()
+        first = KekEntry(provider="main", version=1, kek_id="a", created_at_ms=1, created_by="x")
+        second = replace(first, version=2, kek_id="b")
+        async with store.transaction() as tx:
+            assert await tx.key_providers.current("main") is None
+            assert await tx.key_providers.add_kek(first)
+            assert not await tx.key_providers.add_kek(replace(first, kek_id="other"))
+            assert await tx.key_providers.current("main") == first
+            assert await tx.key_providers.add_kek(second)
+            assert await tx.key_providers.current("main") == second
+            assert await tx.key_providers.versions("main") == [second, first]
+            assert await tx.key_providers.names() == ["main"]
+
+    async def test_defaults_of_clusters(self, stores: Stores) -> None:
+        """A cluster has one default provider, or none of its own."""
         store = await stores.open()
         async with store.transaction() as tx:
-            assert await tx.key_providers.put_kek("main", "kek-1")
-            assert not await tx.key_providers.put_kek("main", "kek-2")
-            assert await tx.key_providers.kek("main") == "kek-1"
-            assert await tx.key_providers.kek("other") is None
+            await tx.catalogue.create_cluster(cluster())
+            assert await tx.key_providers.defaults() == {}
+            await tx.key_providers.set_default(CLUSTER, "one")
+            await tx.key_providers.set_default(CLUSTER, "two")
+            assert await tx.key_providers.defaults() == {CLUSTER: "two"}
+
+    async def test_one_worker_per_job(self, stores: Stores) -> None:
+        """N59: a job is one worker's until its time is over; the one before can't write any more."""
+        store = await stores.open()
+        job = rewrap_job()
+        async with store.transaction() as tx:
+            await tx.rewrap_jobs.add(job)
+            until_ms = tx.now_ms + 1_000
+            mine = await tx.rewrap_jobs.claim("j", worker="one", until_ms=until_ms)
+            assert mine is not None
+            assert await tx.rewrap_jobs.claim("j", worker="two", until_ms=until_ms) is None
+            assert await tx.rewrap_jobs.claim("j", worker="one", until_ms=until_ms) == mine
+            assert not await tx.rewrap_jobs.save(replace(mine, done=9), worker="two")
+            assert await tx.rewrap_jobs.save(replace(mine, done=1), worker="one")
+        stores.clock.pass_ms(1_000)
+        async with store.transaction() as tx:
+            taken = await tx.rewrap_jobs.claim("j", worker="two", until_ms=tx.now_ms + 1)
+            assert taken is not None
+            assert taken.done == 1
+            assert not await tx.rewrap_jobs.save(replace(mine, done=2), worker="one")
+            assert await tx.rewrap_jobs.cancel("j")
+            assert not await tx.rewrap_jobs.cancel("j")
+            assert not await tx.rewrap_jobs.save(taken, worker="two")
+            assert await tx.rewrap_jobs.claim("j", worker="two", until_ms=tx.now_ms) is None
+            assert await tx.rewrap_jobs.unfinished() == []
+            (entry,) = await tx.rewrap_jobs.page(limit=9)
+        assert entry.state is JobState.CANCELLED
+
+    async def test_remaining_keys_of_a_job(self, stores: Stores) -> None:
+        """N59: keys under another KEK of the provider, in order, after the job's place; erased ones not."""
+        store = await stores.open()
+        async with store.transaction() as tx:
+            await tx.catalogue.create_cluster(cluster())
+            for name in ("vm-a", "vm-b", "vm-c", "vm-d", "vm-e"):
+                await add_vm(tx, name)
+
+            async def change(vm: str, **changes: Any) -> None:
+                assert await tx.keys.replace(vm_key(vm), replace(vm_key(vm), **changes))
+
+            await change("vm-b", kek_id="new")
+            await change("vm-c", wrapped=b"", state=KeyState.DESTROYED)
+            await change("vm-d", provider="other")
+            job = rewrap_job()
+            keys, left = await tx.rewrap_jobs.remaining(job, limit=9)
+            assert ([key.vm_id for key in keys], left) == (["vm-a", "vm-e"], 2)
+            later = replace(job, after_vm="vm-a", after_epoch=1)
+            keys, left = await tx.rewrap_jobs.remaining(later, limit=9)
+            assert ([key.vm_id for key in keys], left) == (["vm-e"], 2)
+            elsewhere = replace(job, target="other")
+            keys, left = await tx.rewrap_jobs.remaining(elsewhere, limit=2)
+            assert ([key.vm_id for key in keys], left) == (["vm-a", "vm-b"], 3)
 
     async def test_intents(self, stores: Stores) -> None:
         """Intents are listed, of one VM or of all."""

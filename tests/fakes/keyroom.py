@@ -18,6 +18,7 @@ from trustauthority.codec.tpm import decode_public
 from trustauthority.errors import KmsUnavailable
 from trustauthority.keyrelease.wrap import GRANT_ENTROPY, build_key_grant
 from trustauthority.model.grant import ReleaseOrder
+from trustauthority.model.keyjob import RewrapOrder
 from trustauthority.model.kms import HealthState, KmsHealth
 from trustauthority.model.vm import NewKey
 
@@ -64,6 +65,9 @@ class FakeKeyRoom:
         self.answers: list[bytes] = []
         """Every grant that was made, whether or not it left the authority."""
         self.closed = False
+        self.providers: Sequence[str] = ("default",)
+        self.rewrapped = 0
+        """How many keys were wrapped again."""
         self._gates: list[Gate] = []
         self._failure: KmsUnavailable | None = None
         self._change: Callable[[bytes], bytes] = _as_it_is
@@ -95,11 +99,6 @@ class FakeKeyRoom:
 
     # --- the port ------------------------------------------------------------------------------
 
-    @property
-    def providers(self) -> Sequence[str]:
-        """One that is always there."""
-        return ("default",)
-
     async def create_kek(self, provider: str) -> str:
         """Make a KEK."""
         await self._arrive()
@@ -120,16 +119,22 @@ class FakeKeyRoom:
         self.made.append(vm_key)
         return NewKey(wrapped=nonce + AESGCM(self._kek(kek_id)).encrypt(nonce, vm_key, aad))
 
+    async def rewrap(self, order: RewrapOrder) -> bytes:
+        """Unwrap a VM key and wrap it by another KEK."""
+        await self._arrive()
+        vm_key = self._unwrap(order.kek_id, order.wrapped, order.aad)
+        nonce = os.urandom(12)
+        self.vm_keys[order.target_aad] = vm_key
+        self.rewrapped += 1
+        sealed = AESGCM(self._kek(order.target_kek_id)).encrypt(nonce, vm_key, order.target_aad)
+        return nonce + sealed
+
     async def release(self, order: ReleaseOrder) -> bytes:
         """Unwrap a VM key and return a signed KeyGrant v1."""
         self.orders.append(order)
         await self._arrive()
         order = self._before_release(order)
-        nonce, sealed = order.wrapped[:12], order.wrapped[12:]
-        try:
-            vm_key = AESGCM(self._kek(order.kek_id)).decrypt(nonce, sealed, order.aad)
-        except InvalidTag:
-            raise KmsUnavailable("the wrapped key does not unwrap under this KEK") from None
+        vm_key = self._unwrap(order.kek_id, order.wrapped, order.aad)
         grant = build_key_grant(
             binding=order.binding,
             vm_key=vm_key,
@@ -158,6 +163,12 @@ class FakeKeyRoom:
             await self._gates.pop(0).wait()
         if self._failure is not None:
             raise self._failure
+
+    def _unwrap(self, kek_id: str, wrapped: bytes, aad: bytes) -> bytes:
+        try:
+            return AESGCM(self._kek(kek_id)).decrypt(wrapped[:12], wrapped[12:], aad)
+        except InvalidTag:
+            raise KmsUnavailable("the wrapped key does not unwrap under this KEK") from None
 
     def _kek(self, kek_id: str) -> bytes:
         if kek_id not in self.keks:

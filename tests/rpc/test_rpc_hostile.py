@@ -69,6 +69,10 @@ GOOD: dict[str, dict[str, Any]] = {
     "OrderMove": {"vm_id": "vm-1", "destination": "h-1", "dry_run": True},
     "CancelMoveOrder": {"order_id": REQUEST_ID},
     "ReportMoveOrder": {"order_id": REQUEST_ID, "state": 2, "phase": 3},
+    "CreateKeyProvider": {"name": "default"},
+    "SetDefaultKeyProvider": {"cluster": "lab", "provider": "default"},
+    "StartRewrap": {"provider": "default", "dry_run": True},
+    "ListKeyHolders": {"host": "h-1"},
     "CheckPlacement": {"candidates": [{"vm_id": "vm-1", "host": "h-1"}]},
     "CreateIntent": {"vm_id": "vm-1", "host": "h-1"},
     "OfferMove": {
@@ -118,7 +122,7 @@ GOOD: dict[str, dict[str, Any]] = {
 }
 """A request of each call that is well formed, so that the one wrong field is what is refused."""
 
-FREE_TEXT = {"why", "detail", "document", "role", "command_line", "section"}
+FREE_TEXT = {"why", "detail", "tpm", "document", "role", "command_line", "section"}
 """Fields that people write sentences or documents into: still one line, or TOML."""
 IGNORED = {"added_by"}
 """Set by the server, whatever a client sends."""

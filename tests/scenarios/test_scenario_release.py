@@ -512,7 +512,7 @@ class TestKms:
         entry = await authority.last("key.release")
         assert (entry["decision"], entry["reason"]) == ("refused", "KMS_UNAVAILABLE")
         assert authority.room.answers == []
-        assert not (await authority.key_admin.health())["default"].usable
+        assert not (await authority.key_providers.health())["default"].usable
         authority.room.recover()
         released = await authority.request(host, request_id="request-0000001")
         assert authority.open(host, released) == authority.vm_key()

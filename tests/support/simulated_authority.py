@@ -32,10 +32,13 @@ from trustauthority.services.catalogue import CatalogueService
 from trustauthority.services.certificates import new_authority
 from trustauthority.services.destruction import Destruction
 from trustauthority.services.enrolment import ActivatedHost, EnrolmentService
+from trustauthority.services.holders import HolderService
 from trustauthority.services.hosts import HostService
 from trustauthority.services.keyadmin import KeyAdministration
+from trustauthority.services.keyproviders import KeyProviderService
 from trustauthority.services.keys import KeyService, ReleasedKey
 from trustauthority.services.placement import NewVm, PlacementService
+from trustauthority.services.rewrap import RewrapService
 from trustauthority.services.secrets import AuthoritySecrets
 
 BY = "identity:root"
@@ -84,9 +87,12 @@ class SimulatedAuthority:
         self.attestation = AttestationService(store, self.secrets, self.journal, "node-1")
         self.enrolment = EnrolmentService(store, self.secrets)
         self.keys = KeyService(store, room, self.verdict_keys, self.journal)
-        self.key_admin = KeyAdministration(store, room)
+        self.key_providers = KeyProviderService(store, room)
+        self.key_admin = KeyAdministration(store, room, self.key_providers)
+        self.rewrap = RewrapService(store, room, self.key_providers, self.journal)
         self.tombstones = FileTombstones(stores.path.parent / "tombstones", AUDIT_KEY)
         self.destruction = Destruction(store, self.tombstones)
+        self.holders = HolderService(store)
         self.placement = PlacementService(store)
         self.hosts = HostService(store)
         self.catalogue = CatalogueService(store)

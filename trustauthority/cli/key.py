@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App
 
-from trustauthority.cli import key_states
+from trustauthority.cli import key_holders, key_rewrap, key_states
 from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
 from trustauthority.cli.key_escrow import escrow_app, recover
+from trustauthority.cli.key_provider import provider_app
 from trustauthority.cli.options import DEFAULTS, DryRun, Options
 from trustauthority.cli.paging import all_pages
 from trustauthority.cli.plain import plain, word
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 app = App(name="key", help="VM keys: their records, and who received each. Never the keys.")
 key_states.add_to(app)
+key_rewrap.add_to(app)
+key_holders.add_to(app)
+app.command(provider_app)
 app.command(escrow_app)
 app.command(
     recover,

@@ -12,7 +12,7 @@ from trustauthority.cli.text import NOTHING, absolute, count, moment
 if TYPE_CHECKING:
     from trustauthority.v1.admin_pb2 import GetStatusResponse, HealthItem
 
-_MARKS = {"ok": ("✔", GOOD), "warning": ("!", CAUTION), "error": ("✖", BAD)}
+MARKS = {"ok": ("✔", GOOD), "warning": ("!", CAUTION), "error": ("✖", BAD)}
 
 
 def status(*, options: Options = DEFAULTS) -> ExitCode:
@@ -91,5 +91,5 @@ def _show(ta: Session, reply: "GetStatusResponse") -> None:
 
 
 def _mark(item: "HealthItem") -> Marked:
-    text, style = _MARKS.get(word(item, "health"), ("?", CAUTION))
+    text, style = MARKS.get(word(item, "health"), ("?", CAUTION))
     return Marked(text=text, style=style)

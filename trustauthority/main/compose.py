@@ -19,20 +19,19 @@ from trustauthority.adapters.keyfiles import ADMIN_CA, CHALLENGE_KEY, HOST_CA, R
 from trustauthority.adapters.keyroom import ChildKeyRoom, KeyRoomSettings
 from trustauthority.adapters.kms.settings import provider_from_json
 from trustauthority.adapters.sql.store import open_store
-from trustauthority.adapters.tombstones import TOMBSTONES, FileTombstones
 from trustauthority.errors import ConfigurationInvalid
 from trustauthority.main.certificates import certificate_health
-from trustauthority.model.kms import HealthState
+from trustauthority.main.keyrole import KeyRole, open_key_role
 from trustauthority.ports import Clock, Journal, KeyRoom, Store
 from trustauthority.rpc.administration import AuditRpc, HealthProbe, IdentityRpc, StatusRpc
 from trustauthority.rpc.attestation import AttestationRpc, EnrolmentRpc
 from trustauthority.rpc.authorize import Listener
 from trustauthority.rpc.clusters import ClusterRpc
+from trustauthority.rpc.convert_keys import HEALTH
 from trustauthority.rpc.hosts import HostRpc, ReportRpc
 from trustauthority.rpc.identity import CallerResolver, TrustRoots
 from trustauthority.rpc.interceptor import CallInterceptor
-from trustauthority.rpc.keyadmin import KeyAdminRpc
-from trustauthority.rpc.keyprovider import KeyProviderRpc, VmRpc
+from trustauthority.rpc.keyprovider import VmRpc
 from trustauthority.rpc.limits import PeerLimits
 from trustauthority.rpc.placement import PlacementRpc
 from trustauthority.rpc.watch import Watchers, tell_of_orders
@@ -40,13 +39,11 @@ from trustauthority.services.attestation import AttestationService
 from trustauthority.services.audit import AuditService
 from trustauthority.services.baselines import BaselineService
 from trustauthority.services.catalogue import CatalogueService
-from trustauthority.services.destruction import Destruction
 from trustauthority.services.enrolment import EnrolmentService
 from trustauthority.services.follow import Follower
 from trustauthority.services.hosts import HostService
 from trustauthority.services.identities import IdentityService
-from trustauthority.services.keyadmin import KeyAdministration
-from trustauthority.services.keys import KeyService
+from trustauthority.services.keyproviders import KeyProviderService
 from trustauthority.services.placement import PlacementService
 from trustauthority.services.secrets import AuthoritySecrets
 from trustauthority.settings import Settings
@@ -56,7 +53,6 @@ from trustauthority.v1 import (
     attestation_pb2,
     attestation_pb2_grpc,
     keyadmin_pb2,
-    keyadmin_pb2_grpc,
     keyprovider_pb2,
     keyprovider_pb2_grpc,
     placement_pb2,
@@ -114,6 +110,7 @@ class Process:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     room: KeyRoom | None = None
+    key_role: KeyRole | None = None
     probes: list[HealthProbe] = field(default_factory=list)
     servers: list[grpc.aio.Server] = field(default_factory=list)
     checkers: list[health.aio.HealthServicer] = field(default_factory=list)
@@ -148,12 +145,16 @@ async def running(
         limits=surroundings.limits,
         room=surroundings.room,
     )
+    working: asyncio.Task[None] | None = None
     try:
         if "key" in process.roles:
-            await destruction_of(process).replay()  # before anything is released
+            working = await _begin_key_role(process)
         await _open_listeners(process)
         yield process
     finally:
+        if working is not None:
+            working.cancel()
+            await asyncio.wait({working})
         await drain(process, surroundings.drain_s)
         if process.room is not None:
             await process.room.close()
@@ -161,10 +162,13 @@ async def running(
         await _end_stuck_closings()
 
 
-def destruction_of(process: Process) -> Destruction:
-    """What erases destroyed keys of this authority."""
-    path = process.settings.state_dir / TOMBSTONES
-    return Destruction(process.store, FileTombstones(path, process.keys.audit_key))
+async def _begin_key_role(process: Process) -> asyncio.Task[None]:
+    room = process.room = process.room or _child_room(process)
+    role = process.key_role = open_key_role(
+        process.settings, process.files, process.store, room, process.journal
+    )
+    await role.destruction.replay()  # before anything is released
+    return asyncio.create_task(role.work(process.stopping))
 
 
 async def _end_stuck_closings() -> None:
@@ -215,8 +219,8 @@ async def _open_listeners(process: Process) -> None:
         await _start(process, server, listen.enrol, "server-attest", mutual=False)
     server = _server(process, Listener.MUTUAL)
     names = _register(process, server)
-    if "key" in process.roles:
-        names += _register_key_role(process, server)
+    if process.key_role is not None:
+        names += _register_key_role(process, server, process.key_role)
     await _register_standard(process, server, names)
     own = "server-key" if process.roles == {"key"} else "server-attest"
     await _start(process, server, listen.mutual_for(process.roles), own, mutual=True)
@@ -321,21 +325,12 @@ def _register_admin(process: Process, server: grpc.aio.Server, hosts: HostServic
     return [_full_name(admin_pb2, f"{each}Service") for each in services]
 
 
-def _register_key_role(process: Process, server: grpc.aio.Server) -> list[str]:
-    store = process.store
-    room = process.room = process.room or _child_room(process)
-    keys = KeyService(store, room, process.files.report_keys(), process.journal)
-    admin = KeyAdministration(
-        store, room, destroy_delay_ms=1_000 * process.settings.key.destroy_delay_s
-    )
-    process.probes.append(lambda: _kms_health(admin))
-    keyprovider_pb2_grpc.add_KeyProviderServiceServicer_to_server(
-        KeyProviderRpc(keys, admin), server
-    )
-    keyadmin_pb2_grpc.add_KeyAdministrationServiceServicer_to_server(KeyAdminRpc(admin), server)
+def _register_key_role(process: Process, server: grpc.aio.Server, role: KeyRole) -> list[str]:
+    role.register(server)
     keyprovider_pb2_grpc.add_VmServiceServicer_to_server(
-        VmRpc(PlacementService(store), store, process.follower), server
+        VmRpc(PlacementService(process.store), process.store, process.follower), server
     )
+    process.probes.append(lambda: _kms_health(role.providers))
     names = [_full_name(keyprovider_pb2, f"{each}Service") for each in ("KeyProvider", "Vm")]
     names.append(_full_name(keyadmin_pb2, "KeyAdministrationService"))
     if "admin" not in process.roles:
@@ -359,13 +354,6 @@ def _child_room(process: Process) -> ChildKeyRoom:
     )
 
 
-_HEALTH = {
-    HealthState.OK: admin_pb2.HEALTH_OK,
-    HealthState.WARNING: admin_pb2.HEALTH_WARNING,
-    HealthState.ERROR: admin_pb2.HEALTH_ERROR,
-}
-
-
 def _status(process: Process) -> StatusRpc:
     process.probes.append(lambda: certificate_health(process.files))
     return StatusRpc(
@@ -373,10 +361,10 @@ def _status(process: Process) -> StatusRpc:
     )
 
 
-async def _kms_health(keys: KeyAdministration) -> Sequence[admin_pb2.HealthItem]:
+async def _kms_health(keys: KeyProviderService) -> Sequence[admin_pb2.HealthItem]:
     return [
         admin_pb2.HealthItem(
-            name=f"kms {provider}", health=_HEALTH[health.state], detail=health.detail
+            name=f"kms {provider}", health=HEALTH[health.state], detail=health.detail
         )
         for provider, health in (await keys.health()).items()
     ]

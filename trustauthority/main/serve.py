@@ -8,7 +8,7 @@ import socket
 
 from trustauthority.adapters.clock import SystemClock
 from trustauthority.errors import ConfigurationInvalid, TrustAuthorityError
-from trustauthority.main.compose import Process, Surroundings, destruction_of, running
+from trustauthority.main.compose import Process, Surroundings, running
 from trustauthority.settings import Settings
 from trustauthority.telemetry.journal import StructlogJournal, configure_logging
 
@@ -73,8 +73,8 @@ async def keep_house(process: Process) -> None:
         if "attest" in process.roles:
             async with process.store.transaction() as tx:
                 await tx.enrolments.purge()
-        if "key" in process.roles:
-            await destruction_of(process).run()
+        if process.key_role is not None:
+            await process.key_role.destruction.run()
     except TrustAuthorityError as error:
         process.journal.record("housekeeping_failed", reason=error.reason, detail=error.message)
 

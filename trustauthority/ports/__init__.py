@@ -13,13 +13,21 @@ from trustauthority.model.catalogue import IdentityEntry
 from trustauthority.model.grant import ReleaseOrder
 from trustauthority.model.host import Admission, HostRecord, PendingEnrolment
 from trustauthority.model.identifiers import HostId, RequestId, VmId
+from trustauthority.model.keyjob import RewrapOrder
 from trustauthority.model.kms import KmsHealth
 from trustauthority.model.placement import AuthorityRecord, Move, PlacementState
 from trustauthority.model.requests import Request
 from trustauthority.model.vm import IntentEntry, NewKey, VmEntry
 from trustauthority.placement.condition import Rule
 from trustauthority.ports.catalogue import Baselines, Catalogue, Inventory, TrustLists
-from trustauthority.ports.keys import BreakGlasses, KeyProviders, Keys, Tombstones
+from trustauthority.ports.keys import (
+    BreakGlasses,
+    KeyHistory,
+    KeyProviders,
+    Keys,
+    RewrapJobs,
+    Tombstones,
+)
 from trustauthority.ports.orders import MoveOrders
 
 
@@ -241,12 +249,20 @@ class Transaction(Protocol):
         """Wrapped VM keys."""
 
     @property
+    def key_history(self) -> KeyHistory:
+        """Who received which key."""
+
+    @property
     def key_providers(self) -> KeyProviders:
         """Names for KEKs."""
 
     @property
     def break_glass(self) -> BreakGlasses:
         """What lets a host past its verdict."""
+
+    @property
+    def rewrap_jobs(self) -> RewrapJobs:
+        """Jobs that wrap many keys again."""
 
     @property
     def placement(self) -> Placement:
@@ -315,6 +331,9 @@ class KeyRoom(Protocol):
     async def create_key(self, provider: str, kek_id: str, aad: bytes) -> NewKey:
         """Make a VM key and return it wrapped. Raises KmsUnavailable."""
 
+    async def rewrap(self, order: RewrapOrder) -> bytes:
+        """Unwrap a VM key and wrap it by another KEK. Raises KmsUnavailable."""
+
     async def release(self, order: ReleaseOrder) -> bytes:
         """Unwrap a VM key and return a signed KeyGrant v1. Raises KmsUnavailable."""
 
@@ -337,11 +356,13 @@ __all__ = [
     "Identities",
     "Inventory",
     "Journal",
+    "KeyHistory",
     "KeyProviders",
     "KeyRoom",
     "Keys",
     "MoveOrders",
     "Placement",
+    "RewrapJobs",
     "Signer",
     "Store",
     "Tombstones",

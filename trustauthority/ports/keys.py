@@ -1,9 +1,11 @@
 """Ports of VM keys: their records, the providers that wrap them, and what is left of destroyed ones."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from trustauthority.model.audit import AuditEntry
 from trustauthority.model.identifiers import HostId, RequestId, VmId
+from trustauthority.model.keyjob import KekEntry, RewrapJob
 from trustauthority.model.placement import KeyState
 from trustauthority.model.vm import BreakGlassEntry, Tombstone, VmKeyEntry
 
@@ -33,14 +35,67 @@ class Keys(Protocol):
         """Keys of all epochs in some states."""
 
 
+class KeyHistory(Protocol):
+    """Who received which key, from the audit log."""
+
+    async def releases(self, *, actor: str, after: int, limit: int) -> Sequence[AuditEntry]:
+        """Entries of releases after a place in the log, in order; of one actor or (empty) of all."""
+
+    async def ends(self, *, actor: str, subject: str, after: int) -> Sequence[AuditEntry]:
+        """Entries by which a host gave a VM away after a place in the log, in order."""
+
+
 class KeyProviders(Protocol):
-    """Names for KEKs."""
+    """Names for KEKs in a KMS, and their versions."""
 
-    async def kek(self, provider: str) -> str | None:
-        """The KEK id that a provider name stands for."""
+    async def current(self, provider: str) -> KekEntry | None:
+        """The KEK that new keys of a provider are wrapped by."""
 
-    async def put_kek(self, provider: str, kek_id: str) -> bool:
-        """Record a provider's KEK; False when it has one already."""
+    async def versions(self, provider: str) -> Sequence[KekEntry]:
+        """Every KEK that a provider ever had, newest first."""
+
+    async def names(self) -> Sequence[str]:
+        """Providers that have a KEK."""
+
+    async def add_kek(self, entry: KekEntry) -> bool:
+        """Record a KEK; False when its version is taken."""
+
+    async def keys_by_kek(self, provider: str) -> Mapping[str, int]:
+        """How many VM keys each KEK of a provider wraps."""
+
+    async def defaults(self) -> Mapping[str, str]:
+        """The default provider of each cluster that has one of its own."""
+
+    async def set_default(self, cluster: str, provider: str) -> None:
+        """Choose a cluster's default."""
+
+
+class RewrapJobs(Protocol):
+    """Jobs that wrap many keys again, one worker at a time."""
+
+    async def add(self, job: RewrapJob) -> None:
+        """Keep a new job."""
+
+    async def get(self, job_id: str) -> RewrapJob | None:
+        """Find a job."""
+
+    async def page(self, *, limit: int) -> Sequence[RewrapJob]:
+        """Jobs, newest first."""
+
+    async def unfinished(self) -> Sequence[RewrapJob]:
+        """Jobs that somebody must work at, newest first."""
+
+    async def claim(self, job_id: str, *, worker: str, until_ms: int) -> RewrapJob | None:
+        """Take a job that nobody works at, or go on with one's own; None when it is not free."""
+
+    async def save(self, job: RewrapJob, *, worker: str) -> bool:
+        """Write progress; False when the job is not running or another worker has it."""
+
+    async def cancel(self, job_id: str) -> bool:
+        """End a running job; False when there is none."""
+
+    async def remaining(self, job: RewrapJob, *, limit: int) -> tuple[Sequence[VmKeyEntry], int]:
+        """The next keys after the job's place, and how many there are from the start."""
 
 
 class Tombstones(Protocol):

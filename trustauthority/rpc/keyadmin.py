@@ -1,12 +1,16 @@
 """KeyAdministrationService: the life of VM keys. Served by the key role."""
 
+import asyncio
 from typing import Any
 
 from trustauthority.errors import InvalidRequest
 from trustauthority.keyrelease.states import KeyStep
-from trustauthority.rpc import convert
+from trustauthority.rpc import convert, convert_keys
 from trustauthority.rpc.interceptor import current_caller
+from trustauthority.services.holders import HolderQuestion, HolderService
 from trustauthority.services.keyadmin import KeyAdministration, KeyName
+from trustauthority.services.keyproviders import KeyProviderService
+from trustauthority.services.rewrap import RewrapService
 from trustauthority.v1 import keyadmin_pb2 as pb
 from trustauthority.v1 import keyadmin_pb2_grpc
 
@@ -19,10 +23,21 @@ _STEPS = {
 
 
 class KeyAdminRpc(keyadmin_pb2_grpc.KeyAdministrationServiceServicer):
-    """States of keys."""
+    """States, providers and jobs of keys."""
 
-    def __init__(self, service: KeyAdministration) -> None:
+    def __init__(
+        self,
+        service: KeyAdministration,
+        providers: KeyProviderService,
+        rewrap: RewrapService,
+        holders: HolderService,
+        wake: asyncio.Event,
+    ) -> None:
         self._service = service
+        self._providers = providers
+        self._rewrap = rewrap
+        self._holders = holders
+        self._wake = wake
 
     async def ChangeKeyState(
         self, request: pb.ChangeKeyStateRequest, context: Any
@@ -60,6 +75,100 @@ class KeyAdminRpc(keyadmin_pb2_grpc.KeyAdministrationServiceServicer):
             dry_run=request.dry_run,
         )
         return pb.CancelDestroyKeyResponse(key=convert.vm_key(key))
+
+    # --- providers -----------------------------------------------------------------------------
+
+    async def ListKeyProviders(
+        self, request: pb.ListKeyProvidersRequest, context: Any
+    ) -> pb.ListKeyProvidersResponse:
+        """List providers."""
+        views = await self._providers.views()
+        return pb.ListKeyProvidersResponse(providers=[convert_keys.provider(v) for v in views])
+
+    async def GetKeyProvider(
+        self, request: pb.GetKeyProviderRequest, context: Any
+    ) -> pb.GetKeyProviderResponse:
+        """Show one provider."""
+        view = await self._providers.view(convert.name(request.name, "name"))
+        return pb.GetKeyProviderResponse(provider=convert_keys.provider(view))
+
+    async def CreateKeyProvider(
+        self, request: pb.CreateKeyProviderRequest, context: Any
+    ) -> pb.CreateKeyProviderResponse:
+        """Make a provider's first KEK."""
+        name = convert.name(request.name, "name")
+        await self._providers.create(name, by=current_caller().name)
+        view = await self._providers.view(name)
+        return pb.CreateKeyProviderResponse(provider=convert_keys.provider(view))
+
+    async def SetDefaultKeyProvider(
+        self, request: pb.SetDefaultKeyProviderRequest, context: Any
+    ) -> pb.SetDefaultKeyProviderResponse:
+        """Choose a cluster's provider."""
+        await self._providers.set_default(
+            convert.name(request.cluster, "cluster"),
+            convert.name(request.provider, "provider"),
+            by=current_caller().name,
+        )
+        return pb.SetDefaultKeyProviderResponse()
+
+    # --- rewrap --------------------------------------------------------------------------------
+
+    async def StartRewrap(
+        self, request: pb.StartRewrapRequest, context: Any
+    ) -> pb.StartRewrapResponse:
+        """Begin a job."""
+        job = await self._rewrap.start(
+            convert.name(request.provider, "provider"),
+            target=convert.optional_name(request.target, "target"),
+            new_kek=request.new_kek,
+            by=current_caller().name,
+            dry_run=request.dry_run,
+        )
+        self._wake.set()
+        return pb.StartRewrapResponse(rewrap=convert_keys.rewrap(job))
+
+    async def ListRewraps(
+        self, request: pb.ListRewrapsRequest, context: Any
+    ) -> pb.ListRewrapsResponse:
+        """List jobs."""
+        jobs = await self._rewrap.jobs(limit=convert.page_size(request.page_size))
+        return pb.ListRewrapsResponse(rewraps=[convert_keys.rewrap(job) for job in jobs])
+
+    async def GetRewrap(self, request: pb.GetRewrapRequest, context: Any) -> pb.GetRewrapResponse:
+        """Show one job."""
+        job = await self._rewrap.get(convert.name(request.job_id, "job_id"))
+        return pb.GetRewrapResponse(rewrap=convert_keys.rewrap(job))
+
+    async def CancelRewrap(
+        self, request: pb.CancelRewrapRequest, context: Any
+    ) -> pb.CancelRewrapResponse:
+        """End a job."""
+        job_id = convert.name(request.job_id, "job_id")
+        job = await self._rewrap.cancel(job_id, by=current_caller().name)
+        return pb.CancelRewrapResponse(rewrap=convert_keys.rewrap(job))
+
+    # --- who held what -------------------------------------------------------------------------
+
+    async def ListKeyHolders(
+        self, request: pb.ListKeyHoldersRequest, context: Any
+    ) -> pb.ListKeyHoldersResponse:
+        """List releases."""
+        question = HolderQuestion(
+            host=convert.optional_name(request.host, "host"),
+            baseline=convert_keys.variant(request.baseline),
+            tpm=convert.text(request.tpm, "tpm"),
+            since_ms=request.since.ToMilliseconds(),
+        )
+        held, place = await self._holders.page(
+            question,
+            after=convert_keys.place(request.page_token),
+            limit=convert.page_size(request.page_size),
+        )
+        return pb.ListKeyHoldersResponse(
+            held=[convert_keys.held_key(each) for each in held],
+            next_page_token="" if place is None else str(place),
+        )
 
 
 def _key_name(

@@ -6,7 +6,6 @@ the newest answer of the audit log is what a key's releases are told from. What 
 (``services.keys``), or erase (``services.destruction``). No plaintext comes here: ``ports.KeyRoom``.
 """
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,13 +14,12 @@ from trustauthority.errors import AlreadyExists, Conflict, FailedPrecondition, N
 from trustauthority.keyrelease.states import KeyStep, after
 from trustauthority.model.audit import AuditEvent
 from trustauthority.model.identifiers import VmId
-from trustauthority.model.kms import KmsHealth
 from trustauthority.model.placement import KeyState
 from trustauthority.model.vm import VmKeyEntry
 from trustauthority.ports import KeyRoom, Store, Transaction
+from trustauthority.services.keyproviders import DEFAULT_PROVIDER, KeyProviderService
 from trustauthority.services.orders import wrapping_aad
 
-DEFAULT_PROVIDER = "default"
 DESTROY_DELAY_MS = 7 * 24 * 3_600_000
 """How long a destruction can be taken back, unless configured otherwise."""
 STEPS_OF_PEOPLE = frozenset(
@@ -43,24 +41,29 @@ class KeyAdministration:
     """Creation, lists and states of VM keys."""
 
     def __init__(
-        self, store: Store, room: KeyRoom, *, destroy_delay_ms: int = DESTROY_DELAY_MS
+        self,
+        store: Store,
+        room: KeyRoom,
+        providers: KeyProviderService,
+        *,
+        destroy_delay_ms: int = DESTROY_DELAY_MS,
     ) -> None:
         self._store = store
         self._room = room
+        self._providers = providers
         self._destroy_delay_ms = destroy_delay_ms
 
     async def create(self, vm: str, *, provider: str, by: str) -> VmKeyEntry:
         """Make the first key of a protected VM, wrapped by the provider's KEK."""
-        provider = provider or DEFAULT_PROVIDER
         async with self._store.snapshot() as tx:
             entry = await tx.vms.get(vm)
             if entry is None:
                 raise NotFound(f"there is no VM {vm!r}; see ta vm protect", kind="vm", name=vm)
             if entry.key_epoch > 0:
                 raise AlreadyExists(f"VM {vm!r} has a key", kind="key", name=vm)
-            kek_id = await tx.key_providers.kek(provider)
-        if kek_id is None:
-            kek_id = await self._kek(provider, by=by)
+            defaults = await tx.key_providers.defaults()
+        provider = provider or defaults.get(entry.cluster_id, DEFAULT_PROVIDER)
+        kek_id = (await self._providers.kek(provider, by=by)).kek_id
         aad = wrapping_aad(entry.vm_id, 1, provider)
         new = await self._room.create_key(provider, kek_id, aad)
         async with self._store.transaction() as tx:
@@ -76,6 +79,9 @@ class KeyAdministration:
                 created_by=by,
                 changed_at_ms=tx.now_ms,
             )
+            current = await tx.key_providers.current(provider)
+            if current is None or current.kek_id != kek_id:
+                raise Conflict(f"provider {provider!r} got another KEK meanwhile; repeat")
             if not await tx.keys.put(key):
                 raise AlreadyExists(f"VM {vm!r} has a key", kind="key", name=vm)
             details: dict[str, str | int] = {"provider": provider, "kek": kek_id, "key_epoch": 1}
@@ -167,30 +173,6 @@ class KeyAdministration:
             await _swap(tx, was, now)
             await _audit(tx, "key.cancel-destroy", now, by=by, details=_step_details(was, why))
         return now
-
-    # --- providers -----------------------------------------------------------------------------
-
-    async def health(self) -> Mapping[str, KmsHealth]:
-        """How the KMS of each provider is doing; the default one is looked for in any case."""
-        names = sorted({DEFAULT_PROVIDER, *self._room.providers})
-        answers = await asyncio.gather(*(self._room.health(name) for name in names))
-        return dict(zip(names, answers, strict=True))
-
-    async def _kek(self, provider: str, *, by: str) -> str:
-        kek_id = await self._room.create_kek(provider)
-        async with self._store.transaction() as tx:
-            if not await tx.key_providers.put_kek(provider, kek_id):
-                return await tx.key_providers.kek(provider) or kek_id  # another call was first
-            await tx.audit.append(
-                AuditEvent(
-                    actor=by,
-                    operation="provider.create",
-                    subject=provider,
-                    decision="done",
-                    details={"kek": kek_id},
-                )
-            )
-        return kek_id
 
 
 async def _key(tx: Transaction, name: KeyName) -> VmKeyEntry:

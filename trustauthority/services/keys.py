@@ -209,6 +209,7 @@ class KeyService:
                 "key_epoch": binding.key_epoch,
                 "purpose": str(binding.purpose),
                 "response_sha256": response_hash.hex(),
+                **authorised.held_by,
             }
             await tx.audit.append(
                 audit_decision(host, binding.vm_id, "key.release", failed, details)

@@ -6,6 +6,7 @@ caller. What it does not do: decide who holds a VM, or touch a key. Source: desi
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trustauthority.codec.tpm import decode_public, object_name
@@ -28,6 +29,8 @@ class Authorised:
     grant_epoch: int
     terms: LeaseTerms
     profile_sha256: bytes
+    held_by: Mapping[str, str]
+    """What the host was when the key went to it: TPM, matched baseline, verdict."""
 
 
 class Undone(Exception):
@@ -98,6 +101,7 @@ async def _order(
         grant_epoch=state.grant.grant_epoch,
         terms=_terms(state),
         profile_sha256=vm.profile_sha256,
+        held_by={"tpm": host.tpm, "baseline": host.baseline, "verdict": seal.verdict_id},
     )
 
 

@@ -22,30 +22,78 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from trustauthority.v1 import admin_pb2 as trustauthority_dot_v1_dot_admin__pb2
 from trustauthority.v1 import keyprovider_pb2 as trustauthority_dot_v1_dot_keyprovider__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n trustauthority/v1/keyadmin.proto\x12\x11trustauthority.v1\x1a#trustauthority/v1/keyprovider.proto\"\x81\x01\n\x15\x43hangeKeyStateRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x11\n\tkey_epoch\x18\x02 \x01(\x03\x12(\n\x04step\x18\x03 \x01(\x0e\x32\x1a.trustauthority.v1.KeyStep\x12\x0b\n\x03why\x18\x04 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x05 \x01(\x08\"?\n\x16\x43hangeKeyStateResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.trustauthority.v1.VmKey\"S\n\x11\x44\x65stroyKeyRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x11\n\tkey_epoch\x18\x02 \x01(\x03\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\";\n\x12\x44\x65stroyKeyResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.trustauthority.v1.VmKey\"Y\n\x17\x43\x61ncelDestroyKeyRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x11\n\tkey_epoch\x18\x02 \x01(\x03\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\"A\n\x18\x43\x61ncelDestroyKeyResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.trustauthority.v1.VmKey*\x80\x01\n\x07KeyStep\x12\x18\n\x14KEY_STEP_UNSPECIFIED\x10\x00\x12\x14\n\x10KEY_STEP_SUSPEND\x10\x01\x12\x13\n\x0fKEY_STEP_RESUME\x10\x02\x12\x17\n\x13KEY_STEP_DEACTIVATE\x10\x03\x12\x17\n\x13KEY_STEP_COMPROMISE\x10\x04\x32\xc9\x02\n\x18KeyAdministrationService\x12\x65\n\x0e\x43hangeKeyState\x12(.trustauthority.v1.ChangeKeyStateRequest\x1a).trustauthority.v1.ChangeKeyStateResponse\x12Y\n\nDestroyKey\x12$.trustauthority.v1.DestroyKeyRequest\x1a%.trustauthority.v1.DestroyKeyResponse\x12k\n\x10\x43\x61ncelDestroyKey\x12*.trustauthority.v1.CancelDestroyKeyRequest\x1a+.trustauthority.v1.CancelDestroyKeyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n trustauthority/v1/keyadmin.proto\x12\x11trustauthority.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtrustauthority/v1/admin.proto\x1a#trustauthority/v1/keyprovider.proto\"\x81\x01\n\x15\x43hangeKeyStateRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x11\n\tkey_epoch\x18\x02 \x01(\x03\x12(\n\x04step\x18\x03 \x01(\x0e\x32\x1a.trustauthority.v1.KeyStep\x12\x0b\n\x03why\x18\x04 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x05 \x01(\x08\"?\n\x16\x43hangeKeyStateResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.trustauthority.v1.VmKey\"S\n\x11\x44\x65stroyKeyRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x11\n\tkey_epoch\x18\x02 \x01(\x03\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\";\n\x12\x44\x65stroyKeyResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.trustauthority.v1.VmKey\"Y\n\x17\x43\x61ncelDestroyKeyRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x11\n\tkey_epoch\x18\x02 \x01(\x03\x12\x0b\n\x03why\x18\x03 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\"A\n\x18\x43\x61ncelDestroyKeyResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.trustauthority.v1.VmKey\"\x7f\n\nKekVersion\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0e\n\x06kek_id\x18\x02 \x01(\t\x12\x0c\n\x04keys\x18\x03 \x01(\x03\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x05 \x01(\t\"\xc6\x02\n\x0bKeyProvider\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12)\n\x06health\x18\x03 \x01(\x0e\x32\x19.trustauthority.v1.Health\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12/\n\x08versions\x18\x05 \x03(\x0b\x32\x1d.trustauthority.v1.KekVersion\x12\x10\n\x08\x63lusters\x18\x06 \x03(\t\x12\x1a\n\rtrusts_server\x18\x07 \x01(\x08H\x00\x88\x01\x01\x12\x1e\n\x11trusted_by_server\x18\x08 \x01(\x08H\x01\x88\x01\x01\x12\x39\n\x15\x63redential_expires_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x10\n\x0e_trusts_serverB\x14\n\x12_trusted_by_server\"\x19\n\x17ListKeyProvidersRequest\"M\n\x18ListKeyProvidersResponse\x12\x31\n\tproviders\x18\x01 \x03(\x0b\x32\x1e.trustauthority.v1.KeyProvider\"%\n\x15GetKeyProviderRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"J\n\x16GetKeyProviderResponse\x12\x30\n\x08provider\x18\x01 \x01(\x0b\x32\x1e.trustauthority.v1.KeyProvider\"(\n\x18\x43reateKeyProviderRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"M\n\x19\x43reateKeyProviderResponse\x12\x30\n\x08provider\x18\x01 \x01(\x0b\x32\x1e.trustauthority.v1.KeyProvider\"A\n\x1cSetDefaultKeyProviderRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\"\x1f\n\x1dSetDefaultKeyProviderResponse\"\xb1\x02\n\x06Rewrap\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x15\n\rtarget_kek_id\x18\x04 \x01(\t\x12-\n\x05state\x18\x05 \x01(\x0e\x32\x1e.trustauthority.v1.RewrapState\x12\r\n\x05total\x18\x06 \x01(\x03\x12\x0c\n\x04\x64one\x18\x07 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x08 \x01(\x03\x12\x0e\n\x06\x64\x65tail\x18\t \x01(\t\x12.\n\ncreated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x0b \x01(\t\x12.\n\nupdated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"X\n\x12StartRewrapRequest\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0f\n\x07new_kek\x18\x03 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\"@\n\x13StartRewrapResponse\x12)\n\x06rewrap\x18\x01 \x01(\x0b\x32\x19.trustauthority.v1.Rewrap\"\'\n\x12ListRewrapsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\"A\n\x13ListRewrapsResponse\x12*\n\x07rewraps\x18\x01 \x03(\x0b\x32\x19.trustauthority.v1.Rewrap\"\"\n\x10GetRewrapRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\">\n\x11GetRewrapResponse\x12)\n\x06rewrap\x18\x01 \x01(\x0b\x32\x19.trustauthority.v1.Rewrap\"%\n\x13\x43\x61ncelRewrapRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"A\n\x14\x43\x61ncelRewrapResponse\x12)\n\x06rewrap\x18\x01 \x01(\x0b\x32\x19.trustauthority.v1.Rewrap\"\x96\x01\n\x15ListKeyHoldersRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x10\n\x08\x62\x61seline\x18\x02 \x01(\t\x12\x0b\n\x03tpm\x18\x03 \x01(\t\x12)\n\x05since\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"[\n\x16ListKeyHoldersResponse\x12(\n\x04held\x18\x01 \x03(\x0b\x32\x1a.trustauthority.v1.HeldKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa2\x02\n\x07HeldKey\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x11\n\tkey_epoch\x18\x02 \x01(\x03\x12\x19\n\x11\x63urrent_key_epoch\x18\x03 \x01(\x03\x12\x0f\n\x07host_id\x18\x04 \x01(\t\x12\x11\n\thost_name\x18\x05 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x06 \x01(\x03\x12\x0f\n\x07purpose\x18\x07 \x01(\t\x12\x0b\n\x03tpm\x18\x08 \x01(\t\x12\x10\n\x08\x62\x61seline\x18\t \x01(\t\x12\x12\n\nverdict_id\x18\n \x01(\t\x12/\n\x0breleased_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x80\x01\n\x07KeyStep\x12\x18\n\x14KEY_STEP_UNSPECIFIED\x10\x00\x12\x14\n\x10KEY_STEP_SUSPEND\x10\x01\x12\x13\n\x0fKEY_STEP_RESUME\x10\x02\x12\x17\n\x13KEY_STEP_DEACTIVATE\x10\x03\x12\x17\n\x13KEY_STEP_COMPROMISE\x10\x04*x\n\x0bRewrapState\x12\x1c\n\x18REWRAP_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14REWRAP_STATE_RUNNING\x10\x01\x12\x15\n\x11REWRAP_STATE_DONE\x10\x02\x12\x1a\n\x16REWRAP_STATE_CANCELLED\x10\x03\x32\xe5\t\n\x18KeyAdministrationService\x12\x65\n\x0e\x43hangeKeyState\x12(.trustauthority.v1.ChangeKeyStateRequest\x1a).trustauthority.v1.ChangeKeyStateResponse\x12Y\n\nDestroyKey\x12$.trustauthority.v1.DestroyKeyRequest\x1a%.trustauthority.v1.DestroyKeyResponse\x12k\n\x10\x43\x61ncelDestroyKey\x12*.trustauthority.v1.CancelDestroyKeyRequest\x1a+.trustauthority.v1.CancelDestroyKeyResponse\x12k\n\x10ListKeyProviders\x12*.trustauthority.v1.ListKeyProvidersRequest\x1a+.trustauthority.v1.ListKeyProvidersResponse\x12\x65\n\x0eGetKeyProvider\x12(.trustauthority.v1.GetKeyProviderRequest\x1a).trustauthority.v1.GetKeyProviderResponse\x12n\n\x11\x43reateKeyProvider\x12+.trustauthority.v1.CreateKeyProviderRequest\x1a,.trustauthority.v1.CreateKeyProviderResponse\x12z\n\x15SetDefaultKeyProvider\x12/.trustauthority.v1.SetDefaultKeyProviderRequest\x1a\x30.trustauthority.v1.SetDefaultKeyProviderResponse\x12\\\n\x0bStartRewrap\x12%.trustauthority.v1.StartRewrapRequest\x1a&.trustauthority.v1.StartRewrapResponse\x12\\\n\x0bListRewraps\x12%.trustauthority.v1.ListRewrapsRequest\x1a&.trustauthority.v1.ListRewrapsResponse\x12V\n\tGetRewrap\x12#.trustauthority.v1.GetRewrapRequest\x1a$.trustauthority.v1.GetRewrapResponse\x12_\n\x0c\x43\x61ncelRewrap\x12&.trustauthority.v1.CancelRewrapRequest\x1a\'.trustauthority.v1.CancelRewrapResponse\x12\x65\n\x0eListKeyHolders\x12(.trustauthority.v1.ListKeyHoldersRequest\x1a).trustauthority.v1.ListKeyHoldersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'trustauthority.v1.keyadmin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KEYSTEP']._serialized_start=594
-  _globals['_KEYSTEP']._serialized_end=722
-  _globals['_CHANGEKEYSTATEREQUEST']._serialized_start=93
-  _globals['_CHANGEKEYSTATEREQUEST']._serialized_end=222
-  _globals['_CHANGEKEYSTATERESPONSE']._serialized_start=224
-  _globals['_CHANGEKEYSTATERESPONSE']._serialized_end=287
-  _globals['_DESTROYKEYREQUEST']._serialized_start=289
-  _globals['_DESTROYKEYREQUEST']._serialized_end=372
-  _globals['_DESTROYKEYRESPONSE']._serialized_start=374
-  _globals['_DESTROYKEYRESPONSE']._serialized_end=433
-  _globals['_CANCELDESTROYKEYREQUEST']._serialized_start=435
-  _globals['_CANCELDESTROYKEYREQUEST']._serialized_end=524
-  _globals['_CANCELDESTROYKEYRESPONSE']._serialized_start=526
-  _globals['_CANCELDESTROYKEYRESPONSE']._serialized_end=591
-  _globals['_KEYADMINISTRATIONSERVICE']._serialized_start=725
-  _globals['_KEYADMINISTRATIONSERVICE']._serialized_end=1054
+  _globals['_KEYSTEP']._serialized_start=2875
+  _globals['_KEYSTEP']._serialized_end=3003
+  _globals['_REWRAPSTATE']._serialized_start=3005
+  _globals['_REWRAPSTATE']._serialized_end=3125
+  _globals['_CHANGEKEYSTATEREQUEST']._serialized_start=157
+  _globals['_CHANGEKEYSTATEREQUEST']._serialized_end=286
+  _globals['_CHANGEKEYSTATERESPONSE']._serialized_start=288
+  _globals['_CHANGEKEYSTATERESPONSE']._serialized_end=351
+  _globals['_DESTROYKEYREQUEST']._serialized_start=353
+  _globals['_DESTROYKEYREQUEST']._serialized_end=436
+  _globals['_DESTROYKEYRESPONSE']._serialized_start=438
+  _globals['_DESTROYKEYRESPONSE']._serialized_end=497
+  _globals['_CANCELDESTROYKEYREQUEST']._serialized_start=499
+  _globals['_CANCELDESTROYKEYREQUEST']._serialized_end=588
+  _globals['_CANCELDESTROYKEYRESPONSE']._serialized_start=590
+  _globals['_CANCELDESTROYKEYRESPONSE']._serialized_end=655
+  _globals['_KEKVERSION']._serialized_start=657
+  _globals['_KEKVERSION']._serialized_end=784
+  _globals['_KEYPROVIDER']._serialized_start=787
+  _globals['_KEYPROVIDER']._serialized_end=1113
+  _globals['_LISTKEYPROVIDERSREQUEST']._serialized_start=1115
+  _globals['_LISTKEYPROVIDERSREQUEST']._serialized_end=1140
+  _globals['_LISTKEYPROVIDERSRESPONSE']._serialized_start=1142
+  _globals['_LISTKEYPROVIDERSRESPONSE']._serialized_end=1219
+  _globals['_GETKEYPROVIDERREQUEST']._serialized_start=1221
+  _globals['_GETKEYPROVIDERREQUEST']._serialized_end=1258
+  _globals['_GETKEYPROVIDERRESPONSE']._serialized_start=1260
+  _globals['_GETKEYPROVIDERRESPONSE']._serialized_end=1334
+  _globals['_CREATEKEYPROVIDERREQUEST']._serialized_start=1336
+  _globals['_CREATEKEYPROVIDERREQUEST']._serialized_end=1376
+  _globals['_CREATEKEYPROVIDERRESPONSE']._serialized_start=1378
+  _globals['_CREATEKEYPROVIDERRESPONSE']._serialized_end=1455
+  _globals['_SETDEFAULTKEYPROVIDERREQUEST']._serialized_start=1457
+  _globals['_SETDEFAULTKEYPROVIDERREQUEST']._serialized_end=1522
+  _globals['_SETDEFAULTKEYPROVIDERRESPONSE']._serialized_start=1524
+  _globals['_SETDEFAULTKEYPROVIDERRESPONSE']._serialized_end=1555
+  _globals['_REWRAP']._serialized_start=1558
+  _globals['_REWRAP']._serialized_end=1863
+  _globals['_STARTREWRAPREQUEST']._serialized_start=1865
+  _globals['_STARTREWRAPREQUEST']._serialized_end=1953
+  _globals['_STARTREWRAPRESPONSE']._serialized_start=1955
+  _globals['_STARTREWRAPRESPONSE']._serialized_end=2019
+  _globals['_LISTREWRAPSREQUEST']._serialized_start=2021
+  _globals['_LISTREWRAPSREQUEST']._serialized_end=2060
+  _globals['_LISTREWRAPSRESPONSE']._serialized_start=2062
+  _globals['_LISTREWRAPSRESPONSE']._serialized_end=2127
+  _globals['_GETREWRAPREQUEST']._serialized_start=2129
+  _globals['_GETREWRAPREQUEST']._serialized_end=2163
+  _globals['_GETREWRAPRESPONSE']._serialized_start=2165
+  _globals['_GETREWRAPRESPONSE']._serialized_end=2227
+  _globals['_CANCELREWRAPREQUEST']._serialized_start=2229
+  _globals['_CANCELREWRAPREQUEST']._serialized_end=2266
+  _globals['_CANCELREWRAPRESPONSE']._serialized_start=2268
+  _globals['_CANCELREWRAPRESPONSE']._serialized_end=2333
+  _globals['_LISTKEYHOLDERSREQUEST']._serialized_start=2336
+  _globals['_LISTKEYHOLDERSREQUEST']._serialized_end=2486
+  _globals['_LISTKEYHOLDERSRESPONSE']._serialized_start=2488
+  _globals['_LISTKEYHOLDERSRESPONSE']._serialized_end=2579
+  _globals['_HELDKEY']._serialized_start=2582
+  _globals['_HELDKEY']._serialized_end=2872
+  _globals['_KEYADMINISTRATIONSERVICE']._serialized_start=3128
+  _globals['_KEYADMINISTRATIONSERVICE']._serialized_end=4381
 # @@protoc_insertion_point(module_scope)

@@ -3,9 +3,13 @@
 isort:skip_file
 The life of VM keys: their states, their providers, and the work on many of them."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from trustauthority.v1 import admin_pb2 as _admin_pb2
 from trustauthority.v1 import keyprovider_pb2 as _keyprovider_pb2
 import builtins as _builtins
 import sys
@@ -49,6 +53,34 @@ KEY_STEP_DEACTIVATE: KeyStep.ValueType  # 3
 KEY_STEP_COMPROMISE: KeyStep.ValueType  # 4
 """To compromised, for good: known or feared to be exposed."""
 Global___KeyStep: _TypeAlias = KeyStep  # noqa: Y015
+
+class _RewrapState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RewrapStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RewrapState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REWRAP_STATE_UNSPECIFIED: _RewrapState.ValueType  # 0
+    """Not said."""
+    REWRAP_STATE_RUNNING: _RewrapState.ValueType  # 1
+    """Being done, or waiting for the KMS."""
+    REWRAP_STATE_DONE: _RewrapState.ValueType  # 2
+    """No key is left."""
+    REWRAP_STATE_CANCELLED: _RewrapState.ValueType  # 3
+    """Somebody ended it."""
+
+class RewrapState(_RewrapState, metaclass=_RewrapStateEnumTypeWrapper):
+    """States of a rewrap job."""
+
+REWRAP_STATE_UNSPECIFIED: RewrapState.ValueType  # 0
+"""Not said."""
+REWRAP_STATE_RUNNING: RewrapState.ValueType  # 1
+"""Being done, or waiting for the KMS."""
+REWRAP_STATE_DONE: RewrapState.ValueType  # 2
+"""No key is left."""
+REWRAP_STATE_CANCELLED: RewrapState.ValueType  # 3
+"""Somebody ended it."""
+Global___RewrapState: _TypeAlias = RewrapState  # noqa: Y015
 
 @_typing.final
 class ChangeKeyStateRequest(_message.Message):
@@ -227,3 +259,694 @@ class CancelDestroyKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelDestroyKeyResponse: _TypeAlias = CancelDestroyKeyResponse  # noqa: Y015
+
+@_typing.final
+class KekVersion(_message.Message):
+    """One KEK of a provider."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    KEK_ID_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Counts from 1; the highest wraps new keys."""
+    kek_id: _builtins.str
+    """The KEK's identifier in the KMS."""
+    keys: _builtins.int
+    """How many VM keys it wraps."""
+    created_by: _builtins.str
+    """Who had it made."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        kek_id: _builtins.str = ...,
+        keys: _builtins.int = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        created_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "created_by", b"created_by", "kek_id", b"kek_id", "keys", b"keys", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KekVersion: _TypeAlias = KekVersion  # noqa: Y015
+
+@_typing.final
+class KeyProvider(_message.Message):
+    """A named place where KEKs are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    CLUSTERS_FIELD_NUMBER: _builtins.int
+    TRUSTS_SERVER_FIELD_NUMBER: _builtins.int
+    TRUSTED_BY_SERVER_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    kind: _builtins.str
+    """How it speaks to its KMS, or empty where none is configured."""
+    health: _admin_pb2.Health.ValueType
+    """Whether the KMS would serve us."""
+    detail: _builtins.str
+    """What is the case and what to do."""
+    trusts_server: _builtins.bool
+    """Whether we accept who answers as the KMS; absent when nobody answered."""
+    trusted_by_server: _builtins.bool
+    """Whether the KMS accepts us; absent when that was not found out."""
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___KekVersion]:
+        """Newest first; empty before the first key."""
+
+    @_builtins.property
+    def clusters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Clusters whose new keys it wraps."""
+
+    @_builtins.property
+    def credential_expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When our certificate or token for it ends."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        health: _admin_pb2.Health.ValueType = ...,
+        detail: _builtins.str = ...,
+        versions: _abc.Iterable[Global___KekVersion] | None = ...,
+        clusters: _abc.Iterable[_builtins.str] | None = ...,
+        trusts_server: _builtins.bool | None = ...,
+        trusted_by_server: _builtins.bool | None = ...,
+        credential_expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_trusted_by_server", b"_trusted_by_server", "_trusts_server", b"_trusts_server", "credential_expires_at", b"credential_expires_at", "trusted_by_server", b"trusted_by_server", "trusts_server", b"trusts_server"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_trusted_by_server", b"_trusted_by_server", "_trusts_server", b"_trusts_server", "clusters", b"clusters", "credential_expires_at", b"credential_expires_at", "detail", b"detail", "health", b"health", "kind", b"kind", "name", b"name", "trusted_by_server", b"trusted_by_server", "trusts_server", b"trusts_server", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__trusted_by_server: _TypeAlias = _typing.Literal["trusted_by_server"]  # noqa: Y015
+    _WhichOneofArgType__trusted_by_server: _TypeAlias = _typing.Literal["_trusted_by_server", b"_trusted_by_server"]  # noqa: Y015
+    _WhichOneofReturnType__trusts_server: _TypeAlias = _typing.Literal["trusts_server"]  # noqa: Y015
+    _WhichOneofArgType__trusts_server: _TypeAlias = _typing.Literal["_trusts_server", b"_trusts_server"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trusted_by_server) -> _WhichOneofReturnType__trusted_by_server | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trusts_server) -> _WhichOneofReturnType__trusts_server | None: ...
+
+Global___KeyProvider: _TypeAlias = KeyProvider  # noqa: Y015
+
+@_typing.final
+class ListKeyProvidersRequest(_message.Message):
+    """All of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListKeyProvidersRequest: _TypeAlias = ListKeyProvidersRequest  # noqa: Y015
+
+@_typing.final
+class ListKeyProvidersResponse(_message.Message):
+    """Ordered by name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def providers(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyProvider]:
+        """Configured or with keys."""
+
+    def __init__(
+        self,
+        *,
+        providers: _abc.Iterable[Global___KeyProvider] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["providers", b"providers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListKeyProvidersResponse: _TypeAlias = ListKeyProvidersResponse  # noqa: Y015
+
+@_typing.final
+class GetKeyProviderRequest(_message.Message):
+    """Names a provider."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetKeyProviderRequest: _TypeAlias = GetKeyProviderRequest  # noqa: Y015
+
+@_typing.final
+class GetKeyProviderResponse(_message.Message):
+    """One provider."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def provider(self) -> Global___KeyProvider:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        provider: Global___KeyProvider | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetKeyProviderResponse: _TypeAlias = GetKeyProviderResponse  # noqa: Y015
+
+@_typing.final
+class CreateKeyProviderRequest(_message.Message):
+    """Names a provider of the configuration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateKeyProviderRequest: _TypeAlias = CreateKeyProviderRequest  # noqa: Y015
+
+@_typing.final
+class CreateKeyProviderResponse(_message.Message):
+    """The provider with its first KEK."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def provider(self) -> Global___KeyProvider:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        provider: Global___KeyProvider | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateKeyProviderResponse: _TypeAlias = CreateKeyProviderResponse  # noqa: Y015
+
+@_typing.final
+class SetDefaultKeyProviderRequest(_message.Message):
+    """A cluster and a provider."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    cluster: _builtins.str
+    """The trusted cluster."""
+    provider: _builtins.str
+    """The provider of its new keys."""
+    def __init__(
+        self,
+        *,
+        cluster: _builtins.str = ...,
+        provider: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetDefaultKeyProviderRequest: _TypeAlias = SetDefaultKeyProviderRequest  # noqa: Y015
+
+@_typing.final
+class SetDefaultKeyProviderResponse(_message.Message):
+    """Done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetDefaultKeyProviderResponse: _TypeAlias = SetDefaultKeyProviderResponse  # noqa: Y015
+
+@_typing.final
+class Rewrap(_message.Message):
+    """A rewrap job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    TARGET_KEK_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
+    UPDATED_AT_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """Its id."""
+    provider: _builtins.str
+    """Whose keys."""
+    target: _builtins.str
+    """Who wraps them afterwards."""
+    target_kek_id: _builtins.str
+    """By which KEK."""
+    state: Global___RewrapState.ValueType
+    """Where it is."""
+    total: _builtins.int
+    """Keys when it began."""
+    done: _builtins.int
+    """Keys wrapped again."""
+    failed: _builtins.int
+    """Keys that failed in this pass; the next one tries them again."""
+    detail: _builtins.str
+    """Why it waits, when it does."""
+    created_by: _builtins.str
+    """Who began it."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    @_builtins.property
+    def updated_at(self) -> _timestamp_pb2.Timestamp:
+        """When it last got on."""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        target: _builtins.str = ...,
+        target_kek_id: _builtins.str = ...,
+        state: Global___RewrapState.ValueType = ...,
+        total: _builtins.int = ...,
+        done: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        detail: _builtins.str = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        created_by: _builtins.str = ...,
+        updated_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "updated_at", b"updated_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "created_by", b"created_by", "detail", b"detail", "done", b"done", "failed", b"failed", "job_id", b"job_id", "provider", b"provider", "state", b"state", "target", b"target", "target_kek_id", b"target_kek_id", "total", b"total", "updated_at", b"updated_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rewrap: _TypeAlias = Rewrap  # noqa: Y015
+
+@_typing.final
+class StartRewrapRequest(_message.Message):
+    """What to wrap by what."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    NEW_KEK_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """Whose keys."""
+    target: _builtins.str
+    """The provider that wraps them afterwards; empty for the same one."""
+    new_kek: _builtins.bool
+    """Make the next version of the target's KEK first."""
+    dry_run: _builtins.bool
+    """Only count."""
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        target: _builtins.str = ...,
+        new_kek: _builtins.bool = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "new_kek", b"new_kek", "provider", b"provider", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartRewrapRequest: _TypeAlias = StartRewrapRequest  # noqa: Y015
+
+@_typing.final
+class StartRewrapResponse(_message.Message):
+    """The job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REWRAP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rewrap(self) -> Global___Rewrap:
+        """As stored, or as it would be."""
+
+    def __init__(
+        self,
+        *,
+        rewrap: Global___Rewrap | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rewrap", b"rewrap"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rewrap", b"rewrap"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartRewrapResponse: _TypeAlias = StartRewrapResponse  # noqa: Y015
+
+@_typing.final
+class ListRewrapsRequest(_message.Message):
+    """The newest jobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most 500; 0 means 100."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRewrapsRequest: _TypeAlias = ListRewrapsRequest  # noqa: Y015
+
+@_typing.final
+class ListRewrapsResponse(_message.Message):
+    """Jobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REWRAPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rewraps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rewrap]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        rewraps: _abc.Iterable[Global___Rewrap] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rewraps", b"rewraps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRewrapsResponse: _TypeAlias = ListRewrapsResponse  # noqa: Y015
+
+@_typing.final
+class GetRewrapRequest(_message.Message):
+    """Names a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRewrapRequest: _TypeAlias = GetRewrapRequest  # noqa: Y015
+
+@_typing.final
+class GetRewrapResponse(_message.Message):
+    """One job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REWRAP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rewrap(self) -> Global___Rewrap:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        rewrap: Global___Rewrap | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rewrap", b"rewrap"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rewrap", b"rewrap"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRewrapResponse: _TypeAlias = GetRewrapResponse  # noqa: Y015
+
+@_typing.final
+class CancelRewrapRequest(_message.Message):
+    """Names a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelRewrapRequest: _TypeAlias = CancelRewrapRequest  # noqa: Y015
+
+@_typing.final
+class CancelRewrapResponse(_message.Message):
+    """The job after it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REWRAP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rewrap(self) -> Global___Rewrap:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        rewrap: Global___Rewrap | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rewrap", b"rewrap"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rewrap", b"rewrap"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelRewrapResponse: _TypeAlias = CancelRewrapResponse  # noqa: Y015
+
+@_typing.final
+class ListKeyHoldersRequest(_message.Message):
+    """Which releases are meant. At least one of host, baseline, tpm."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    BASELINE_FIELD_NUMBER: _builtins.int
+    TPM_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    """Name or id of a host."""
+    baseline: _builtins.str
+    """A baseline that hosts matched when they got the key: its name, or component=name."""
+    tpm: _builtins.str
+    """A part of the description of the host's TPM."""
+    page_size: _builtins.int
+    """How many releases to look at: at most 500; 0 means 100. A page may hold fewer, or none."""
+    page_token: _builtins.str
+    """From the previous page."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Leave out what had ended before."""
+
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        baseline: _builtins.str = ...,
+        tpm: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "host", b"host", "page_size", b"page_size", "page_token", b"page_token", "since", b"since", "tpm", b"tpm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListKeyHoldersRequest: _TypeAlias = ListKeyHoldersRequest  # noqa: Y015
+
+@_typing.final
+class ListKeyHoldersResponse(_message.Message):
+    """Some holders."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELD_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty at the end of the log."""
+    @_builtins.property
+    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldKey]:
+        """In the order of the log."""
+
+    def __init__(
+        self,
+        *,
+        held: _abc.Iterable[Global___HeldKey] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListKeyHoldersResponse: _TypeAlias = ListKeyHoldersResponse  # noqa: Y015
+
+@_typing.final
+class HeldKey(_message.Message):
+    """A key that went to a host."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VM_ID_FIELD_NUMBER: _builtins.int
+    KEY_EPOCH_FIELD_NUMBER: _builtins.int
+    CURRENT_KEY_EPOCH_FIELD_NUMBER: _builtins.int
+    HOST_ID_FIELD_NUMBER: _builtins.int
+    HOST_NAME_FIELD_NUMBER: _builtins.int
+    GRANT_EPOCH_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    TPM_FIELD_NUMBER: _builtins.int
+    BASELINE_FIELD_NUMBER: _builtins.int
+    VERDICT_ID_FIELD_NUMBER: _builtins.int
+    RELEASED_AT_FIELD_NUMBER: _builtins.int
+    ENDED_AT_FIELD_NUMBER: _builtins.int
+    vm_id: _builtins.str
+    """The VM."""
+    key_epoch: _builtins.int
+    """Which of its keys."""
+    current_key_epoch: _builtins.int
+    """The VM's current one."""
+    host_id: _builtins.str
+    """Who received it."""
+    host_name: _builtins.str
+    """Its label then."""
+    grant_epoch: _builtins.int
+    """The grant under which it went."""
+    purpose: _builtins.str
+    """To run the VM, or prepared for a move."""
+    tpm: _builtins.str
+    """The host's TPM."""
+    baseline: _builtins.str
+    """What its boot matched then."""
+    verdict_id: _builtins.str
+    """The verdict that the release rested on."""
+    @_builtins.property
+    def released_at(self) -> _timestamp_pb2.Timestamp:
+        """When it went."""
+
+    @_builtins.property
+    def ended_at(self) -> _timestamp_pb2.Timestamp:
+        """When the host gave the VM back or handed it over; absent when it never said so."""
+
+    def __init__(
+        self,
+        *,
+        vm_id: _builtins.str = ...,
+        key_epoch: _builtins.int = ...,
+        current_key_epoch: _builtins.int = ...,
+        host_id: _builtins.str = ...,
+        host_name: _builtins.str = ...,
+        grant_epoch: _builtins.int = ...,
+        purpose: _builtins.str = ...,
+        tpm: _builtins.str = ...,
+        baseline: _builtins.str = ...,
+        verdict_id: _builtins.str = ...,
+        released_at: _timestamp_pb2.Timestamp | None = ...,
+        ended_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "released_at", b"released_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "current_key_epoch", b"current_key_epoch", "ended_at", b"ended_at", "grant_epoch", b"grant_epoch", "host_id", b"host_id", "host_name", b"host_name", "key_epoch", b"key_epoch", "purpose", b"purpose", "released_at", b"released_at", "tpm", b"tpm", "verdict_id", b"verdict_id", "vm_id", b"vm_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldKey: _TypeAlias = HeldKey  # noqa: Y015

@@ -50,6 +50,51 @@ class KeyAdministrationServiceStub:
                 request_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.CancelDestroyKeyRequest.SerializeToString,
                 response_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.CancelDestroyKeyResponse.FromString,
                 _registered_method=True)
+        self.ListKeyProviders = channel.unary_unary(
+                '/trustauthority.v1.KeyAdministrationService/ListKeyProviders',
+                request_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.ListKeyProvidersRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.ListKeyProvidersResponse.FromString,
+                _registered_method=True)
+        self.GetKeyProvider = channel.unary_unary(
+                '/trustauthority.v1.KeyAdministrationService/GetKeyProvider',
+                request_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.GetKeyProviderRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.GetKeyProviderResponse.FromString,
+                _registered_method=True)
+        self.CreateKeyProvider = channel.unary_unary(
+                '/trustauthority.v1.KeyAdministrationService/CreateKeyProvider',
+                request_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.CreateKeyProviderRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.CreateKeyProviderResponse.FromString,
+                _registered_method=True)
+        self.SetDefaultKeyProvider = channel.unary_unary(
+                '/trustauthority.v1.KeyAdministrationService/SetDefaultKeyProvider',
+                request_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.SetDefaultKeyProviderRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.SetDefaultKeyProviderResponse.FromString,
+                _registered_method=True)
+        self.StartRewrap = channel.unary_unary(
+                '/trustauthority.v1.KeyAdministrationService/StartRewrap',
+                request_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.StartRewrapRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.StartRewrapResponse.FromString,
+                _registered_method=True)
+        self.ListRewraps = channel.unary_unary(
+                '/trustauthority.v1.KeyAdministrationService/ListRewraps',
+                request_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.ListRewrapsRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.ListRewrapsResponse.FromString,
+                _registered_method=True)
+        self.GetRewrap = channel.unary_unary(
+                '/trustauthority.v1.KeyAdministrationService/GetRewrap',
+                request_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.GetRewrapRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.GetRewrapResponse.FromString,
+                _registered_method=True)
+        self.CancelRewrap = channel.unary_unary(
+                '/trustauthority.v1.KeyAdministrationService/CancelRewrap',
+                request_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.CancelRewrapRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.CancelRewrapResponse.FromString,
+                _registered_method=True)
+        self.ListKeyHolders = channel.unary_unary(
+                '/trustauthority.v1.KeyAdministrationService/ListKeyHolders',
+                request_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.ListKeyHoldersRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.ListKeyHoldersResponse.FromString,
+                _registered_method=True)
 
 
 class KeyAdministrationServiceServicer:
@@ -77,6 +122,69 @@ class KeyAdministrationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListKeyProviders(self, request, context):
+        """Key providers, with the health of their KMS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetKeyProvider(self, request, context):
+        """One key provider with every version of its KEK.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateKeyProvider(self, request, context):
+        """Make the first KEK of a provider that is configured.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetDefaultKeyProvider(self, request, context):
+        """Choose the provider of a cluster's new keys.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartRewrap(self, request, context):
+        """Begin to wrap every key of a provider by another KEK.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRewraps(self, request, context):
+        """Rewrap jobs, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRewrap(self, request, context):
+        """One rewrap job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelRewrap(self, request, context):
+        """End a rewrap job; what is wrapped again stays so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListKeyHolders(self, request, context):
+        """Who held which key: every release of the audit log that is asked about, page by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KeyAdministrationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +202,51 @@ def add_KeyAdministrationServiceServicer_to_server(servicer, server):
                     servicer.CancelDestroyKey,
                     request_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.CancelDestroyKeyRequest.FromString,
                     response_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.CancelDestroyKeyResponse.SerializeToString,
+            ),
+            'ListKeyProviders': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListKeyProviders,
+                    request_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.ListKeyProvidersRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.ListKeyProvidersResponse.SerializeToString,
+            ),
+            'GetKeyProvider': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetKeyProvider,
+                    request_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.GetKeyProviderRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.GetKeyProviderResponse.SerializeToString,
+            ),
+            'CreateKeyProvider': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateKeyProvider,
+                    request_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.CreateKeyProviderRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.CreateKeyProviderResponse.SerializeToString,
+            ),
+            'SetDefaultKeyProvider': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetDefaultKeyProvider,
+                    request_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.SetDefaultKeyProviderRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.SetDefaultKeyProviderResponse.SerializeToString,
+            ),
+            'StartRewrap': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartRewrap,
+                    request_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.StartRewrapRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.StartRewrapResponse.SerializeToString,
+            ),
+            'ListRewraps': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRewraps,
+                    request_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.ListRewrapsRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.ListRewrapsResponse.SerializeToString,
+            ),
+            'GetRewrap': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRewrap,
+                    request_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.GetRewrapRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.GetRewrapResponse.SerializeToString,
+            ),
+            'CancelRewrap': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelRewrap,
+                    request_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.CancelRewrapRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.CancelRewrapResponse.SerializeToString,
+            ),
+            'ListKeyHolders': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListKeyHolders,
+                    request_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.ListKeyHoldersRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.ListKeyHoldersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +331,249 @@ class KeyAdministrationService:
             '/trustauthority.v1.KeyAdministrationService/CancelDestroyKey',
             trustauthority_dot_v1_dot_keyadmin__pb2.CancelDestroyKeyRequest.SerializeToString,
             trustauthority_dot_v1_dot_keyadmin__pb2.CancelDestroyKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListKeyProviders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.KeyAdministrationService/ListKeyProviders',
+            trustauthority_dot_v1_dot_keyadmin__pb2.ListKeyProvidersRequest.SerializeToString,
+            trustauthority_dot_v1_dot_keyadmin__pb2.ListKeyProvidersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetKeyProvider(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.KeyAdministrationService/GetKeyProvider',
+            trustauthority_dot_v1_dot_keyadmin__pb2.GetKeyProviderRequest.SerializeToString,
+            trustauthority_dot_v1_dot_keyadmin__pb2.GetKeyProviderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateKeyProvider(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.KeyAdministrationService/CreateKeyProvider',
+            trustauthority_dot_v1_dot_keyadmin__pb2.CreateKeyProviderRequest.SerializeToString,
+            trustauthority_dot_v1_dot_keyadmin__pb2.CreateKeyProviderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetDefaultKeyProvider(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.KeyAdministrationService/SetDefaultKeyProvider',
+            trustauthority_dot_v1_dot_keyadmin__pb2.SetDefaultKeyProviderRequest.SerializeToString,
+            trustauthority_dot_v1_dot_keyadmin__pb2.SetDefaultKeyProviderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartRewrap(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.KeyAdministrationService/StartRewrap',
+            trustauthority_dot_v1_dot_keyadmin__pb2.StartRewrapRequest.SerializeToString,
+            trustauthority_dot_v1_dot_keyadmin__pb2.StartRewrapResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRewraps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.KeyAdministrationService/ListRewraps',
+            trustauthority_dot_v1_dot_keyadmin__pb2.ListRewrapsRequest.SerializeToString,
+            trustauthority_dot_v1_dot_keyadmin__pb2.ListRewrapsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRewrap(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.KeyAdministrationService/GetRewrap',
+            trustauthority_dot_v1_dot_keyadmin__pb2.GetRewrapRequest.SerializeToString,
+            trustauthority_dot_v1_dot_keyadmin__pb2.GetRewrapResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelRewrap(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.KeyAdministrationService/CancelRewrap',
+            trustauthority_dot_v1_dot_keyadmin__pb2.CancelRewrapRequest.SerializeToString,
+            trustauthority_dot_v1_dot_keyadmin__pb2.CancelRewrapResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListKeyHolders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.KeyAdministrationService/ListKeyHolders',
+            trustauthority_dot_v1_dot_keyadmin__pb2.ListKeyHoldersRequest.SerializeToString,
+            trustauthority_dot_v1_dot_keyadmin__pb2.ListKeyHoldersResponse.FromString,
             options,
             channel_credentials,
             insecure,

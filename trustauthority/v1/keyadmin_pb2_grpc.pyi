@@ -39,6 +39,24 @@ class KeyAdministrationServiceStub:
     """Have a key destroyed when the delay is over."""
     CancelDestroyKey: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.CancelDestroyKeyRequest, _keyadmin_pb2.CancelDestroyKeyResponse]
     """Take a destruction back while its delay runs."""
+    ListKeyProviders: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.ListKeyProvidersRequest, _keyadmin_pb2.ListKeyProvidersResponse]
+    """Key providers, with the health of their KMS."""
+    GetKeyProvider: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.GetKeyProviderRequest, _keyadmin_pb2.GetKeyProviderResponse]
+    """One key provider with every version of its KEK."""
+    CreateKeyProvider: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.CreateKeyProviderRequest, _keyadmin_pb2.CreateKeyProviderResponse]
+    """Make the first KEK of a provider that is configured."""
+    SetDefaultKeyProvider: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.SetDefaultKeyProviderRequest, _keyadmin_pb2.SetDefaultKeyProviderResponse]
+    """Choose the provider of a cluster's new keys."""
+    StartRewrap: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.StartRewrapRequest, _keyadmin_pb2.StartRewrapResponse]
+    """Begin to wrap every key of a provider by another KEK."""
+    ListRewraps: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.ListRewrapsRequest, _keyadmin_pb2.ListRewrapsResponse]
+    """Rewrap jobs, newest first."""
+    GetRewrap: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.GetRewrapRequest, _keyadmin_pb2.GetRewrapResponse]
+    """One rewrap job."""
+    CancelRewrap: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.CancelRewrapRequest, _keyadmin_pb2.CancelRewrapResponse]
+    """End a rewrap job; what is wrapped again stays so."""
+    ListKeyHolders: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.ListKeyHoldersRequest, _keyadmin_pb2.ListKeyHoldersResponse]
+    """Who held which key: every release of the audit log that is asked about, page by page."""
 
 @_typing.type_check_only
 class KeyAdministrationServiceAsyncStub(KeyAdministrationServiceStub):
@@ -51,6 +69,24 @@ class KeyAdministrationServiceAsyncStub(KeyAdministrationServiceStub):
     """Have a key destroyed when the delay is over."""
     CancelDestroyKey: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.CancelDestroyKeyRequest, _keyadmin_pb2.CancelDestroyKeyResponse]  # type: ignore[assignment]
     """Take a destruction back while its delay runs."""
+    ListKeyProviders: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.ListKeyProvidersRequest, _keyadmin_pb2.ListKeyProvidersResponse]  # type: ignore[assignment]
+    """Key providers, with the health of their KMS."""
+    GetKeyProvider: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.GetKeyProviderRequest, _keyadmin_pb2.GetKeyProviderResponse]  # type: ignore[assignment]
+    """One key provider with every version of its KEK."""
+    CreateKeyProvider: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.CreateKeyProviderRequest, _keyadmin_pb2.CreateKeyProviderResponse]  # type: ignore[assignment]
+    """Make the first KEK of a provider that is configured."""
+    SetDefaultKeyProvider: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.SetDefaultKeyProviderRequest, _keyadmin_pb2.SetDefaultKeyProviderResponse]  # type: ignore[assignment]
+    """Choose the provider of a cluster's new keys."""
+    StartRewrap: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.StartRewrapRequest, _keyadmin_pb2.StartRewrapResponse]  # type: ignore[assignment]
+    """Begin to wrap every key of a provider by another KEK."""
+    ListRewraps: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.ListRewrapsRequest, _keyadmin_pb2.ListRewrapsResponse]  # type: ignore[assignment]
+    """Rewrap jobs, newest first."""
+    GetRewrap: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.GetRewrapRequest, _keyadmin_pb2.GetRewrapResponse]  # type: ignore[assignment]
+    """One rewrap job."""
+    CancelRewrap: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.CancelRewrapRequest, _keyadmin_pb2.CancelRewrapResponse]  # type: ignore[assignment]
+    """End a rewrap job; what is wrapped again stays so."""
+    ListKeyHolders: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.ListKeyHoldersRequest, _keyadmin_pb2.ListKeyHoldersResponse]  # type: ignore[assignment]
+    """Who held which key: every release of the audit log that is asked about, page by page."""
 
 class KeyAdministrationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served by the key role."""
@@ -78,5 +114,77 @@ class KeyAdministrationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_keyadmin_pb2.CancelDestroyKeyResponse, _abc.Awaitable[_keyadmin_pb2.CancelDestroyKeyResponse]]:
         """Take a destruction back while its delay runs."""
+
+    @_abc_1.abstractmethod
+    def ListKeyProviders(
+        self,
+        request: _keyadmin_pb2.ListKeyProvidersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyadmin_pb2.ListKeyProvidersResponse, _abc.Awaitable[_keyadmin_pb2.ListKeyProvidersResponse]]:
+        """Key providers, with the health of their KMS."""
+
+    @_abc_1.abstractmethod
+    def GetKeyProvider(
+        self,
+        request: _keyadmin_pb2.GetKeyProviderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyadmin_pb2.GetKeyProviderResponse, _abc.Awaitable[_keyadmin_pb2.GetKeyProviderResponse]]:
+        """One key provider with every version of its KEK."""
+
+    @_abc_1.abstractmethod
+    def CreateKeyProvider(
+        self,
+        request: _keyadmin_pb2.CreateKeyProviderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyadmin_pb2.CreateKeyProviderResponse, _abc.Awaitable[_keyadmin_pb2.CreateKeyProviderResponse]]:
+        """Make the first KEK of a provider that is configured."""
+
+    @_abc_1.abstractmethod
+    def SetDefaultKeyProvider(
+        self,
+        request: _keyadmin_pb2.SetDefaultKeyProviderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyadmin_pb2.SetDefaultKeyProviderResponse, _abc.Awaitable[_keyadmin_pb2.SetDefaultKeyProviderResponse]]:
+        """Choose the provider of a cluster's new keys."""
+
+    @_abc_1.abstractmethod
+    def StartRewrap(
+        self,
+        request: _keyadmin_pb2.StartRewrapRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyadmin_pb2.StartRewrapResponse, _abc.Awaitable[_keyadmin_pb2.StartRewrapResponse]]:
+        """Begin to wrap every key of a provider by another KEK."""
+
+    @_abc_1.abstractmethod
+    def ListRewraps(
+        self,
+        request: _keyadmin_pb2.ListRewrapsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyadmin_pb2.ListRewrapsResponse, _abc.Awaitable[_keyadmin_pb2.ListRewrapsResponse]]:
+        """Rewrap jobs, newest first."""
+
+    @_abc_1.abstractmethod
+    def GetRewrap(
+        self,
+        request: _keyadmin_pb2.GetRewrapRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyadmin_pb2.GetRewrapResponse, _abc.Awaitable[_keyadmin_pb2.GetRewrapResponse]]:
+        """One rewrap job."""
+
+    @_abc_1.abstractmethod
+    def CancelRewrap(
+        self,
+        request: _keyadmin_pb2.CancelRewrapRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyadmin_pb2.CancelRewrapResponse, _abc.Awaitable[_keyadmin_pb2.CancelRewrapResponse]]:
+        """End a rewrap job; what is wrapped again stays so."""
+
+    @_abc_1.abstractmethod
+    def ListKeyHolders(
+        self,
+        request: _keyadmin_pb2.ListKeyHoldersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyadmin_pb2.ListKeyHoldersResponse, _abc.Awaitable[_keyadmin_pb2.ListKeyHoldersResponse]]:
+        """Who held which key: every release of the audit log that is asked about, page by page."""
 
 def add_KeyAdministrationServiceServicer_to_server(servicer: KeyAdministrationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

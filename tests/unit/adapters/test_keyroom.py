@@ -26,6 +26,7 @@ from trustauthority.adapters.kms.kmip import KmipKms
 from trustauthority.codec.tpm_public import decode_public, encode_public
 from trustauthority.errors import KmsUnavailable
 from trustauthority.keyrelease.wrap import policy_digest
+from trustauthority.model.keyjob import RewrapOrder
 from trustauthority.model.kms import HealthState, KmsHealth
 from trustauthority.model.tpm import ObjectAttributes
 from trustauthority.ports import KeyRoom
@@ -67,6 +68,20 @@ def wrapped_by_hand(kms, kek_id, vm_key=b"known passphrase", aad=AAD):
     return KmipKms(kms.settings()).wrap(kek_id, bytearray(vm_key), aad)
 
 
+def rewrap_order(kek_id, wrapped, **changes):
+    """From ``kek_id`` to another KEK, bound to other words."""
+    fields = {
+        "provider": "default",
+        "kek_id": kek_id,
+        "wrapped": wrapped,
+        "aad": AAD,
+        "target": "default",
+        "target_kek_id": kek_id,
+        "target_aad": AAD + b" moved",
+    }
+    return RewrapOrder(**(fields | changes))
+
+
 async def refused(room, words, order):
     with pytest.raises(KmsUnavailable, match=words) as caught:
         await room.release(order)
@@ -102,6 +117,54 @@ class TestCreate:
         assert await room.health("other") == KmsHealth(
             state=HealthState.ERROR, detail="no KMS is configured for key provider 'other'"
         )
+
+
+class TestRewrap:
+    async def test_by_another_kek(self, room, kms, kek_id):
+        """N59: the same key, opened by the new KEK under the new AAD only."""
+        other = await room.rotate_kek("default", kek_id)
+        order = rewrap_order(kek_id, wrapped_by_hand(kms, kek_id), target_kek_id=other)
+        wrapped = await room.rewrap(order)
+        provider = KmipKms(kms.settings())
+        assert provider.unwrap(other, wrapped, order.target_aad) == b"known passphrase"
+        for kek, aad in ((kek_id, order.target_aad), (other, AAD)):
+            with pytest.raises(KmsUnavailable):
+                provider.unwrap(kek, wrapped, aad)
+
+    async def test_by_another_provider(self, kms, kek_id, release_key):
+        """KMIP to OpenBao and the like: one child opens with the one and wraps with the other."""
+        settings = room_settings(kms.settings(), release_key)
+        both = {"default": kms.settings(), "second": kms.settings()}
+        made = ChildKeyRoom(replace(settings, providers=both))
+        try:
+            other = await made.create_kek("second")
+            order = rewrap_order(
+                kek_id, wrapped_by_hand(kms, kek_id), target="second", target_kek_id=other
+            )
+            wrapped = await made.rewrap(order)
+        finally:
+            await made.close()
+        opened = KmipKms(kms.settings()).unwrap(other, wrapped, order.target_aad)
+        assert opened == b"known passphrase"
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"wrapped": b""},
+            {"aad": b"another"},
+            {"kek_id": "98765"},
+            {"target_kek_id": "98765"},
+            {"target": "nobody"},
+            {"provider": "nobody"},
+        ],
+        ids=lambda changes: next(iter(changes)),
+    )
+    async def test_refused(self, room, kms, kek_id, changes):
+        """N56, N59: wrong in one thing, nothing comes back and the caller keeps the old wrapping."""
+        order = rewrap_order(kek_id, wrapped_by_hand(kms, kek_id), target_kek_id=kek_id)
+        with pytest.raises(KmsUnavailable) as refusal:
+            await room.rewrap(replace(order, **changes))
+        assert "known" not in str(refusal.value)
 
 
 class TestRelease:

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from hmac import compare_digest
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,29 @@ def create_key(keyring: Keyring, message: Mapping[str, Any]) -> str:
         wipe(vm_key)
 
 
+def rewrap(keyring: Keyring, message: Mapping[str, Any]) -> str:
+    """Unwrap a VM key and wrap it by another KEK, maybe of another KMS; answers it wrapped, in hex.
+
+    What was wrapped is opened once more before it is answered: a KMS that wraps what it can't open
+    would cost the key.
+    """
+    kms, target = keyring.kms_for_keys(message["provider"]), keyring.kms(message["target"])
+    target_kek, target_aad = message["target_kek_id"], bytes.fromhex(message["target_aad"])
+    vm_key = kms.unwrap(
+        message["kek_id"], bytes.fromhex(message["wrapped"]), bytes.fromhex(message["aad"])
+    )
+    opened = bytearray()
+    try:
+        wrapped = target.wrap(target_kek, vm_key, target_aad)
+        opened = target.unwrap(target_kek, wrapped, target_aad)
+        if not compare_digest(opened, vm_key):
+            raise KmsUnavailable("the KMS does not open what it wrapped; the key stays as it was")
+    finally:
+        wipe(vm_key)
+        wipe(opened)
+    return wrapped.hex()
+
+
 def release(keyring: Keyring, message: Mapping[str, Any]) -> str:
     """Unwrap a VM key for one host; answers a signed KeyGrant, in hex."""
     order = order_from_json(message["release"])
@@ -127,6 +151,7 @@ ORDERS: Mapping[str, Callable[[Keyring, Mapping[str, Any]], str]] = {
     "create_kek": create_kek,
     "rotate_kek": rotate_kek,
     "create_key": create_key,
+    "rewrap": rewrap,
     "release": release,
     "health": health,
 }

@@ -24,10 +24,11 @@ from trustauthority.adapters.keyroom.process import COMMAND
 from trustauthority.adapters.keyroom.settings import KeyRoomSettings
 from trustauthority.errors import KmsUnavailable
 from trustauthority.model.grant import ReleaseOrder
+from trustauthority.model.keyjob import RewrapOrder
 from trustauthority.model.kms import HealthState, KmsHealth
 from trustauthority.model.vm import NewKey
 
-_KEY_ORDERS = frozenset({"create_key", "release"})
+_KEY_ORDERS = frozenset({"create_key", "release", "rewrap"})
 """Orders that show a key to the child."""
 _NO_ANSWER = "the key room's child answered with what is no answer"
 
@@ -68,6 +69,18 @@ class ChildKeyRoom:
         """Make a VM key and return it wrapped. Raises KmsUnavailable."""
         details = {"kek_id": kek_id, "aad": aad.hex()}
         return NewKey(wrapped=_bytes(await self._order("create_key", provider, details)))
+
+    async def rewrap(self, order: RewrapOrder) -> bytes:
+        """Unwrap a VM key and wrap it by another KEK, in one child. Raises KmsUnavailable."""
+        details = {
+            "kek_id": order.kek_id,
+            "wrapped": order.wrapped.hex(),
+            "aad": order.aad.hex(),
+            "target": order.target,
+            "target_kek_id": order.target_kek_id,
+            "target_aad": order.target_aad.hex(),
+        }
+        return _bytes(await self._order("rewrap", order.provider, details, also=order.target))
 
     async def release(self, order: ReleaseOrder) -> bytes:
         """Unwrap a VM key and return a signed KeyGrant v1. Raises KmsUnavailable."""

@@ -32,6 +32,7 @@ class SqlAuditLog:
                 frontier=b"".join(frontier.append(leaf).nodes),
                 operation=event.operation,
                 subject=event.subject,
+                actor=event.actor,
             )
         )
         return frontier.size

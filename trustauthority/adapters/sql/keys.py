@@ -86,19 +86,3 @@ class SqlKeys(Repository):
     async def _entries(self, query: Select[tuple[object, ...]]) -> list[VmKeyEntry]:
         rows = (await self._connection.execute(query)).mappings().all()
         return [record(VmKeyEntry, row, state=KeyState) for row in rows]
-
-
-class SqlKeyProviders(Repository):
-    """The KeyProviders port."""
-
-    async def kek(self, provider: str) -> str | None:
-        """The KEK id that a provider name stands for."""
-        query = select(tables.provider.c.kek_id).where(tables.provider.c.name == provider)
-        row = (await self._connection.execute(query)).first()
-        return None if row is None else str(row.kek_id)
-
-    async def put_kek(self, provider: str, kek_id: str) -> bool:
-        """Record a provider's KEK; False when it has one already."""
-        return await self._insert(
-            tables.provider, name=provider, kek_id=kek_id, created_at_ms=self._now_ms
-        )

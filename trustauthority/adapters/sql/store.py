@@ -31,7 +31,9 @@ from trustauthority.adapters.sql.engine import BUSY_TIMEOUT_MS, open_sqlite
 from trustauthority.adapters.sql.enrolments import SqlEnrolments
 from trustauthority.adapters.sql.hosts import SqlHosts
 from trustauthority.adapters.sql.identities import SqlIdentities
-from trustauthority.adapters.sql.keys import SqlKeyProviders, SqlKeys
+from trustauthority.adapters.sql.keyhistory import SqlKeyHistory
+from trustauthority.adapters.sql.keyproviders import SqlKeyProviders, SqlRewrapJobs
+from trustauthority.adapters.sql.keys import SqlKeys
 from trustauthority.adapters.sql.orders import SqlMoveOrders
 from trustauthority.adapters.sql.placement import SqlPlacement
 from trustauthority.adapters.sql.restart import SqlRestart
@@ -65,7 +67,9 @@ class SqlTransaction:
         self.vms = SqlVms(connection, now_ms)
         self.break_glass = SqlBreakGlasses(connection, now_ms)
         self.keys = SqlKeys(connection, now_ms)
+        self.key_history = SqlKeyHistory(connection, now_ms)
         self.key_providers = SqlKeyProviders(connection, now_ms)
+        self.rewrap_jobs = SqlRewrapJobs(connection, now_ms)
         self.placement = SqlPlacement(connection, now_ms)
         self.orders = SqlMoveOrders(connection, now_ms)
         self.identities = SqlIdentities(connection, now_ms)

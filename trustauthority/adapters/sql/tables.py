@@ -261,13 +261,46 @@ vm_key = Table(
 Index("vm_key_by_provider", vm_key.c.provider, vm_key.c.vm_id, vm_key.c.key_epoch)
 Index("vm_key_to_destroy", vm_key.c.destroy_at_ms)
 
-provider = Table(
-    "key_provider",
+kek = Table(
+    "key_provider_kek",
     metadata,
-    Column("name", String(63), primary_key=True),
+    Column("provider", String(63), primary_key=True),
+    Column("version", BigInteger, primary_key=True),
     Column("kek_id", Text, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
+    Column("created_by", String(128), nullable=False),
 )
+"""Every KEK of every provider; the highest version is the current one."""
+
+default_provider = Table(
+    "cluster_key_provider",
+    metadata,
+    Column("cluster_id", ForeignKey("cluster.cluster_id"), primary_key=True),
+    Column("provider", String(63), nullable=False),
+)
+
+rewrap_job = Table(
+    "rewrap_job",
+    metadata,
+    Column("job_id", String(64), primary_key=True),
+    Column("provider", String(63), nullable=False),
+    Column("target", String(63), nullable=False),
+    Column("target_kek_id", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("total", BigInteger, nullable=False),
+    Column("done", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("after_vm", String(63), nullable=False),
+    Column("after_epoch", BigInteger, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("worker", String(64), nullable=False),
+    Column("worker_until_ms", BigInteger, nullable=False),
+    Column("wait_until_ms", BigInteger, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("created_by", String(128), nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+)
+Index("rewrap_job_by_state", rewrap_job.c.state)
 
 intent = Table(
     "intent",
@@ -377,6 +410,8 @@ audit = Table(
     Column("frontier", LargeBinary, nullable=False),
     Column("operation", String(32), nullable=False),
     Column("subject", String(80), nullable=False),
+    Column("actor", String(128), nullable=False),
 )
 """``frontier`` is the tree's right edge after this entry, so that any root is one row away."""
 Index("audit_by_subject", audit.c.operation, audit.c.subject)
+Index("audit_by_actor", audit.c.operation, audit.c.actor, audit.c.subject)

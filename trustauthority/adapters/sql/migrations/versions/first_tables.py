@@ -7,6 +7,8 @@ authority begins here, with a clock guard that has seen nothing.
 import sqlalchemy as sa
 from alembic import op
 
+from trustauthority.adapters.sql.migrations import key_tables
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -238,33 +240,7 @@ def _vms() -> None:
         sa.PrimaryKeyConstraint("vm_id"),
     )
     op.create_index("vm_by_owner", "vm", ["owner"], unique=False)
-    op.create_table(
-        "vm_key",
-        sa.Column("vm_id", sa.String(length=63), nullable=False),
-        sa.Column("key_epoch", sa.BigInteger(), nullable=False),
-        sa.Column("state", sa.String(length=24), nullable=False),
-        sa.Column("provider", sa.String(length=63), nullable=False),
-        sa.Column("kek_id", sa.Text(), nullable=False),
-        sa.Column("wrapped", sa.LargeBinary(), nullable=False),
-        sa.Column("escrowed", sa.LargeBinary(), nullable=False),
-        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
-        sa.Column("created_by", sa.String(length=128), nullable=False),
-        sa.Column("changed_at_ms", sa.BigInteger(), nullable=False),
-        sa.Column("destroy_at_ms", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["vm_id"], ["vm.vm_id"]),
-        sa.PrimaryKeyConstraint("vm_id", "key_epoch"),
-    )
-    op.create_index(
-        "vm_key_by_provider", "vm_key", ["provider", "vm_id", "key_epoch"], unique=False
-    )
-    op.create_index("vm_key_to_destroy", "vm_key", ["destroy_at_ms"], unique=False)
-    op.create_table(
-        "key_provider",
-        sa.Column("name", sa.String(length=63), nullable=False),
-        sa.Column("kek_id", sa.Text(), nullable=False),
-        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("name"),
-    )
+    key_tables.create()
     op.create_table(
         "intent",
         sa.Column("intent_id", sa.String(length=64), nullable=False),
@@ -381,9 +357,11 @@ def _authority() -> None:
         sa.Column("frontier", sa.LargeBinary(), nullable=False),
         sa.Column("operation", sa.String(length=32), nullable=False),
         sa.Column("subject", sa.String(length=80), nullable=False),
+        sa.Column("actor", sa.String(length=128), nullable=False),
         sa.PrimaryKeyConstraint("sequence"),
     )
     op.create_index("audit_by_subject", "audit", ["operation", "subject"], unique=False)
+    op.create_index("audit_by_actor", "audit", ["operation", "actor", "subject"], unique=False)
     op.execute(
         sa.text(
             "INSERT INTO authority (id, global_epoch, no_report_before_ms, high_water_ms,"
