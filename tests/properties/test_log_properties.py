@@ -1,5 +1,6 @@
 """Properties of the log decoders and replays, over arbitrary bytes and over every event."""
 
+import hashlib
 import tracemalloc
 
 import pytest
@@ -11,6 +12,7 @@ from support.logbuilder import LogBuilder, good_log, ima_record, ng_data
 from trustauthority.appraisal.bootfacts import boot_facts
 from trustauthority.cli.evidence_eventlog import judge_boot_log
 from trustauthority.cli.evidence_ima import judge_ima_log
+from trustauthority.codec import ima_ascii
 from trustauthority.codec.efi import (
     count_signatures,
     decode_image_load,
@@ -267,3 +269,55 @@ def test_padding_is_looked_at_once():
     header = LogBuilder(banks=("sha256",)).bytes
     with pytest.raises(MalformedEvidence):
         decode_boot_log(header + record * 100_000 + b"\x01")
+
+
+TEXT_NAMES = st.one_of(
+    st.sampled_from([b"", b"/bin/ls", b"/a b", b"a\\x20b", b"\\", b"\xff", b"/t\tb", b"/r\r"]),
+    st.binary(max_size=8).filter(lambda name: b"\n" not in name),
+)
+TEXT_DIGESTS = st.sampled_from(
+    ["aB" * 20, "ab" * 32, "ab" * 19, "0\t" + "ab" * 19, "ab" * 19 + "zz", "\u0661" * 40, "", " "]
+)
+TEXT_FILES = st.sampled_from(
+    [
+        "sha256:" + "cd" * 32,
+        "sha256:" + "cd" * 31,
+        "sha256:" + "cd" * 31 + "\tc",
+        "sha256:" + "cd" * 32 + "\t\t",
+        "sha256::" + "cd" * 32,
+        "sha1:" + "cd" * 20,
+        "sha256:",
+        "cd" * 32,
+    ]
+)
+
+
+@QUICK
+@given(
+    register=st.sampled_from(["10", " 10", "010", "1", "11", "24", ""]),
+    logged=TEXT_DIGESTS,
+    template=st.sampled_from(["ima-ng", "ima-sig", "ima"]),
+    content=TEXT_FILES,
+    name=TEXT_NAMES,
+    tail=st.sampled_from([b"", b" ", b"\r", b" x"]),
+)
+@example("10", "ab" * 20, "ima-ng", "sha256:" + "cd" * 32, b"/bin/ls", b"")
+@example("10", "ab" * 20, "ima-ng", "sha256:" + "cd" * 32, b"a\\x20b", b"")
+def test_the_short_way_through_a_text_line_is_the_long_way(
+    register, logged, template, content, name, tail
+):
+    """A usual line gives the very entry that the general reading gives, or is left to it (rule 53)."""
+    head = f"{register} {logged} {template} {content} ".encode()
+    line = head + name + tail
+    usual = ima_ascii._usual_line(line, 7, 3)
+    if usual is not None:
+        assert usual == ima_ascii._line(line, 7, 3)
+        assert type(usual) is ImaEntry
+
+
+def test_the_usual_line_is_usual():
+    """The short way is taken for what kernels write, not only never wrong."""
+    data = ng_data(b"/bin/ls")
+    logged = hashlib.sha1(data, usedforsecurity=False).hexdigest()
+    line = f"10 {logged} ima-ng sha256:{data[12:44].hex()} /bin/ls".encode()
+    assert ima_ascii._usual_line(line, 0, 0).data == data
