@@ -3,7 +3,7 @@
     python keylime_worker.py FOLDER       then "ima", "boot", "quote-RSA-2048" or "quote-P-256" on standard input
 
 Answers each line with JSON: microseconds of CPU per unit (entries of the log, whole logs, quotes), children
-included. FOLDER holds what ``verify.py`` wrote. Keylime's verdict is checked: a fast refusal is no time.
+included, or the error. FOLDER holds what ``verify.py`` wrote. Keylime's verdict is checked: a fast refusal is no time.
 
 What is not Keylime's own here: the module ``gpg`` is an empty stand-in (it needs Debian's libgpgme, and
 nothing that is timed calls it), and so is its enrichment of boot logs where libefivar is missing, which
@@ -104,8 +104,12 @@ def main() -> None:
     print(json.dumps({"notes": NOTES}), flush=True)
     for line in sys.stdin:
         start = cpu_us()
-        units = known[line.strip()]()
-        print(json.dumps({"us": (cpu_us() - start) / units}), flush=True)
+        try:
+            units = known[line.strip()]()
+        except Exception as error:  # noqa: BLE001 - a peer that fails is named, whatever it raises
+            print(json.dumps({"error": f"{type(error).__name__}: {error}"}), flush=True)
+        else:
+            print(json.dumps({"us": (cpu_us() - start) / units}), flush=True)
 
 
 if __name__ == "__main__":
