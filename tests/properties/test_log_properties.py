@@ -2,17 +2,19 @@
 
 import hashlib
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from support.corpus import CORPUS
 from support.log_vectors import event_log_vectors, ima_vectors
 from support.logbuilder import LogBuilder, good_log, ima_record, ng_data
 
 from trustauthority.appraisal.bootfacts import boot_facts
 from trustauthority.cli.evidence_eventlog import judge_boot_log
 from trustauthority.cli.evidence_ima import judge_ima_log
-from trustauthority.codec import ima_ascii
+from trustauthority.codec import eventlog, ima_ascii
 from trustauthority.codec.efi import (
     count_signatures,
     decode_image_load,
@@ -321,3 +323,54 @@ def test_the_usual_line_is_usual():
     logged = hashlib.sha1(data, usedforsecurity=False).hexdigest()
     line = f"10 {logged} ima-ng sha256:{data[12:44].hex()} /bin/ls".encode()
     assert ima_ascii._usual_line(line, 0, 0).data == data
+
+
+def decode_without_shortcut(data):
+    """A crypto-agile log record by record, each by the general way."""
+    header, offset = eventlog._legacy_record(data, 0, 0)
+    banks, _ = eventlog._decode_spec_id(header)
+    end = eventlog._content_end(data)
+    events, starts = [eventlog._header_event(header, banks)], [0]
+    while offset < end:
+        index = len(events)
+        if eventlog._is_spec_id(data, offset):
+            starts.append(index)
+            event, offset = eventlog._repeated_header(data, offset, index, banks)
+        else:
+            event, offset = eventlog._agile_record(data, offset, index, banks)
+        events.append(event)
+    return tuple(events), tuple(starts), max(0, len(data) - offset)
+
+
+def check_both_ways(data):
+    """The same records, or a refusal by both."""
+    try:
+        log = decode_boot_log(data)
+    except MalformedEvidence:
+        with pytest.raises(MalformedEvidence):
+            decode_without_shortcut(data)
+        return
+    if log.specification:
+        assert decode_without_shortcut(data) == (log.events, log.starts, log.padding)
+
+
+AGILE_SEEDS = [
+    seed for seed in SEEDS if seed[32:48] == eventlog.SPEC_ID_AGILE and seed[4:8] == b"\x03\0\0\0"
+]
+
+
+@QUICK
+@given(mutated(AGILE_SEEDS))
+def test_the_short_way_through_a_boot_record_is_the_long_way(data):
+    """Records of the usual shape are read as the general way reads them, or refused by both (rule 45)."""
+    if data[32:48] == eventlog.SPEC_ID_AGILE and data[4:8] == b"\x03\0\0\0":
+        check_both_ways(data)
+
+
+def test_both_ways_agree_on_real_logs():
+    """The same for every log of the project's captures, and of the corpus where it is present."""
+    boots = Path(__file__).parents[1] / "vectors" / "boots"
+    paths = [*boots.glob("*/eventlog.bin"), *(CORPUS / "eventlogs").glob("*")]
+    assert len(paths) >= 5
+    for path in paths:
+        check_both_ways(path.read_bytes())

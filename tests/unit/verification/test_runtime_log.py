@@ -8,6 +8,7 @@ import tracemalloc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.corpus import CORPUS
 from support.log_vectors import ima_vectors
 from support.logbuilder import ima_record, ima_register, ng_data, sized
 
@@ -199,6 +200,22 @@ def test_the_vectors_one_by_one(vector, window):
     assert in_windows(vector.raw, start, quoted, RULES) == all_at_once(
         vector.raw, start, quoted, BLIND
     )
+
+
+def test_real_logs_give_in_windows_what_they_give_at_once(window):
+    """Each binary log of the corpus, at its end and half way (rules 51-54)."""
+    if not CORPUS.is_dir():
+        pytest.skip("the corpus is not beside the project")
+    looked_at = 0
+    for path in sorted((CORPUS / "ima").iterdir()):
+        log = path.read_bytes()
+        if log[:2] == b"10":
+            continue  # the text form
+        for count in (3, 100_000):
+            quoted, start = register_after(log, count), no_progress(BANK)
+            assert in_windows(log, start, quoted, RULES) == all_at_once(log, start, quoted, BLIND)
+            looked_at += 1
+    assert looked_at >= 10
 
 
 @pytest.mark.parametrize("good", [0, 1, 60])
