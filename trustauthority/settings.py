@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trustauthority.errors import ConfigurationInvalid, InsecureFile
+from trustauthority.model.retention import Retention
 
 Address = Annotated[str, Field(pattern=r"^(?:\[[0-9A-Fa-f:.]+\]|[^\s:/]+):\d{1,5}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?$")]
@@ -69,6 +70,30 @@ class KeyRoleSettings(_Section):
     providers: dict[Name, Provider] = Field(default_factory=dict)
 
 
+DAY_MS = 24 * 3_600 * 1_000
+_MIB = 1 << 20
+
+
+class EvidenceSettings(_Section):
+    """How long verdicts and their evidence are kept."""
+
+    keep_passed_days: int = Field(default=30, ge=0, le=36_500)
+    """Verdicts that passed, with their evidence. A host's newest one always stays."""
+    keep_failed_days: int = Field(default=365, ge=0, le=36_500)
+    """Verdicts that failed, with their evidence."""
+    max_mib: int = Field(default=8_192, ge=1)
+    """Above this the oldest go before their time, those that passed first."""
+
+    @property
+    def retention(self) -> Retention:
+        """The same in units of the core."""
+        return Retention(
+            keep_passed_ms=self.keep_passed_days * DAY_MS,
+            keep_failed_ms=self.keep_failed_days * DAY_MS,
+            max_bytes=self.max_mib * _MIB,
+        )
+
+
 class Settings(_Section):
     """The whole configuration."""
 
@@ -78,6 +103,7 @@ class Settings(_Section):
     """Name of this authority: issuer of reports and origin of the audit log."""
     listen: ListenSettings = ListenSettings()
     key: KeyRoleSettings = KeyRoleSettings()
+    evidence: EvidenceSettings = EvidenceSettings()
 
 
 def load_settings(path: Path) -> Settings:

@@ -461,8 +461,9 @@ class TestSeals:
         _, stored = await authority.hosts.get(other.host_id)
         mine = "a" * 64
         await authority.write_sql(
-            "INSERT INTO verdict SELECT :mine, :host, decided_at_ms, document, seal, report, "
-            "evidence_sha256 FROM verdict WHERE verdict_id = :theirs",
+            "INSERT INTO verdict SELECT :mine, :host, passed, decided_at_ms, document, seal, report, "
+            "evidence_sha256, boot_log_sha256, ima_log_sha256, size FROM verdict "
+            "WHERE verdict_id = :theirs",
             mine=mine,
             host=host.host_id,
             theirs=theirs,

@@ -17,6 +17,7 @@ from trustauthority.model.keyjob import RewrapOrder
 from trustauthority.model.kms import KmsHealth
 from trustauthority.model.placement import AuthorityRecord, Move, PlacementState
 from trustauthority.model.requests import Request
+from trustauthority.model.retention import KeptVerdict
 from trustauthority.model.vm import IntentEntry, NewKey, VmEntry
 from trustauthority.placement.condition import Rule
 from trustauthority.ports.catalogue import Baselines, Catalogue, Inventory, TrustLists
@@ -112,6 +113,23 @@ class EvidenceArchive(Protocol):
 
     async def get_verdict(self, verdict_id: str) -> Mapping[str, object] | None:
         """Read a verdict back."""
+
+    async def removable(
+        self, *, passed_before_ms: int, failed_before_ms: int, limit: int
+    ) -> Sequence[KeptVerdict]:
+        """List verdicts that were decided before these times; never a host's newest one.
+
+        Those that passed come before those that failed, and older ones first.
+        """
+
+    async def remove(self, verdicts: Sequence[KeptVerdict]) -> int:
+        """Remove verdicts, and what no other verdict rests on; returns the bytes that this frees.
+
+        A verdict that became a host's newest one, or is gone already, is left alone.
+        """
+
+    async def stored_bytes(self) -> int:
+        """Count the bytes of all verdicts and of what they rest on."""
 
 
 class Vms(Protocol):
