@@ -137,6 +137,11 @@ def _lease(vm: "Vm") -> Cell:
     return f"{word(vm, 'lease_class')} {milliseconds(vm.lease.lease_ms)}"
 
 
+def _on_loss(vm: "Vm") -> str:
+    what, longer = word(vm.lease, "on_lease_loss"), vm.lease.continue_for_ms
+    return f"{what} {milliseconds(longer)}" if longer else what
+
+
 def _key(vm: "Vm") -> str:
     """State of the VM's newest key."""
     return word(vm, "key_state") if vm.key_state else "none"
@@ -153,6 +158,7 @@ def _fields(ta: Session, vm: "Vm") -> list[Field]:
         Field("cluster", vm.cluster),
         Field("lease", _lease(vm)),
         Field("fence after", f"lease + {milliseconds(go_on)}" if vm.lease.lease_ms else ""),
+        Field("on lease loss", _on_loss(vm)),
         Field("any host", Marked(text="! yes", style=CAUTION) if vm.any_host else "no"),
         Field("profile", vm.profile_digest.hex() or "any definition"),
         Field("key", _key(vm)),

@@ -8,6 +8,7 @@ from trustauthority.adapters.sql import tables
 from trustauthority.adapters.sql.catalogue import Repository
 from trustauthority.adapters.sql.rows import columns, record
 from trustauthority.model.identifiers import HostId
+from trustauthority.model.lease import OnLeaseLoss
 from trustauthority.model.placement import UNLIMITED_MS, KeyState, LeaseClass, Sharing, VmState
 from trustauthority.model.vm import IntentEntry, VmEntry
 
@@ -71,6 +72,13 @@ class SqlVms(Repository):
         query = select(_vm).where(condition).order_by(_vm.c.vm_id).limit(limit)  # type: ignore[arg-type]
         rows = await self._connection.execute(query)
         return [
-            record(VmEntry, row, key_state=KeyState, lease_class=LeaseClass, sharing=Sharing)
+            record(
+                VmEntry,
+                row,
+                key_state=KeyState,
+                lease_class=LeaseClass,
+                sharing=Sharing,
+                on_lease_loss=OnLeaseLoss,
+            )
             for row in rows.mappings()
         ]
