@@ -15,6 +15,7 @@ from hostagent.control import HOOK_SOCKET, MAX_HOOK_LINE, serve
 from hostagent.daemon import Agent
 from hostagent.events import Phase
 from hostagent.hook_desk import HookDesk
+from hostagent.inspector import Inspector
 from hostagent.libvirt_vms import LibvirtVms
 
 _log = structlog.get_logger("hostagent.hook")
@@ -30,6 +31,11 @@ async def hooks_served(agent: Agent, vms: LibvirtVms) -> AsyncIterator[None]:
         vms=vms,
         may_ask=lambda: agent.machine.may_ask,
         patience_s=settings.libvirt.patience_ms / 1000,
+        inspector=Inspector(
+            vms=vms,
+            keeper=agent.keeper,
+            destroys=settings.libvirt.on_exposure == "destroy",
+        ),
     )
     server = await serve(settings.paths.run_dir, desk.handle, name=HOOK_SOCKET, limit=MAX_HOOK_LINE)
     _log.info("hooks-served", action="serve", libvirt=vms.virsh.uri)

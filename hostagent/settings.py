@@ -122,6 +122,8 @@ class LibvirtSettings(_Section):
     """The longest that one virsh may take."""
     patience_ms: Milliseconds = 25_000
     """How long a start waits until this host is attested, when everything is powered on at once."""
+    on_exposure: Literal["warn", "destroy"] = "warn"
+    """What happens to a VM whose decrypted disk is copied to where it is not encrypted."""
 
 
 class Settings(BaseSettings):
