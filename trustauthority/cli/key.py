@@ -8,6 +8,8 @@ from cyclopts import App
 from trustauthority.cli import key_states
 from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
+from trustauthority.cli.key_break_glass import break_glass_app
+from trustauthority.cli.key_drill import drill_app
 from trustauthority.cli.key_escrow import escrow_app, recover
 from trustauthority.cli.options import DEFAULTS, DryRun, Options
 from trustauthority.cli.paging import all_pages
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 app = App(name="key", help="VM keys: their records, and who received each. Never the keys.")
 key_states.add_to(app)
 app.command(escrow_app)
+app.command(drill_app)
+app.command(break_glass_app)
 app.command(
     recover,
     help_epilogue=examples(
