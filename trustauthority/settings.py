@@ -67,6 +67,8 @@ class KeyRoleSettings(_Section):
     timeout_s: float = 10.0
     destroy_delay_s: int = Field(default=7 * 24 * 3600, ge=0)
     """How long the destruction of a VM key can be taken back."""
+    escrow: Annotated[str, Field(pattern=r"^(?:none|[0-9a-f]{64})$")] = "none"
+    """Key id of the offline key to which every VM key is sealed besides, or ``none``."""
     providers: dict[Name, Provider] = Field(default_factory=dict)
 
 

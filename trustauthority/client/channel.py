@@ -28,7 +28,13 @@ REQUEST_ID_KEY = "ta-request-id"
 MAX_MESSAGE_SIZE = 16 * 1024 * 1024
 """Bytes of one message: a page of 1,000 audit entries stays far below."""
 _KEY_ROLE_SERVICES = frozenset(
-    {"KeyAdministrationServiceStub", "KeyProviderServiceStub", "VmServiceStub"}
+    {
+        "BreakGlassServiceStub",
+        "EscrowServiceStub",
+        "KeyAdministrationServiceStub",
+        "KeyProviderServiceStub",
+        "VmServiceStub",
+    }
 )
 
 Stub = TypeVar("Stub")

@@ -6,10 +6,11 @@ may refuse returns whether its condition held; the audit row joins the transacti
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from trustauthority.model.audit import AuditEntry, AuditEvent
 from trustauthority.model.catalogue import IdentityEntry
+from trustauthority.model.escrow import StoredKey
 from trustauthority.model.grant import ReleaseOrder
 from trustauthority.model.host import Admission, HostRecord, PendingEnrolment
 from trustauthority.model.identifiers import HostId, RequestId, VmId
@@ -362,6 +363,17 @@ class KeyRoom(Protocol):
         """End the children."""
 
 
+@runtime_checkable
+class EscrowRoom(Protocol):
+    """What the key room does for escrow."""
+
+    async def escrow(self, key: StoredKey) -> bytes:
+        """Seal a stored VM key to the escrow key of today. Raises KmsUnavailable."""
+
+    async def answer_drill(self, key: StoredKey, challenge: bytes) -> bytes:
+        """What a holder of a stored VM key answers to a drill's challenge. Raises KmsUnavailable."""
+
+
 __all__ = [
     "AuditLog",
     "Baselines",
@@ -369,6 +381,7 @@ __all__ = [
     "Catalogue",
     "Clock",
     "Enrolments",
+    "EscrowRoom",
     "EvidenceArchive",
     "Hosts",
     "Identities",

@@ -19,7 +19,7 @@ from trustauthority.model.catalogue import (
 )
 from trustauthority.model.host import Admission
 from trustauthority.model.identifiers import is_name, is_request_id
-from trustauthority.model.placement import KeyState, LeaseClass, LeaseTerms, VmState
+from trustauthority.model.placement import KeyState, LeaseClass, LeaseTerms, Sharing, VmState
 from trustauthority.model.tpm import PcrSelection
 from trustauthority.model.verdict import Check, CheckState, Standing
 from trustauthority.model.vm import IntentEntry, VmEntry, VmKeyEntry
@@ -67,6 +67,10 @@ LEASE_CLASSES = {
     LeaseClass.STANDARD: keyprovider_pb2.LEASE_CLASS_STANDARD,
     LeaseClass.UNLIMITED: keyprovider_pb2.LEASE_CLASS_UNLIMITED,
 }
+SHARING = {
+    Sharing.EXCLUSIVE: keyprovider_pb2.SHARING_EXCLUSIVE,
+    Sharing.SHARED: keyprovider_pb2.SHARING_SHARED,
+}
 ROLES = {role: admin_pb2.Role.Value(f"ROLE_{role.name}") for role in Role}
 ANCHOR_KINDS = {
     AnchorKind.CA: admin_pb2.ANCHOR_KIND_CA,
@@ -102,10 +106,10 @@ def request_id(value: str, field: str = "request_id") -> str:
     return value
 
 
-def epoch(value: int) -> int:
-    """A grant epoch: positive."""
+def epoch(value: int, field: str = "grant_epoch") -> int:
+    """An epoch: positive."""
     if value < 1:
-        raise InvalidRequest("grant_epoch is positive", field="grant_epoch")
+        raise InvalidRequest(f"{field} is positive", field=field)
     return value
 
 
@@ -274,6 +278,7 @@ def vm(entry: VmEntry, names: Mapping[str, str]) -> keyprovider_pb2.Vm:
         lease_class=LEASE_CLASSES[entry.lease_class],
         lease=lease(terms),
         any_host=entry.any_host_of_cluster,
+        sharing=SHARING[entry.sharing],
         profile_digest=entry.profile_sha256,
         owner_host_id=entry.owner or "",
         owner_host_name=names.get(entry.owner or "", ""),

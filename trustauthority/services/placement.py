@@ -71,7 +71,8 @@ class PlacementService:
                 skew_ms=policy.leases.skew_ms,
                 sharing=vm.sharing,
                 on_lease_loss=policy.leases.on_lease_loss,
-                any_host_of_cluster=vm.any_host,
+                # each renewal is a release of its own: an intent for each would be no decision
+                any_host_of_cluster=vm.any_host or vm.sharing is Sharing.SHARED,
                 owner=None,
                 last_owner=None,
                 grant_epoch=0,

@@ -162,6 +162,8 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     """Check placements and write intents: schedulers."""
     ROLE_IDENTITY: _Role.ValueType  # 8
     """Issue and revoke identities."""
+    ROLE_BREAK_GLASS: _Role.ValueType  # 9
+    """Lets a host have a VM whatever its verdict says."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """What an identity may do. Default deny; one matrix decides."""
@@ -184,6 +186,8 @@ ROLE_PLACEMENT: Role.ValueType  # 7
 """Check placements and write intents: schedulers."""
 ROLE_IDENTITY: Role.ValueType  # 8
 """Issue and revoke identities."""
+ROLE_BREAK_GLASS: Role.ValueType  # 9
+"""Lets a host have a VM whatever its verdict says."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 @_typing.final
