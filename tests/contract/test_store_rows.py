@@ -71,7 +71,10 @@ class TestCatalogue:
             changed = cluster(policy_document='{"a":1}', policy_epoch=99, live_grants_cap=3)
             assert await tx.catalogue.apply_policy(changed) == 2
             assert await tx.catalogue.apply_policy(cluster("nowhere")) is None
-            (entry,) = await tx.catalogue.clusters()
+            assert await tx.catalogue.create_cluster(cluster("staging"))
+            entry, _ = await tx.catalogue.clusters()
+            assert await tx.catalogue.cluster(entry.cluster_id) == entry
+            assert await tx.catalogue.cluster("nowhere") is None
         assert (entry.policy_document, entry.policy_epoch) == ('{"a":1}', 2)
         assert entry.live_grants_cap == 3
 

@@ -23,6 +23,9 @@ class Catalogue(Protocol):
     async def clusters(self) -> Sequence[ClusterEntry]:
         """List clusters by name."""
 
+    async def cluster(self, cluster: str) -> ClusterEntry | None:
+        """Read one cluster."""
+
     async def apply_policy(self, entry: ClusterEntry) -> int | None:
         """Replace a cluster's policy; returns the new policy epoch, None for an unknown cluster."""
 

@@ -52,7 +52,7 @@ async def cluster_policy(tx: Transaction, cluster: str) -> tuple[ClusterEntry, P
     Raises:
         NotFound: no such cluster.
     """
-    for entry in await tx.catalogue.clusters():
-        if entry.cluster_id == cluster:
-            return entry, parse_policy(entry.policy_document)
-    raise NotFound(f"there is no cluster {cluster!r}", kind="cluster", name=cluster)
+    entry = await tx.catalogue.cluster(cluster)
+    if entry is None:
+        raise NotFound(f"there is no cluster {cluster!r}", kind="cluster", name=cluster)
+    return entry, parse_policy(entry.policy_document)

@@ -57,6 +57,14 @@ class SqlCatalogue(Repository):
         rows = await self._connection.execute(select(_cluster).order_by(_cluster.c.cluster_id))
         return [record(ClusterEntry, row) for row in rows.mappings()]
 
+    async def cluster(self, cluster: str) -> ClusterEntry | None:
+        """Read one cluster."""
+        rows = await self._connection.execute(
+            select(_cluster).where(_cluster.c.cluster_id == cluster)
+        )
+        row = rows.mappings().first()
+        return None if row is None else record(ClusterEntry, row)
+
     async def apply_policy(self, entry: ClusterEntry) -> int | None:
         """Replace a cluster's policy; returns the new policy epoch, None for an unknown cluster."""
         done = await self._connection.execute(
