@@ -34,10 +34,10 @@ def table(family: str) -> list[str]:
 def _answers(decoder: Decoder) -> dict[str, tuple[int, str]]:
     counts: Counter[str] = Counter()
     places: dict[str, list[int]] = {}
-    good = [seed for seed in decoder.seeds() if _answer(decoder, seed)[0] == "decoded"]
+    good = [seed for seed in decoder.seeds() if answer_to(decoder, seed)[0] == "decoded"]
     for seed in good[:SEEDS]:
         for changed in changes(seed, as_der=decoder.family == "x509"):
-            answer, offset = _answer(decoder, changed)
+            answer, offset = answer_to(decoder, changed)
             counts[answer] += 1
             places.setdefault(answer, []).append(offset)
     return {
@@ -46,7 +46,8 @@ def _answers(decoder: Decoder) -> dict[str, tuple[int, str]]:
     }
 
 
-def _answer(decoder: Decoder, data: bytes) -> tuple[str, int]:
+def answer_to(decoder: Decoder, data: bytes) -> tuple[str, int]:
+    """What a decoder says of an input, numbers left open, and where it points."""
     try:
         decoder.run(data)
     except MalformedEvidence as error:
