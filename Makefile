@@ -3,7 +3,7 @@ SHELL := bash
 PY := .venv/bin/python
 BIN := .venv/bin
 
-.PHONY: help setup setup-libvirt demo demo-libvirt test test-libvirt model-check lint types contracts proto check-proto reference check-reference bench bench-verify bench-libvirt capture-boot lock format
+.PHONY: help setup setup-libvirt demo demo-libvirt test test-libvirt model-check lint types contracts proto check-proto reference check-reference bench bench-verify bench-libvirt capture-boot lock format fuzz mutate coverage
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,6 +28,17 @@ test-libvirt: setup-libvirt  ## two real libvirt hosts on this machine: starts, 
 
 demo-libvirt: setup-libvirt  ## an encrypted VM starts, moves and is refused on two real libvirt hosts, narrated (root)
 	@$(PY) deploy/demo-libvirt
+
+fuzz: setup  ## fuzz the decoders with atheris; TARGET=x509 for one family, SECONDS=600 in all
+	@PYTHONPATH=tests $(PY) -m fuzz $(if $(TARGET),--target $(TARGET)) --seconds $(or $(SECONDS),600)
+
+COVERED := codec verification appraisal
+COVERAGE_TESTS := tests/unit/codec tests/unit/verification tests/unit/appraisal tests/unit/cli tests/properties tests/fuzz tests/scenarios
+coverage: setup  ## branch coverage of codec, verification and appraisal; fails below 100 %
+	@$(BIN)/pytest $(COVERED:%=--cov=trustauthority/%) --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100 $(COVERAGE_TESTS)
+
+mutate: setup  ## mutation testing; PACKAGE=codec|verification|appraisal, SAMPLE=400 SEED=1 for a sample
+	@PYTHONPATH=tests $(PY) -m mutate $(or $(PACKAGE),codec) --sample $(or $(SAMPLE),0) --seed $(or $(SEED),1)
 
 bench: setup  ## latency and CPU of attestation and release, in units of the same run
 	@$(PY) benchmarks/service.py
