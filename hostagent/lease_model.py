@@ -66,6 +66,8 @@ class LeaseView:
     errand: Pending | None = None
     renewal: Pending | None = None
     lease_ms: int = 0
+    destroys_at_once: bool = False
+    """At the end of the lease the VM is destroyed without a pause in between."""
     move_id: str | None = None
     destination: str = ""
 
@@ -151,6 +153,7 @@ class Reply:
     """The lease, or for PREPARE how long the authority keeps the preparation."""
     continue_for_ms: int = 0
     skew_ms: int = 0
+    destroys_at_once: bool = False
 
 
 Event = (

@@ -13,7 +13,7 @@ from hostagent.failure import CallFailed, FailureKind
 from hostagent.lease_model import Operation, Reply, Send
 from trustauthority.v1 import keyprovider_pb2 as keys
 from trustauthority.v1 import placement_pb2 as placement
-from trustauthority.v1.common_pb2 import LeaseTerms
+from trustauthority.v1.common_pb2 import ON_LEASE_LOSS_DESTROY, LeaseTerms
 
 UNLIMITED_MS = 100 * 365 * 86_400_000
 """What «0, unlimited» on the wire means to the lease machine: a hundred years."""
@@ -151,5 +151,6 @@ def _accepted(
         lease_ms=UNLIMITED_MS if unlimited else terms.lease_ms,
         continue_for_ms=terms.continue_for_ms,
         skew_ms=terms.skew_ms,
+        destroys_at_once=terms.on_lease_loss == ON_LEASE_LOSS_DESTROY,
     )
     return Answered(reply=reply)

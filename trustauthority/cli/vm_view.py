@@ -42,6 +42,11 @@ def _key(vm: "Vm") -> str:
     return word(vm, "key_state") if vm.key_state else "none"
 
 
+def _on_loss(vm: "Vm") -> str:
+    what, longer = word(vm.lease, "on_lease_loss"), vm.lease.continue_for_ms
+    return f"{what} {milliseconds(longer)}" if longer else what
+
+
 def vm_fields(screen: Screen, vm: "Vm") -> list[Field]:
     """The lines of one VM's record."""
     until, fence = moment(vm.lease_until), moment(vm.fence_until)
@@ -51,6 +56,7 @@ def vm_fields(screen: Screen, vm: "Vm") -> list[Field]:
         Field("cluster", vm.cluster),
         Field("lease", lease(vm)),
         Field("fence after", f"lease + {milliseconds(go_on)}" if vm.lease.lease_ms else ""),
+        Field("on lease loss", _on_loss(vm)),
         Field("any host", Marked(text="! yes", style=CAUTION) if vm.any_host else "no"),
         Field("profile", vm.profile_digest.hex() or "any definition"),
         Field("key", _key(vm)),

@@ -256,13 +256,17 @@ def lease(terms: LeaseTerms) -> common_pb2.LeaseTerms:
         lease_ms=0 if terms.is_unlimited else terms.lease_ms,
         continue_for_ms=terms.continue_for_ms,
         skew_ms=terms.skew_ms,
+        on_lease_loss=common_pb2.OnLeaseLoss.Value(f"ON_LEASE_LOSS_{terms.on_lease_loss.name}"),
     )
 
 
 def vm(entry: VmEntry, names: Mapping[str, str]) -> keyprovider_pb2.Vm:
     """A VM; ``names`` gives host names by id."""
     terms = LeaseTerms(
-        lease_ms=entry.lease_ms, continue_for_ms=entry.continue_for_ms, skew_ms=entry.skew_ms
+        lease_ms=entry.lease_ms,
+        continue_for_ms=entry.continue_for_ms,
+        skew_ms=entry.skew_ms,
+        on_lease_loss=entry.on_lease_loss,
     )
     return keyprovider_pb2.Vm(
         vm_id=entry.vm_id,

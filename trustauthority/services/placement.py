@@ -70,6 +70,7 @@ class PlacementService:
                 continue_for_ms=policy.leases.continue_for_ms,
                 skew_ms=policy.leases.skew_ms,
                 sharing=vm.sharing,
+                on_lease_loss=policy.leases.on_lease_loss,
                 any_host_of_cluster=vm.any_host,
                 owner=None,
                 last_owner=None,

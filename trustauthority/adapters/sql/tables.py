@@ -227,6 +227,7 @@ vm = Table(
     Column("continue_for_ms", BigInteger, nullable=False),
     Column("skew_ms", BigInteger, nullable=False),
     Column("sharing", String(16), nullable=False),
+    Column("on_lease_loss", String(24), nullable=False),
     Column("any_host_of_cluster", Boolean, nullable=False),
     Column("protected_at_ms", BigInteger, nullable=False),
     Column("protected_by", String(128), nullable=False),

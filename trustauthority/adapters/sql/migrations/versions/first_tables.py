@@ -225,6 +225,7 @@ def _vms() -> None:
         sa.Column("continue_for_ms", sa.BigInteger(), nullable=False),
         sa.Column("skew_ms", sa.BigInteger(), nullable=False),
         sa.Column("sharing", sa.String(length=16), nullable=False),
+        sa.Column("on_lease_loss", sa.String(length=24), nullable=False),
         sa.Column("any_host_of_cluster", sa.Boolean(), nullable=False),
         sa.Column("protected_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("protected_by", sa.String(length=128), nullable=False),
