@@ -133,6 +133,8 @@ class LibvirtSettings(_Section):
     """Encrypt the memory on its way. It holds the key of the disk."""
     peer_unsafe: bool = False
     """As for virsh migrate --unsafe: libvirt does not take the disks for shared ones."""
+    on_exposure: Literal["warn", "destroy"] = "warn"
+    """What happens to a VM whose decrypted disk is copied to where it is not encrypted."""
 
 
 class Settings(BaseSettings):
