@@ -3,7 +3,7 @@ SHELL := bash
 PY := .venv/bin/python
 BIN := .venv/bin
 
-.PHONY: help setup setup-libvirt demo test test-libvirt model-check lint types contracts proto check-proto reference check-reference bench bench-verify capture-boot lock format
+.PHONY: help setup setup-libvirt demo demo-libvirt test test-libvirt model-check lint types contracts proto check-proto reference check-reference bench bench-verify bench-libvirt capture-boot lock format
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -26,6 +26,9 @@ setup-libvirt: setup
 test-libvirt: setup-libvirt  ## two real libvirt hosts on this machine: starts, moves, faults (root, about 4 minutes)
 	@$(BIN)/pytest tests/libvirt -m libvirt -n 3 --dist load
 
+demo-libvirt: setup-libvirt  ## an encrypted VM starts, moves and is refused on two real libvirt hosts, narrated (root)
+	@$(PY) deploy/demo-libvirt
+
 bench: setup  ## latency and CPU of attestation and release, in units of the same run
 	@$(PY) benchmarks/service.py
 	@$(PY) benchmarks/placement.py
@@ -33,6 +36,9 @@ bench: setup  ## latency and CPU of attestation and release, in units of the sam
 bench-verify: setup  ## what verification costs, against bare OpenSSL and Keylime, with bounds; ROUNDS=9 is short
 	@deploy/bench-peers.sh || true
 	@$(PY) benchmarks/verify.py
+
+bench-libvirt: setup-libvirt  ## what protection costs: start, move, time from revoke to gone (root)
+	@$(PY) benchmarks/libvirt.py
 
 lint: setup  ## ruff, buf lint, dependency hygiene
 	@$(BIN)/ruff check .

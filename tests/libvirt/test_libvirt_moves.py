@@ -4,7 +4,7 @@ import pytest
 from support.libvirt_hosts import migrate_words
 from support.two_hosts import BAD_BOOT, VM, TwoHosts, wait_until
 
-pytestmark = pytest.mark.libvirt
+pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(300)]
 
 
 class TestStart:
@@ -77,7 +77,7 @@ class TestMove:
     def test_to_a_revoked_host(self, two: TwoHosts) -> None:
         """S7: after a revocation nothing moves there."""
         two.started()
-        two.ta("host", "revoke", "host-b", "--why", "test", "--yes")
+        two.revoke("host-b")
         done = two.move("host-a", "host-b")
         assert done.code == 1, done.said
         assert "HOST_REVOKED" in done.said
