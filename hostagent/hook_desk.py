@@ -31,6 +31,7 @@ _STARTING = (
 )
 _BEAT_S = 0.4
 _PATIENT_LOOKS = 3
+_END_S = 5.0
 _LOOK_EVERY = 20
 """Beats between looks for VMs that ended without their ``release`` having reached us."""
 
@@ -88,6 +89,7 @@ class HookDesk:
         if self._is_prepared(domain):
             return self._watched(domain)
         await self._settle_former_life(domain.vm_id)
+        await self._let_end(domain.vm_id)
         if self.desk.keeper.view(domain.vm_id).phase is not Phase.IDLE:
             return self._busy(domain)
         return await self._obtain(domain, move_id="")
@@ -96,10 +98,17 @@ class HookDesk:
         if not domain.move_id:
             detail = "nobody offered it to this host: migrate it with «hostagent vm migrate»"
             return refusal("MOVE_NOT_OFFERED", detail)
+        await self._let_end(domain.vm_id)
         if self.desk.keeper.view(domain.vm_id).phase is not Phase.IDLE:
             return self._busy(domain)
         answer = await self._obtain(domain, move_id=domain.move_id)
         return {"ok": True} if answer["ok"] else answer  # prepare follows, and has it watched
+
+    async def _let_end(self, vm_id: str) -> None:
+        """Stopped and started again in one breath: the grant may still be on its way back."""
+        await self.desk.keeper.settled(
+            vm_id, lambda v: v.phase is not Phase.GIVING_BACK, min(self.patience_s, _END_S)
+        )
 
     async def _obtain(self, domain: Domain, *, move_id: str) -> Json:
         if not domain.disk_secrets:
