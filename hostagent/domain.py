@@ -49,6 +49,8 @@ class Domain:
     disk_secrets: tuple[str, ...]
     vtpm_secret: str
     profile_sha256: bytes
+    active: bool = False
+    """Whether it is the definition of a domain that runs, or is paused."""
     exposures: tuple[str, ...] = ()
     """Where a running VM's decrypted disk goes now, one sentence each; libvirt calls no hook for it."""
 
@@ -72,6 +74,7 @@ def read_domain(definition: bytes) -> Domain:
         disk_secrets=_disk_secrets(root),
         vtpm_secret=_vtpm_secret(root),
         profile_sha256=_profile(root),
+        active=root.get("id") is not None,
         exposures=tuple(_exposures(root)),
     )
 

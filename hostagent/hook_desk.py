@@ -19,12 +19,13 @@ from hostagent.domain import DefinitionInvalid, Domain, read_domain
 from hostagent.failure import CallFailed
 from hostagent.inspector import Inspector
 from hostagent.lease_model import Claim, GiveUp, HandOver, Phase, Stopped, VmAction
-from hostagent.libvirt_vms import LibvirtVms, is_active
+from hostagent.libvirt_vms import Known, LibvirtVms, is_active
 from hostagent.vm_desk import VM_ID, VmDesk
 
 _log = structlog.get_logger("hostagent.hook")
 _ARRIVING = re.compile(r"paused \((migrating|starting up)\)")
 _LEFT = frozenset({Phase.RUNNING, Phase.PAUSED})
+_HERE = _LEFT | {Phase.PREPARED}
 _STARTING = (
     "libvirtd serves nobody while it starts, so it can't be lent a key;"
     " hostagent starts VMs with autostart once it does"
@@ -33,7 +34,7 @@ _BEAT_S = 0.4
 _PATIENT_LOOKS = 3
 _END_S = 5.0
 _LOOK_EVERY = 20
-"""Beats between looks for VMs that ended without their ``release`` having reached us."""
+"""Beats between looks at a VM, for what no hook told; more when there are more VMs than that."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -169,9 +170,10 @@ class HookDesk:
             while True:
                 await asyncio.sleep(_BEAT_S)
                 beat += 1
-                for vm_id in list(self.vms.known):
+                every = max(_LOOK_EVERY, len(self.vms.known))  # one look a beat, with many VMs
+                for place, vm_id in enumerate(list(self.vms.known)):
                     if vm_id not in busy or busy[vm_id].done():  # nobody waits for another's VM
-                        tending = self._tend(vm_id, looks=beat % _LOOK_EVERY == 0)
+                        tending = self._tend(vm_id, looks=(beat + place) % every == 0)
                         busy[vm_id] = asyncio.create_task(tending)
         finally:
             for task in busy.values():
@@ -179,17 +181,20 @@ class HookDesk:
             await asyncio.gather(*busy.values(), return_exceptions=True)
 
     async def _tend(self, vm_id: str, *, looks: bool) -> None:
-        known, phase = self.vms.known[vm_id], self.desk.keeper.view(vm_id).phase
         try:
+            known, phase = self.vms.known[vm_id], self.desk.keeper.view(vm_id).phase
             if phase is Phase.PREPARED and known.started:
                 await self._claim(vm_id)
-            if looks and (phase is Phase.PREPARED or (phase in _LEFT and not known.started)):
-                await self._miss(vm_id)
-            elif phase in _LEFT and looks and known.started:
-                await self._settle_former_life(vm_id)
-                await self.inspector.look(vm_id)
+            if looks and phase in _HERE:
+                await self._look(vm_id, known, phase)
         except Exception:  # noqa: BLE001 - a bug for one VM must not end the care for all
             _log.exception("tending-failed", vm=vm_id)
+
+    async def _look(self, vm_id: str, known: Known, phase: Phase) -> None:
+        if phase is Phase.PREPARED or not known.started:
+            await self._miss(vm_id)
+        elif not await self.inspector.look(vm_id):
+            await self._settle_former_life(vm_id)
 
     async def _claim(self, vm_id: str) -> None:
         known, keeper = self.vms.known[vm_id], self.desk.keeper

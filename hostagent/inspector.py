@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from hostagent.channel import new_request_id
-from hostagent.domain import DefinitionInvalid, read_domain
+from hostagent.domain import DefinitionInvalid, Domain, read_domain
 from hostagent.lease_model import Phase, Stopped
 from hostagent.libvirt_vms import Known, LibvirtVms
 from hostagent.vm_keeper import VmKeeper
@@ -38,19 +38,24 @@ class Inspector:
     """Whether an exposed VM is destroyed; it is only told otherwise."""
     _looks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def look(self, vm_id: str) -> None:
-        """Compare a running VM with what was started."""
+    async def look(self, vm_id: str) -> bool:
+        """Compare a running VM with what was started; whether QEMU was seen."""
         known = self.vms.known.get(vm_id)
         if known is None or self.keeper.view(vm_id).phase is not Phase.RUNNING:
-            return
+            return False
         code, definition, _ = await self.vms.virsh.run("dumpxml", known.uuid)
         if code != 0 or self.vms.known.get(vm_id) is not known:
-            return
+            return False
         try:
             domain = read_domain(definition.encode())
         except DefinitionInvalid as failure:
             _log.warning("definition-unreadable", vm=vm_id, detail=str(failure))
-            return
+            return False
+        if domain.active:
+            await self._compare(vm_id, known, domain)
+        return domain.active
+
+    async def _compare(self, vm_id: str, known: Known, domain: Domain) -> None:
         if domain.exposures:
             await self._exposed(vm_id, known, "; ".join(domain.exposures))
         elif domain.profile_sha256.hex() != known.profile:

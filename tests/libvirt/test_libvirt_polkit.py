@@ -17,7 +17,7 @@ import pytest
 from support.libvirt_hosts import DEPLOY, LibvirtHost
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(300)]
-WORKLOADS, NOBODY = 4242, 4243
+WORKLOADS, NOBODY, AGENT = 4242, 4243, 4244
 GROUP = "trustauthority-workloads"
 PRELUDE = """\
 mount -t tmpfs tmpfs /run/dbus
@@ -44,7 +44,7 @@ def host() -> Iterator[LibvirtHost]:
     """A libvirtd with polkit and the shipped settings."""
     folder = Path(tempfile.mkdtemp(prefix="ta-pk-"))
     folder.chmod(0o755)
-    people = {"ta-workloads": WORKLOADS, "ta-nobody": NOBODY}
+    people = {"ta-workloads": WORKLOADS, "ta-nobody": NOBODY, "trustauthority-hostagent": AGENT}
     for name, line in (("passwd", "{}:x:{}:{}::/nonexistent:/bin/sh"), ("group", "{}:x:{}:")):
         lines = [line.format(who, number, number) for who, number in people.items()]
         text = (Path("/etc") / name).read_text() + "\n".join(lines) + "\n"
@@ -144,6 +144,28 @@ def test_but_see_no_memory_and_no_decrypted_disk(
     assert said.returncode != 0
     assert "access denied" in said.stderr or "authentication" in said.stderr, said.stderr
     assert running.state("web").startswith("running")
+
+
+def test_the_agent_does_its_work_without_root(running: LibvirtHost) -> None:
+    """The unit's user looks, lends a secret, pauses, tells why, resumes and ends, by the rules alone."""
+    secret, uuid = running.folder.parent / "secret.xml", "7a000000-0000-4000-8000-00000000000c"
+    secret.write_text(f"<secret ephemeral='yes' private='yes'><uuid>{uuid}</uuid></secret>")
+    secret.chmod(0o644)
+    for words in (
+        ("uri",),
+        ("dumpxml", "web"),
+        ("secret-define", secret),
+        ("secret-set-value", uuid, "--file", "/etc/hostname", "--plain"),
+        ("secret-undefine", uuid),
+        ("suspend", "web"),
+        ("metadata", "web", "urn:x", "--key", "x", "--set", "<x/>", "--config"),
+        ("resume", "web"),
+        ("domjobinfo", "web"),
+        ("destroy", "web"),
+        ("start", "--force-boot", "web"),
+    ):
+        said = by(running, AGENT, *words)
+        assert said.returncode == 0, (words, said.stderr)
 
 
 @pytest.mark.parametrize("words", [("list",), ("start", "web"), ("dumpxml", "web")])
