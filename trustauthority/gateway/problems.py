@@ -56,6 +56,8 @@ TITLES: Mapping[int, str] = {
     503: "No answer now",
     504: "No answer in time",
 }
+_OURS = frozenset({"address"})
+"""Metadata that the client adds for people at its own machine."""
 UNAUTHENTICATED_GATEWAY = "GATEWAY_NOT_ACCEPTED"
 """The authority does not accept the gateway's own certificate: nothing that a caller can mend."""
 
@@ -106,7 +108,7 @@ def of_authority(error: ClientError) -> JSONResponse:
         STATUS.get(error.reason, 500 if internal else 409),
         error.reason,
         error.message,
-        metadata=error.metadata,
+        metadata={key: value for key, value in error.metadata.items() if key not in _OURS},
         retry_after_s=error.retry_after_s,
         request_id=error.request_id,
     )

@@ -47,6 +47,17 @@ class _Connection(H11Protocol):
         self.app = known
 
 
+class _Server(uvicorn.Server):
+    """Says that it serves when it does."""
+
+    async def startup(self, sockets: Any = None) -> None:
+        """As uvicorn has it; then tell where it listens."""
+        await super().startup(sockets)
+        if self.started:
+            addresses = [bound.getsockname()[:2] for each in self.servers for bound in each.sockets]
+            _log.info("serving", addresses=[f"{host}:{port}" for host, port in addresses])
+
+
 def serve(
     settings: GatewaySettings, *, started: Callable[[uvicorn.Server], None] = lambda _: None
 ) -> None:
@@ -82,15 +93,8 @@ def serve(
         config.load()
         if listen.tls is not None:
             _harden(config, listen.tls)
-        server = uvicorn.Server(config)
+        server = _Server(config)
         started(server)
-        _log.info(
-            "serving",
-            address=listen.address,
-            port=listen.port,
-            tls=listen.tls is not None,
-            callers=len(callers.entries),
-        )
         asyncio.run(server.serve())
 
 
