@@ -118,7 +118,10 @@ class TestTables:
         for name, found in by_glass.items():
             assert asked | {break_glass.GLASS_OPEN, break_glass.QUOTE_NEW_ENOUGH} <= found, name
         grant = next(each for each in TRANSITIONS if each.name == "grant")
-        assert set(grant.rules) - by_glass["break-glass"] == verdict | {rules.REASON, rules.MAY_TAKE}
+        assert set(grant.rules) - by_glass["break-glass"] == verdict | {
+            rules.REASON,
+            rules.MAY_TAKE,
+        }
         confirm = next(each for each in TRANSITIONS if each.name == "confirm")
         assert set(confirm.rules) - by_glass["break-glass-confirm"] == verdict
         renew = next(each for each in TRANSITIONS if each.name == "renew")
