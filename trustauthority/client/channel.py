@@ -50,6 +50,10 @@ def _ignore(_text: str) -> None:
     """Nobody listens."""
 
 
+def _ignore_call(_call: grpc.Call) -> None:
+    """Nobody wants to cancel it from elsewhere."""
+
+
 class Authority:
     """An open connection to the authority of one context."""
 
@@ -147,14 +151,22 @@ class Service(Generic[Stub]):
         return self._call_at(self._addresses()[0], unary, requests, deadline)
 
     def stream(
-        self, method: "Streaming[Stub, Request, Reply]", request: Request, *, endless: bool = False
+        self,
+        method: "Streaming[Stub, Request, Reply]",
+        request: Request,
+        *,
+        endless: bool = False,
+        on_call: "Callable[[grpc.Call], None]" = _ignore_call,
     ) -> Iterator[Reply]:
-        """Read a stream of answers, within the timeout unless it is endless. Raises ClientError."""
+        """Read a stream of answers, within the timeout unless it is endless. Raises ClientError.
+
+        ``on_call`` gets the call, so that another thread may cancel it.
+        """
         timeout_s = None if endless else self._authority.timeout_s
         first, *others = self._addresses()
         told = 0
         try:
-            for reply in self._stream_at(first, method, request, timeout_s):
+            for reply in self._stream_at(first, method, request, timeout_s, on_call):
                 told += 1
                 yield reply
         except ClientError as error:
@@ -163,7 +175,7 @@ class Service(Generic[Stub]):
                 raise
         else:
             return
-        yield from self._stream_at(others[0], method, request, timeout_s)
+        yield from self._stream_at(others[0], method, request, timeout_s, on_call)
 
     def _stream_at(
         self,
@@ -171,11 +183,13 @@ class Service(Generic[Stub]):
         method: "Streaming[Stub, Request, Reply]",
         request: Request,
         timeout_s: float | None,
+        on_call: "Callable[[grpc.Call], None]",
     ) -> Iterator[Reply]:
         request_id = secrets.token_hex(16)
         call = method(self._stub(self._authority.channel(address)))(
             request, timeout=timeout_s, metadata=self._authority.metadata(request_id)
         )
+        on_call(call)
         try:
             yield from call
             self._authority.observe(call)

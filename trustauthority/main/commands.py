@@ -10,6 +10,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from trustauthority.errors import ConfigurationInvalid, TrustAuthorityError
+from trustauthority.main.gateway import gateway_app
 from trustauthority.settings import DEFAULT_CONFIG, KmipProvider, ListenSettings, Settings
 
 VERSION = "0.1.0"
@@ -303,6 +304,7 @@ def renew_certificates(*, config: Config = DEFAULT_CONFIG) -> None:
     sys.stdout.write("restart the processes to use them\n")
 
 
+app.command(gateway_app)
 config_app = cyclopts.App(name="config", help="The configuration file.")
 app.command(config_app)
 
