@@ -15,11 +15,13 @@ from trustauthority.cli.plain import word
 from trustauthority.cli.render import CAUTION, STRONG, Cell, Column, Field, Marked
 from trustauthority.cli.session import Session, session
 from trustauthority.cli.text import absolute, count, left, milliseconds, moment
+from trustauthority.cli.vm_policy import policy_app
 
 if TYPE_CHECKING:
     from trustauthority.v1.keyprovider_pb2 import Vm
 
 app = App(name="vm", help="Protected VMs: who may run each, and until when.")
+app.command(policy_app)
 
 
 class Lease(StrEnum):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from trustauthority.model.identifiers import ClusterId, HostId, RequestId, VmId
+from trustauthority.model.releasepolicy import ReleasePolicyRecord
 
 UNLIMITED_MS = 2**53
 """A lease length that never ends (285 000 years): ordinary arithmetic, no NULL to compare with."""
@@ -163,6 +164,8 @@ class HostStanding:
 
     host_id: HostId
     cluster_id: ClusterId
+    host_class: str = ""
+    region: str = ""
     admitted: bool = False
     revoked: bool = False
     trust_epoch: int = 1
@@ -179,6 +182,12 @@ class HostStanding:
     no_report_before_ms: int = 0
     boot: bytes = b""
     """resetCount and restartCount of the newest quote, 8 bytes big-endian."""
+    variant_firmware: str = ""
+    """Baselines that the newest verdict matched, by component; empty where none."""
+    variant_secure_boot: str = ""
+    variant_boot_loader: str = ""
+    variant_kernel: str = ""
+    variant_command_line: str = ""
     live_grants: int = 0
     """VMs *other than the one asked for* that this host owns: counted by the store under the
     host's row lock."""
@@ -213,6 +222,8 @@ class VmRecord:
     """The one move in progress, if any."""
     move_until_ms: int = 0
     """When the move in progress stops keeping others out."""
+    policy_version: int = 0
+    """Version of the VM's release policy; 0 without one."""
 
     @property
     def terms(self) -> LeaseTerms:
@@ -306,5 +317,7 @@ class PlacementState:
     """The grant of the request id."""
     move: Move | None = None
     """The move of the move id."""
+    policy: ReleasePolicyRecord | None = None
+    """The VM's release policy."""
     glass: BreakGlass | None = None
     """The newest break-glass for (vm, host) that is not closed."""

@@ -25,6 +25,7 @@ from trustauthority.ports.keys import (
     KeyHistory,
     KeyProviders,
     Keys,
+    ReleasePolicies,
     RewrapJobs,
     Tombstones,
 )
@@ -251,6 +252,10 @@ class Transaction(Protocol):
         """What lets a host past its verdict."""
 
     @property
+    def release_policies(self) -> ReleasePolicies:
+        """Release policies of VMs."""
+
+    @property
     def rewrap_jobs(self) -> RewrapJobs:
         """Jobs that wrap many keys again."""
 
@@ -347,6 +352,7 @@ __all__ = [
     "KeyRoom",
     "Keys",
     "Placement",
+    "ReleasePolicies",
     "RewrapJobs",
     "Signer",
     "Store",

@@ -11,6 +11,7 @@ from trustauthority.rpc.interceptor import current_caller
 from trustauthority.services.keyadmin import KeyAdministration
 from trustauthority.services.keys import KeyService
 from trustauthority.services.placement import NewVm, PlacementService
+from trustauthority.services.releasepolicies import ReleasePolicyService
 from trustauthority.v1 import keyprovider_pb2 as pb
 from trustauthority.v1 import keyprovider_pb2_grpc
 
@@ -18,9 +19,12 @@ from trustauthority.v1 import keyprovider_pb2_grpc
 class KeyProviderRpc(keyprovider_pb2_grpc.KeyProviderServiceServicer):
     """VM keys, served by the key role."""
 
-    def __init__(self, service: KeyService, admin: KeyAdministration) -> None:
+    def __init__(
+        self, service: KeyService, admin: KeyAdministration, policies: ReleasePolicyService
+    ) -> None:
         self._service = service
         self._admin = admin
+        self._policies = policies
 
     async def CreateKey(self, request: pb.CreateKeyRequest, context: Any) -> pb.CreateKeyResponse:
         """Make a VM key."""
@@ -50,6 +54,7 @@ class KeyProviderRpc(keyprovider_pb2_grpc.KeyProviderServiceServicer):
             key=convert.vm_key(key),
             releases=[convert.key_release(entry) for entry in allowed],
             epochs=[convert.vm_key(each) for each in await self._admin.epochs(vm)],
+            release_policy=(await self._policies.get(vm)).lines,
         )
 
     async def RequestKey(

@@ -26,19 +26,19 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from trustauthority.v1 import common_pb2 as trustauthority_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#trustauthority/v1/keyprovider.proto\x12\x11trustauthority.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1etrustauthority/v1/common.proto\"\x9b\x02\n\x05VmKey\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x11\n\tkey_epoch\x18\x02 \x01(\x03\x12*\n\x05state\x18\x03 \x01(\x0e\x32\x1b.trustauthority.v1.KeyState\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\x0e\n\x06kek_id\x18\x05 \x01(\t\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x07 \x01(\t\x12.\n\nchanged_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ndestroy_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x85\x01\n\nKeyRelease\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x0f\n\x07host_id\x18\x02 \x01(\t\x12\x11\n\thost_name\x18\x03 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x04 \x01(\x03\x12/\n\x0breleased_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"3\n\x10\x43reateKeyRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\":\n\x11\x43reateKeyResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.trustauthority.v1.VmKey\"8\n\x0fListKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x10ListKeysResponse\x12&\n\x04keys\x18\x01 \x03(\x0b\x32\x18.trustauthority.v1.VmKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\rGetKeyRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\"\x92\x01\n\x0eGetKeyResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.trustauthority.v1.VmKey\x12/\n\x08releases\x18\x02 \x03(\x0b\x32\x1d.trustauthority.v1.KeyRelease\x12(\n\x06\x65pochs\x18\x0b \x03(\x0b\x32\x18.trustauthority.v1.VmKey\"w\n\x11RequestKeyRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12.\n\x07purpose\x18\x03 \x01(\x0e\x32\x1d.trustauthority.v1.KeyPurpose\x12\x0f\n\x07move_id\x18\x04 \x01(\t\"\x96\x01\n\x12RequestKeyResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12,\n\x05lease\x18\x03 \x01(\x0b\x32\x1d.trustauthority.v1.LeaseTerms\x12\x11\n\tkey_grant\x18\x04 \x01(\x0c\x12\x16\n\x0eprofile_digest\x18\x05 \x01(\x0c\"K\n\x11RenewLeaseRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"k\n\x12RenewLeaseResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12,\n\x05lease\x18\x03 \x01(\x0b\x32\x1d.trustauthority.v1.LeaseTerms\"L\n\x12GiveBackKeyRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\")\n\x13GiveBackKeyResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xbd\x03\n\x02Vm\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12\x32\n\x0blease_class\x18\x03 \x01(\x0e\x32\x1d.trustauthority.v1.LeaseClass\x12,\n\x05lease\x18\x04 \x01(\x0b\x32\x1d.trustauthority.v1.LeaseTerms\x12\x10\n\x08\x61ny_host\x18\x05 \x01(\x08\x12\x16\n\x0eprofile_digest\x18\x06 \x01(\x0c\x12\x15\n\rowner_host_id\x18\x07 \x01(\t\x12\x17\n\x0fowner_host_name\x18\x08 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\t \x01(\x03\x12/\n\x0blease_until\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66\x65nce_until\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12last_owner_host_id\x18\x0c \x01(\t\x12.\n\tkey_state\x18\r \x01(\x0e\x32\x1b.trustauthority.v1.KeyState\x12\x18\n\x10prepared_host_id\x18\x0e \x01(\t\"\x90\x01\n\x10ProtectVmRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12\x32\n\x0blease_class\x18\x03 \x01(\x0e\x32\x1d.trustauthority.v1.LeaseClass\x12\x10\n\x08\x61ny_host\x18\x04 \x01(\x08\x12\x16\n\x0eprofile_digest\x18\x05 \x01(\x0c\"6\n\x11ProtectVmResponse\x12!\n\x02vm\x18\x01 \x01(\x0b\x32\x15.trustauthority.v1.Vm\"7\n\x0eListVmsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"N\n\x0fListVmsResponse\x12\"\n\x03vms\x18\x01 \x03(\x0b\x32\x15.trustauthority.v1.Vm\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1d\n\x0cGetVmRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\"2\n\rGetVmResponse\x12!\n\x02vm\x18\x01 \x01(\x0b\x32\x15.trustauthority.v1.Vm*\xe2\x01\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14KEY_STATE_PRE_ACTIVE\x10\x01\x12\x14\n\x10KEY_STATE_ACTIVE\x10\x02\x12\x17\n\x13KEY_STATE_SUSPENDED\x10\x03\x12\x19\n\x15KEY_STATE_DEACTIVATED\x10\x04\x12\x19\n\x15KEY_STATE_COMPROMISED\x10\x05\x12\x17\n\x13KEY_STATE_DESTROYED\x10\x06\x12#\n\x1fKEY_STATE_DESTROYED_COMPROMISED\x10\x07*Y\n\nKeyPurpose\x12\x1b\n\x17KEY_PURPOSE_UNSPECIFIED\x10\x00\x12\x15\n\x11KEY_PURPOSE_START\x10\x01\x12\x17\n\x13KEY_PURPOSE_MIGRATE\x10\x02*v\n\nLeaseClass\x12\x1b\n\x17LEASE_CLASS_UNSPECIFIED\x10\x00\x12\x16\n\x12LEASE_CLASS_STRICT\x10\x01\x12\x18\n\x14LEASE_CLASS_STANDARD\x10\x02\x12\x19\n\x15LEASE_CLASS_UNLIMITED\x10\x03\x32\xa4\x04\n\x12KeyProviderService\x12V\n\tCreateKey\x12#.trustauthority.v1.CreateKeyRequest\x1a$.trustauthority.v1.CreateKeyResponse\x12S\n\x08ListKeys\x12\".trustauthority.v1.ListKeysRequest\x1a#.trustauthority.v1.ListKeysResponse\x12M\n\x06GetKey\x12 .trustauthority.v1.GetKeyRequest\x1a!.trustauthority.v1.GetKeyResponse\x12Y\n\nRequestKey\x12$.trustauthority.v1.RequestKeyRequest\x1a%.trustauthority.v1.RequestKeyResponse\x12Y\n\nRenewLease\x12$.trustauthority.v1.RenewLeaseRequest\x1a%.trustauthority.v1.RenewLeaseResponse\x12\\\n\x0bGiveBackKey\x12%.trustauthority.v1.GiveBackKeyRequest\x1a&.trustauthority.v1.GiveBackKeyResponse2\x81\x02\n\tVmService\x12V\n\tProtectVm\x12#.trustauthority.v1.ProtectVmRequest\x1a$.trustauthority.v1.ProtectVmResponse\x12P\n\x07ListVms\x12!.trustauthority.v1.ListVmsRequest\x1a\".trustauthority.v1.ListVmsResponse\x12J\n\x05GetVm\x12\x1f.trustauthority.v1.GetVmRequest\x1a .trustauthority.v1.GetVmResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#trustauthority/v1/keyprovider.proto\x12\x11trustauthority.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1etrustauthority/v1/common.proto\"\x9b\x02\n\x05VmKey\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x11\n\tkey_epoch\x18\x02 \x01(\x03\x12*\n\x05state\x18\x03 \x01(\x0e\x32\x1b.trustauthority.v1.KeyState\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\x0e\n\x06kek_id\x18\x05 \x01(\t\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x07 \x01(\t\x12.\n\nchanged_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ndestroy_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x85\x01\n\nKeyRelease\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x0f\n\x07host_id\x18\x02 \x01(\t\x12\x11\n\thost_name\x18\x03 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x04 \x01(\x03\x12/\n\x0breleased_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"3\n\x10\x43reateKeyRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\":\n\x11\x43reateKeyResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.trustauthority.v1.VmKey\"8\n\x0fListKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x10ListKeysResponse\x12&\n\x04keys\x18\x01 \x03(\x0b\x32\x18.trustauthority.v1.VmKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\rGetKeyRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\"\xaa\x01\n\x0eGetKeyResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.trustauthority.v1.VmKey\x12/\n\x08releases\x18\x02 \x03(\x0b\x32\x1d.trustauthority.v1.KeyRelease\x12(\n\x06\x65pochs\x18\x0b \x03(\x0b\x32\x18.trustauthority.v1.VmKey\x12\x16\n\x0erelease_policy\x18\x0c \x03(\t\"w\n\x11RequestKeyRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12.\n\x07purpose\x18\x03 \x01(\x0e\x32\x1d.trustauthority.v1.KeyPurpose\x12\x0f\n\x07move_id\x18\x04 \x01(\t\"\x96\x01\n\x12RequestKeyResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12,\n\x05lease\x18\x03 \x01(\x0b\x32\x1d.trustauthority.v1.LeaseTerms\x12\x11\n\tkey_grant\x18\x04 \x01(\x0c\x12\x16\n\x0eprofile_digest\x18\x05 \x01(\x0c\"K\n\x11RenewLeaseRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"k\n\x12RenewLeaseResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12,\n\x05lease\x18\x03 \x01(\x0b\x32\x1d.trustauthority.v1.LeaseTerms\"L\n\x12GiveBackKeyRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\")\n\x13GiveBackKeyResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xbd\x03\n\x02Vm\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12\x32\n\x0blease_class\x18\x03 \x01(\x0e\x32\x1d.trustauthority.v1.LeaseClass\x12,\n\x05lease\x18\x04 \x01(\x0b\x32\x1d.trustauthority.v1.LeaseTerms\x12\x10\n\x08\x61ny_host\x18\x05 \x01(\x08\x12\x16\n\x0eprofile_digest\x18\x06 \x01(\x0c\x12\x15\n\rowner_host_id\x18\x07 \x01(\t\x12\x17\n\x0fowner_host_name\x18\x08 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\t \x01(\x03\x12/\n\x0blease_until\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66\x65nce_until\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12last_owner_host_id\x18\x0c \x01(\t\x12.\n\tkey_state\x18\r \x01(\x0e\x32\x1b.trustauthority.v1.KeyState\x12\x18\n\x10prepared_host_id\x18\x0e \x01(\t\"\x90\x01\n\x10ProtectVmRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12\x32\n\x0blease_class\x18\x03 \x01(\x0e\x32\x1d.trustauthority.v1.LeaseClass\x12\x10\n\x08\x61ny_host\x18\x04 \x01(\x08\x12\x16\n\x0eprofile_digest\x18\x05 \x01(\x0c\"6\n\x11ProtectVmResponse\x12!\n\x02vm\x18\x01 \x01(\x0b\x32\x15.trustauthority.v1.Vm\"7\n\x0eListVmsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"N\n\x0fListVmsResponse\x12\"\n\x03vms\x18\x01 \x03(\x0b\x32\x15.trustauthority.v1.Vm\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1d\n\x0cGetVmRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\"2\n\rGetVmResponse\x12!\n\x02vm\x18\x01 \x01(\x0b\x32\x15.trustauthority.v1.Vm*\xe2\x01\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14KEY_STATE_PRE_ACTIVE\x10\x01\x12\x14\n\x10KEY_STATE_ACTIVE\x10\x02\x12\x17\n\x13KEY_STATE_SUSPENDED\x10\x03\x12\x19\n\x15KEY_STATE_DEACTIVATED\x10\x04\x12\x19\n\x15KEY_STATE_COMPROMISED\x10\x05\x12\x17\n\x13KEY_STATE_DESTROYED\x10\x06\x12#\n\x1fKEY_STATE_DESTROYED_COMPROMISED\x10\x07*Y\n\nKeyPurpose\x12\x1b\n\x17KEY_PURPOSE_UNSPECIFIED\x10\x00\x12\x15\n\x11KEY_PURPOSE_START\x10\x01\x12\x17\n\x13KEY_PURPOSE_MIGRATE\x10\x02*v\n\nLeaseClass\x12\x1b\n\x17LEASE_CLASS_UNSPECIFIED\x10\x00\x12\x16\n\x12LEASE_CLASS_STRICT\x10\x01\x12\x18\n\x14LEASE_CLASS_STANDARD\x10\x02\x12\x19\n\x15LEASE_CLASS_UNLIMITED\x10\x03\x32\xa4\x04\n\x12KeyProviderService\x12V\n\tCreateKey\x12#.trustauthority.v1.CreateKeyRequest\x1a$.trustauthority.v1.CreateKeyResponse\x12S\n\x08ListKeys\x12\".trustauthority.v1.ListKeysRequest\x1a#.trustauthority.v1.ListKeysResponse\x12M\n\x06GetKey\x12 .trustauthority.v1.GetKeyRequest\x1a!.trustauthority.v1.GetKeyResponse\x12Y\n\nRequestKey\x12$.trustauthority.v1.RequestKeyRequest\x1a%.trustauthority.v1.RequestKeyResponse\x12Y\n\nRenewLease\x12$.trustauthority.v1.RenewLeaseRequest\x1a%.trustauthority.v1.RenewLeaseResponse\x12\\\n\x0bGiveBackKey\x12%.trustauthority.v1.GiveBackKeyRequest\x1a&.trustauthority.v1.GiveBackKeyResponse2\x81\x02\n\tVmService\x12V\n\tProtectVm\x12#.trustauthority.v1.ProtectVmRequest\x1a$.trustauthority.v1.ProtectVmResponse\x12P\n\x07ListVms\x12!.trustauthority.v1.ListVmsRequest\x1a\".trustauthority.v1.ListVmsResponse\x12J\n\x05GetVm\x12\x1f.trustauthority.v1.GetVmRequest\x1a .trustauthority.v1.GetVmResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'trustauthority.v1.keyprovider_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KEYSTATE']._serialized_start=2435
-  _globals['_KEYSTATE']._serialized_end=2661
-  _globals['_KEYPURPOSE']._serialized_start=2663
-  _globals['_KEYPURPOSE']._serialized_end=2752
-  _globals['_LEASECLASS']._serialized_start=2754
-  _globals['_LEASECLASS']._serialized_end=2872
+  _globals['_KEYSTATE']._serialized_start=2459
+  _globals['_KEYSTATE']._serialized_end=2685
+  _globals['_KEYPURPOSE']._serialized_start=2687
+  _globals['_KEYPURPOSE']._serialized_end=2776
+  _globals['_LEASECLASS']._serialized_start=2778
+  _globals['_LEASECLASS']._serialized_end=2896
   _globals['_VMKEY']._serialized_start=124
   _globals['_VMKEY']._serialized_end=407
   _globals['_KEYRELEASE']._serialized_start=410
@@ -54,35 +54,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETKEYREQUEST']._serialized_start=801
   _globals['_GETKEYREQUEST']._serialized_end=831
   _globals['_GETKEYRESPONSE']._serialized_start=834
-  _globals['_GETKEYRESPONSE']._serialized_end=980
-  _globals['_REQUESTKEYREQUEST']._serialized_start=982
-  _globals['_REQUESTKEYREQUEST']._serialized_end=1101
-  _globals['_REQUESTKEYRESPONSE']._serialized_start=1104
-  _globals['_REQUESTKEYRESPONSE']._serialized_end=1254
-  _globals['_RENEWLEASEREQUEST']._serialized_start=1256
-  _globals['_RENEWLEASEREQUEST']._serialized_end=1331
-  _globals['_RENEWLEASERESPONSE']._serialized_start=1333
-  _globals['_RENEWLEASERESPONSE']._serialized_end=1440
-  _globals['_GIVEBACKKEYREQUEST']._serialized_start=1442
-  _globals['_GIVEBACKKEYREQUEST']._serialized_end=1518
-  _globals['_GIVEBACKKEYRESPONSE']._serialized_start=1520
-  _globals['_GIVEBACKKEYRESPONSE']._serialized_end=1561
-  _globals['_VM']._serialized_start=1564
-  _globals['_VM']._serialized_end=2009
-  _globals['_PROTECTVMREQUEST']._serialized_start=2012
-  _globals['_PROTECTVMREQUEST']._serialized_end=2156
-  _globals['_PROTECTVMRESPONSE']._serialized_start=2158
-  _globals['_PROTECTVMRESPONSE']._serialized_end=2212
-  _globals['_LISTVMSREQUEST']._serialized_start=2214
-  _globals['_LISTVMSREQUEST']._serialized_end=2269
-  _globals['_LISTVMSRESPONSE']._serialized_start=2271
-  _globals['_LISTVMSRESPONSE']._serialized_end=2349
-  _globals['_GETVMREQUEST']._serialized_start=2351
-  _globals['_GETVMREQUEST']._serialized_end=2380
-  _globals['_GETVMRESPONSE']._serialized_start=2382
-  _globals['_GETVMRESPONSE']._serialized_end=2432
-  _globals['_KEYPROVIDERSERVICE']._serialized_start=2875
-  _globals['_KEYPROVIDERSERVICE']._serialized_end=3423
-  _globals['_VMSERVICE']._serialized_start=3426
-  _globals['_VMSERVICE']._serialized_end=3683
+  _globals['_GETKEYRESPONSE']._serialized_end=1004
+  _globals['_REQUESTKEYREQUEST']._serialized_start=1006
+  _globals['_REQUESTKEYREQUEST']._serialized_end=1125
+  _globals['_REQUESTKEYRESPONSE']._serialized_start=1128
+  _globals['_REQUESTKEYRESPONSE']._serialized_end=1278
+  _globals['_RENEWLEASEREQUEST']._serialized_start=1280
+  _globals['_RENEWLEASEREQUEST']._serialized_end=1355
+  _globals['_RENEWLEASERESPONSE']._serialized_start=1357
+  _globals['_RENEWLEASERESPONSE']._serialized_end=1464
+  _globals['_GIVEBACKKEYREQUEST']._serialized_start=1466
+  _globals['_GIVEBACKKEYREQUEST']._serialized_end=1542
+  _globals['_GIVEBACKKEYRESPONSE']._serialized_start=1544
+  _globals['_GIVEBACKKEYRESPONSE']._serialized_end=1585
+  _globals['_VM']._serialized_start=1588
+  _globals['_VM']._serialized_end=2033
+  _globals['_PROTECTVMREQUEST']._serialized_start=2036
+  _globals['_PROTECTVMREQUEST']._serialized_end=2180
+  _globals['_PROTECTVMRESPONSE']._serialized_start=2182
+  _globals['_PROTECTVMRESPONSE']._serialized_end=2236
+  _globals['_LISTVMSREQUEST']._serialized_start=2238
+  _globals['_LISTVMSREQUEST']._serialized_end=2293
+  _globals['_LISTVMSRESPONSE']._serialized_start=2295
+  _globals['_LISTVMSRESPONSE']._serialized_end=2373
+  _globals['_GETVMREQUEST']._serialized_start=2375
+  _globals['_GETVMREQUEST']._serialized_end=2404
+  _globals['_GETVMRESPONSE']._serialized_start=2406
+  _globals['_GETVMRESPONSE']._serialized_end=2456
+  _globals['_KEYPROVIDERSERVICE']._serialized_start=2899
+  _globals['_KEYPROVIDERSERVICE']._serialized_end=3447
+  _globals['_VMSERVICE']._serialized_start=3450
+  _globals['_VMSERVICE']._serialized_end=3707
 # @@protoc_insertion_point(module_scope)

@@ -35,6 +35,7 @@ from trustauthority.adapters.sql.keyhistory import SqlKeyHistory
 from trustauthority.adapters.sql.keyproviders import SqlKeyProviders, SqlRewrapJobs
 from trustauthority.adapters.sql.keys import SqlKeys
 from trustauthority.adapters.sql.placement import SqlPlacement
+from trustauthority.adapters.sql.releasepolicies import SqlReleasePolicies
 from trustauthority.adapters.sql.restart import SqlRestart
 from trustauthority.adapters.sql.rows import columns
 from trustauthority.adapters.sql.schema import migrate
@@ -68,6 +69,7 @@ class SqlTransaction:
         self.keys = SqlKeys(connection, now_ms)
         self.key_history = SqlKeyHistory(connection, now_ms)
         self.key_providers = SqlKeyProviders(connection, now_ms)
+        self.release_policies = SqlReleasePolicies(connection, now_ms)
         self.rewrap_jobs = SqlRewrapJobs(connection, now_ms)
         self.placement = SqlPlacement(connection, now_ms)
         self.identities = SqlIdentities(connection, now_ms)
