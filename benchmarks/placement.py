@@ -22,6 +22,7 @@ from support.stores import SqliteStores
 
 from trustauthority.model.identifiers import HostId
 from trustauthority.rpc.placement import PlacementRpc
+from trustauthority.services.follow import Follower
 from trustauthority.services.placement import PlacementService
 from trustauthority.v1 import placement_pb2 as pb
 
@@ -61,7 +62,9 @@ async def measure() -> None:
         async with store._engine.begin() as connection:  # noqa: SLF001 - rows as they are
             await connection.run_sync(fill, fleet())
         stores.clock.wall_ms = NOW_MS
-        rpc = PlacementRpc(PlacementService(store), store)
+        rpc = PlacementRpc(
+            PlacementService(store), store, Follower(store=store, stopping=asyncio.Event())
+        )
         everywhere = pb.CheckPlacementRequest(
             candidates=[
                 pb.PlacementCandidate(vm_id=VM, host=f"h-{number:04}") for number in range(HOSTS)

@@ -51,10 +51,15 @@ from hostagent.vm_desk import VmDesk
 from hostagent.vm_keeper import VmKeeper
 from hostagent.vm_keys import KeyOpener
 from trustauthority.v1 import attestation_pb2 as pb
+from trustauthority.v1 import placement_pb2 as placement
 from trustauthority.v1.common_pb2 import STANDING_PASSED, Verdict
 
 _log = structlog.get_logger("hostagent")
-_WISHES = {pb.HOST_WISH_ATTEST_NOW: Wish.ATTEST_NOW, pb.HOST_WISH_REVOKED: Wish.REVOKED}
+_WISHES = {
+    pb.HOST_WISH_ATTEST_NOW: Wish.ATTEST_NOW,
+    pb.HOST_WISH_REVOKED: Wish.REVOKED,
+    pb.HOST_WISH_MOVE_ORDERED: Wish.MOVE_ORDERED,
+}
 _GRACE_S = 30.0
 _QUOTE_LASTS_MS = 40_000
 """A key is released on a quote of at most 60 s, less the time that asking takes."""
@@ -78,6 +83,8 @@ class Agent:
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     judged: asyncio.Event = field(default_factory=asyncio.Event)
     """Set at the end of each attestation, whatever came of it."""
+    on_order: Callable[[], None] = lambda: None
+    """Called when moves of this host's VMs may have been ordered."""
     _attestor: Attestor = field(init=False)
     _attesting: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Evidence goes one by one: the authority takes only what is newer than the last."""
@@ -287,8 +294,28 @@ class Agent:
             if wish is not Wish.HELLO:
                 _log.info("watch", action="pushed", wish=wish.value, detail=pushed.detail)
             self.feed(Pushed(wish=wish))
+            if wish in {
+                Wish.HELLO,
+                Wish.MOVE_ORDERED,
+            }:  # what was ordered before comes with no hint
+                self.on_order()
         ended = Failure(kind=FailureKind.NO_ANSWER, reason="STREAM_ENDED")
         return Failed(call=Call.WATCH, failure=ended)
+
+    async def own(self) -> list[placement.MoveOrder]:
+        """The open move orders of this host. Raises CallFailed."""
+        link, timeout_s = self._linked(), self.host.settings.intervals.call_timeout_ms / 1000
+        request = placement.ListOwnMoveOrdersRequest()
+        call = link.placement.ListOwnMoveOrders(
+            request, timeout=timeout_s, metadata=link.metadata()
+        )
+        return list((await link.answer(call)).orders)
+
+    async def report(self, request: placement.ReportMoveOrderRequest) -> None:
+        """Tell how far a move order is. Raises CallFailed."""
+        link, timeout_s = self._linked(), self.host.settings.intervals.call_timeout_ms / 1000
+        call = link.placement.ReportMoveOrder(request, timeout=timeout_s, metadata=link.metadata())
+        await link.answer(call)
 
     async def _call_for_vm(self, vm_id: str, asked: Send) -> Answered:
         timeout_s = self.host.settings.intervals.call_timeout_ms / 1000

@@ -52,6 +52,7 @@ class Wish(StrEnum):
     HELLO = "hello"
     ATTEST_NOW = "attest-now"
     REVOKED = "revoked"
+    MOVE_ORDERED = "move-ordered"
 
 
 # --- events ------------------------------------------------------------------------------------

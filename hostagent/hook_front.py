@@ -1,12 +1,13 @@
 """Serve libvirt's hook in a running agent.
 
-Stage: assembly. Guarantees that the hook's desk tends VMs, and that VMs with autostart are started after a
-boot, for as long as the socket is served.
+Stage: assembly. Guarantees that the hook's desk tends VMs, that VMs with autostart are started after a
+boot, and that ordered moves are carried out, for as long as the socket is served.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
 
@@ -14,8 +15,11 @@ from hostagent.autostart import Autostart
 from hostagent.control import HOOK_SOCKET, MAX_HOOK_LINE, serve
 from hostagent.daemon import Agent
 from hostagent.events import Phase
+from hostagent.front import handle
 from hostagent.hook_desk import HookDesk
+from hostagent.lease_model import Phase as LeasePhase
 from hostagent.libvirt_vms import LibvirtVms
+from hostagent.order_taker import OrderTaker, Peers, mover
 
 _log = structlog.get_logger("hostagent.hook")
 _AGAIN_S = 1.0
@@ -38,7 +42,10 @@ async def hooks_served(agent: Agent, vms: LibvirtVms) -> AsyncIterator[None]:
         run_dir=settings.paths.run_dir,
         attested=lambda: agent.machine.phase is Phase.PASSED,
     )
-    tending = [asyncio.create_task(_tended(work)) for work in (desk.tend, autostart.run)]
+    work: list[Callable[[], Awaitable[None]]] = [desk.tend, autostart.run]
+    if settings.libvirt.moves_by_order:
+        work.append(_taker(agent, vms).run)
+    tending = [asyncio.create_task(_tended(each)) for each in work]
     try:
         async with server:
             yield
@@ -46,6 +53,31 @@ async def hooks_served(agent: Agent, vms: LibvirtVms) -> AsyncIterator[None]:
         for task in tending:
             task.cancel()
         await asyncio.gather(*tending, return_exceptions=True)
+
+
+def _taker(agent: Agent, vms: LibvirtVms) -> OrderTaker:
+    libvirt = agent.host.settings.libvirt
+
+    def domain_of(vm_id: str) -> str | None:
+        known = vms.known.get(vm_id)
+        runs = agent.keeper.view(vm_id).phase is LeasePhase.RUNNING
+        return known.uuid if known is not None and known.started and runs else None
+
+    taker = OrderTaker(
+        orders=agent,
+        host_id=lambda: agent.host.enrolled().host_id,
+        domain_of=domain_of,
+        peers=Peers(
+            uri=libvirt.peer_uri,
+            migrate_uri=libvirt.peer_migrate_uri,
+            tls=libvirt.peer_tls,
+            unsafe=libvirt.peer_unsafe,
+        ),
+        move=mover(vms.virsh, partial(handle, agent)),
+        at_once=libvirt.moves_at_once,
+    )
+    agent.on_order = taker.look
+    return taker
 
 
 async def _tended(work: Callable[[], Awaitable[None]]) -> None:

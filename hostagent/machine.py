@@ -227,7 +227,7 @@ class AgentMachine:
 
     def _pushed(self, event: Pushed, now_ms: int) -> tuple[Action, ...]:
         match event.wish:
-            case Wish.HELLO:
+            case Wish.HELLO | Wish.MOVE_ORDERED:
                 return ()
             case Wish.ATTEST_NOW:
                 self._attest.hasten(now_ms)

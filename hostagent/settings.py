@@ -122,6 +122,17 @@ class LibvirtSettings(_Section):
     """The longest that one virsh may take."""
     patience_ms: Milliseconds = 25_000
     """How long a start waits until this host is attested, when everything is powered on at once."""
+    moves_by_order: bool = True
+    """Carry out moves that schedulers order at the authority."""
+    moves_at_once: Annotated[int, Field(ge=1, le=8)] = 2
+    peer_uri: str = "qemu+tls://{host}/system"
+    """The libvirt of another host, for ordered moves; ``{host}`` is its name at the authority."""
+    peer_migrate_uri: str = ""
+    """Where the memory goes, as for virsh migrate --migrateuri; ``{host}`` as above."""
+    peer_tls: bool = True
+    """Encrypt the memory on its way. It holds the key of the disk."""
+    peer_unsafe: bool = False
+    """As for virsh migrate --unsafe: libvirt does not take the disks for shared ones."""
 
 
 class Settings(BaseSettings):

@@ -106,7 +106,7 @@ def recorded_operations() -> set[str]:
     """Every operation that some audit entry can have, read off the syntax trees."""
     pattern = re.compile(
         r"(?:authority|identity|cluster|policy|runtime-rules|anchor|crl|inventory|baseline|host|provider|vm|key|lease"
-        r"|placement|move)\.[a-z]+(?:-[a-z]+)*"
+        r"|placement|move|order|access)\.[a-z]+(?:-[a-z]+)*"
     )
     found = set()
     for path in (

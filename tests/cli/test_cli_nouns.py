@@ -223,9 +223,12 @@ SCREENS = {
         keys.ListVmsResponse(vms=[VM, keys.Vm(vm_id="free", any_host=True)]),
         (
             "2 VMs · 1 held by a host · authority SERVER · 14:02:11Z\n"
-            "VM       CLUSTER  OWNER    EPOCH  LEASE                      UNTIL    KEY     ANY HOST\n"
-            "payroll  prod     esx-a01  4      strict 5m                  2m left  active  no\n"
-            "free     –        –        0      ! unlimited: never fenced  –        none    ! yes\n"
+            "VM       CLUSTER  OWNER    EPOCH  LEASE                      UNTIL    KEY     ANY HOST"
+            "  STATE\n"
+            "payroll  prod     esx-a01  4      strict 5m                  2m left  active  no      "
+            "  ● runs\n"
+            "free     –        –        0      ! unlimited: never fenced  –        none    ! yes   "
+            "  ! no usable key\n"
         ),
     ),
     "key provider list": (
@@ -287,6 +290,7 @@ SCREENS = {
         keys.GetVmResponse(vm=VM),
         (
             "payroll\n"
+            "  state                  ● runs\n"
             "  cluster                prod\n"
             "  lease                  strict 5m\n"
             "  fence after            lease + 1m10s\n"

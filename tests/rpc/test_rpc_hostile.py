@@ -74,6 +74,12 @@ GOOD: dict[str, dict[str, Any]] = {
         "dry_run": True,
     },
     "SetHostRegion": {"host": "h-1"},
+    "ReprofileVm": {"vm_id": "vm-1", "profile_digest": b"p" * 32, "dry_run": True},
+    "RetireVm": {"vm_id": "vm-1", "why": "test", "dry_run": True},
+    "ListCandidates": {"vm_id": "vm-1"},
+    "OrderMove": {"vm_id": "vm-1", "destination": "h-1", "dry_run": True},
+    "CancelMoveOrder": {"order_id": REQUEST_ID},
+    "ReportMoveOrder": {"order_id": REQUEST_ID, "state": 2, "phase": 3},
     "CheckPlacement": {"candidates": [{"vm_id": "vm-1", "host": "h-1"}]},
     "CreateIntent": {"vm_id": "vm-1", "host": "h-1"},
     "OfferMove": {
@@ -113,6 +119,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "RemoveHost": {"host": "h-1", "dry_run": True},
     "RevokeHost": {"host": "h-1", "why": "test", "dry_run": True},
     "ReinstateHost": {"host": "h-1", "why": "test", "dry_run": True},
+    "DrainHost": {"host": "h-1", "why": "test", "dry_run": True},
+    "UndrainHost": {"host": "h-1", "dry_run": True},
     "RevokeAll": {"why": "test", "dry_run": True},
     "GetEvidence": {"host": "h-1"},
     "GetReport": {"host": "h-1"},
@@ -121,7 +129,7 @@ GOOD: dict[str, dict[str, Any]] = {
 }
 """A request of each call that is well formed, so that the one wrong field is what is refused."""
 
-FREE_TEXT = {"why", "tpm", "document", "role", "command_line", "section"}
+FREE_TEXT = {"why", "tpm", "detail", "document", "role", "command_line", "section"}
 """Fields that people write sentences or documents into: still one line, or TOML."""
 IGNORED = {"added_by"}
 """Set by the server, whatever a client sends."""
@@ -317,6 +325,8 @@ async def test_bytes_of_wrong_sizes(authority):
                     continue  # a VM without a profile is allowed
                 if path == ("signature",) and not value:
                     continue  # so is a policy that has no owner
+                if path == ("replaces",) and not value:
+                    continue  # it has none yet
                 if rpc.name == "AddAnchor" and path == ("certificate",):
                     request.kind = 1
                 answer = await call(callers[kind_of(rpc)], rpc, request)

@@ -412,6 +412,7 @@ class TestSeals:
         "boot = x'0000000500000009'",
         "tpm_position = x'000000050000000900000000000f4240'",
         "verdict_id = 'nothing'",
+        "warned = NOT warned",
     )
 
     @pytest.mark.parametrize("forgery", FORGERIES)

@@ -249,7 +249,7 @@ def good() -> Database:
     return Database(
         authority=AuthorityRecord(global_epoch=2, high_water_ms=NOW_MS),
         clusters={
-            CLUSTER: ClusterRecord(cluster_id=CLUSTER, policy_epoch=7),
+            CLUSTER: ClusterRecord(cluster_id=CLUSTER, policy_epoch=7, warned_hosts_take=False),
             OTHER_CLUSTER: lab,
         },
         hosts={A: _host(A), B: _host(B)},

@@ -94,6 +94,7 @@ def cluster(name: str = CLUSTER, **changes: Any) -> ClusterEntry:
         "created_at_ms": 0,
         "live_grants_cap": 100,
         "new_grants_cap": 100,
+        "warned_hosts_take": True,
     }
     return ClusterEntry(**(values | changes))
 
@@ -145,6 +146,7 @@ def verdict(now_ms: int, **changes: Any) -> Mapping[str, object]:
     return {
         "verdict_id": "v",
         "passed": True,
+        "warned": False,
         "decided_at_ms": now_ms,
         "standing_since_ms": now_ms,
         "attested_at_ms": now_ms,

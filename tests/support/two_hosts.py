@@ -168,7 +168,10 @@ class TwoHosts:
             for each, address in line.addresses.items():
                 text = text.replace(f'"{stage.address(each)}"', f'"{address}"')
             limits = "backoff_first_ms = 100\nbackoff_cap_ms = 500\ncall_timeout_ms = 2000\n"
+            peer = self.uri("{host}")
             libvirt = f'\n[libvirt]\nuri = "{self.uri(name)}"\npatience_ms = 3000\n'
+            libvirt += f'peer_uri = "{peer}"\npeer_tls = false\npeer_unsafe = true\n'
+            libvirt += f'peer_migrate_uri = "unix://{self.folder}/libvirt-{{host}}/m.sock"\n'
             host.config.write_text(text + limits + libvirt)
         self.ta("cluster", "create", "lab")
         policy = self.folder / "policy.toml"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from trustauthority.cli import host_changes
+from trustauthority.cli import host_changes, host_drain
 from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
 from trustauthority.cli.options import DEFAULTS, ClusterName, Options
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 app = App(name="host", help="Hosts: who is trusted, and why not.")
 host_changes.add_to(app)
+host_drain.add_to(app)
 
 MAX_BUNDLE_SIZE = 256 * 1024 * 1024
 """Bytes of an evidence bundle: logs of a year of uptime are far smaller."""
@@ -197,11 +198,21 @@ def _reason(host: "Host") -> Cell:
         return Marked(text=f"not admitted: no keys   → ta host admit {name}", style=CAUTION)
     match word(host, "standing"):
         case "passed":
-            return ""
+            return _caution(host, name)
         case "failed":
             return f"{host.reason}   → ta host explain {name}"
         case _:
             return f"{host.reason or 'no fresh evidence'}   → is its agent running?"
+
+
+def _caution(host: "Host", name: str) -> Cell:
+    """What keeps a trusted host from taking VMs, or might."""
+    if host.draining:
+        text = f"draining: takes no VM   → ta host undrain {name}"
+        return Marked(text=text, style=CAUTION)
+    if host.warned:
+        return Marked(text=f"with warnings   → ta host explain {name}", style=CAUTION)
+    return ""
 
 
 def host_fields(ta: Session, host: "Host") -> list[Field]:
@@ -219,6 +230,8 @@ def host_fields(ta: Session, host: "Host") -> list[Field]:
         Field("admission", word(host, "admission")),
         Field("class", host.host_class),
         Field("revoked", Marked(text="yes", style=CAUTION) if host.revoked else "no"),
+        Field("warnings", Marked(text="yes", style=CAUTION) if host.warned else "none"),
+        Field("draining", Marked(text="yes", style=CAUTION) if host.draining else ""),
         Field("baseline", host.baseline),
         Field("VMs", str(host.vms)),
         Field("TPM", host.tpm),

@@ -38,6 +38,10 @@ DryRun = Annotated[bool, Parameter(name="--dry-run", negative="")]
 """Say what would happen, change nothing."""
 
 
+Watch = Annotated[bool, Parameter(name=("--watch", "-w"), negative="")]
+"""Go on as things change, from the authority's stream."""
+
+
 @Parameter(name="*", group=GLOBAL)
 @dataclass(frozen=True, kw_only=True)
 class Options:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App
 
+from trustauthority.cli import placement_orders
 from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
 from trustauthority.cli.options import DEFAULTS, DryRun, Duration, Options
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from trustauthority.v1.placement_pb2 import Intent, PlacementAnswer
 
 app = App(name="placement", help="Placement: may this VM run there, and why not.")
+placement_orders.add_to(app)
 
 
 @app.command(

@@ -197,6 +197,11 @@ class Screen:
             text = json.dumps(data, indent=2).replace("\x7f", "\\u007f") + "\n"
         self.out.write(text)
 
+    def json_line(self, data: Any) -> None:
+        """Print data as one line of JSON, for programs that read a stream."""
+        # ASCII only, as in ``machine``
+        self.out.write(json.dumps(data).replace("\x7f", "\\u007f") + "\n")
+
     def document(self, text: str) -> None:
         """Print a document as it is, byte for byte; escaped when a person is looking."""
         self.out.write(printable_block(text) if self.out.isatty() else text)

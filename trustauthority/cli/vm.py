@@ -6,22 +6,26 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
+from trustauthority.cli import vm_changes, vm_move
 from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
 from trustauthority.cli.hexes import sha256_argument
-from trustauthority.cli.options import DEFAULTS, ClusterName, DryRun, Options
+from trustauthority.cli.options import DEFAULTS, ClusterName, DryRun, Options, Watch
 from trustauthority.cli.paging import all_pages
-from trustauthority.cli.plain import word
-from trustauthority.cli.render import CAUTION, STRONG, Cell, Column, Field, Marked
-from trustauthority.cli.session import Session, session
-from trustauthority.cli.text import absolute, count, left, milliseconds, moment
+from trustauthority.cli.render import STRONG, Field, Marked
+from trustauthority.cli.session import session
+from trustauthority.cli.text import count
 from trustauthority.cli.vm_policy import policy_app
+from trustauthority.cli.vm_view import vm_columns, vm_fields
+from trustauthority.cli.vm_watch import watch as watch_vms
 
 if TYPE_CHECKING:
     from trustauthority.v1.keyprovider_pb2 import Vm
 
 app = App(name="vm", help="Protected VMs: who may run each, and until when.")
 app.command(policy_app)
+vm_changes.add_to(app)
+vm_move.add_to(app)
 
 
 class Lease(StrEnum):
@@ -82,24 +86,38 @@ def protect(
             ta.would_send(request)
             return ExitCode.YES
         record = ta.authority.on(VmServiceStub).write(lambda s: s.ProtectVm, request).vm
-        fields = [*_fields(ta, record), Field("next", f"ta key create {record.vm_id}")]
+        fields = [*vm_fields(ta.screen, record), Field("next", f"ta key create {record.vm_id}")]
         title = Marked(text=f"VM {record.vm_id} is protected", style=STRONG)
         ta.screen.record(title, fields, name=record.vm_id, data=record)
     return ExitCode.YES
 
 
-@app.command(name="list", help_epilogue=examples("ta vm list", "ta vm list -o wide"))
-def list_vms(*, options: Options = DEFAULTS) -> ExitCode:
-    """List protected VMs with their owner and lease."""
+@app.command(
+    name="list",
+    help_epilogue=examples("ta vm list", "ta vm list --host esx-a02", "ta vm list --watch"),
+)
+def list_vms(*, host: str = "", watch: Watch = False, options: Options = DEFAULTS) -> ExitCode:
+    """List protected VMs with their owner and lease.
+
+    Args:
+        host: Only those whose grant this host (name or id) holds.
+        watch: Go on as they change, until interrupted.
+    """
+    from trustauthority.errors import InvalidRequest
     from trustauthority.v1 import keyprovider_pb2 as keys
     from trustauthority.v1.keyprovider_pb2_grpc import VmServiceStub
 
+    if watch and host:
+        raise InvalidRequest("--watch shows all VMs, or one: ta vm show VM --watch", field="watch")
     with session(options) as ta:
+        if watch:
+            watch_vms(ta)
         service = ta.authority.on(VmServiceStub)
         vms: list[Vm] = list(
             all_pages(
                 lambda token: service.read(
-                    lambda s: s.ListVms, keys.ListVmsRequest(page_size=500, page_token=token)
+                    lambda s: s.ListVms,
+                    keys.ListVmsRequest(page_size=500, page_token=token, host=host),
                 ),
                 lambda page: page.vms,
             )
@@ -107,7 +125,7 @@ def list_vms(*, options: Options = DEFAULTS) -> ExitCode:
         owned = sum(1 for vm in vms if vm.owner_host_id)
         ta.screen.listing(
             vms,
-            _columns(ta),
+            vm_columns(ta.screen),
             header=ta.scope(f"{count(len(vms), 'VM')} · {owned} held by a host"),
             empty="No VM is protected. Protect one: ta vm protect VM --cluster CLUSTER",
             name=lambda vm: vm.vm_id,
@@ -115,73 +133,22 @@ def list_vms(*, options: Options = DEFAULTS) -> ExitCode:
     return ExitCode.YES
 
 
-@app.command(help_epilogue=examples("ta vm show payroll", "ta vm show payroll -o json"))
-def show(vm: str, /, *, options: Options = DEFAULTS) -> ExitCode:
+@app.command(help_epilogue=examples("ta vm show payroll", "ta vm show payroll --watch"))
+def show(vm: str, /, *, watch: Watch = False, options: Options = DEFAULTS) -> ExitCode:
     """Show one VM: its terms, its owner, its fence.
 
     Args:
         vm: Id of the VM.
+        watch: Go on as it changes, until interrupted.
     """
     from trustauthority.v1 import keyprovider_pb2 as keys
     from trustauthority.v1.keyprovider_pb2_grpc import VmServiceStub
 
     with session(options) as ta:
+        if watch:
+            watch_vms(ta, vm)
         request = keys.GetVmRequest(vm_id=vm)
         record = ta.authority.on(VmServiceStub).read(lambda s: s.GetVm, request).vm
         title = Marked(text=record.vm_id, style=STRONG)
-        ta.screen.record(title, _fields(ta, record), name=record.vm_id, data=record)
+        ta.screen.record(title, vm_fields(ta.screen, record), name=record.vm_id, data=record)
     return ExitCode.YES
-
-
-def _lease(vm: "Vm") -> Cell:
-    if not vm.lease.lease_ms:
-        return Marked(text="! unlimited: never fenced", style=CAUTION)
-    return f"{word(vm, 'lease_class')} {milliseconds(vm.lease.lease_ms)}"
-
-
-def _key(vm: "Vm") -> str:
-    """State of the VM's newest key."""
-    return word(vm, "key_state") if vm.key_state else "none"
-
-
-def _owner(vm: "Vm") -> str:
-    return vm.owner_host_name or vm.owner_host_id
-
-
-def _fields(ta: Session, vm: "Vm") -> list[Field]:
-    until, fence = moment(vm.lease_until), moment(vm.fence_until)
-    go_on = vm.lease.continue_for_ms + vm.lease.skew_ms
-    return [
-        Field("cluster", vm.cluster),
-        Field("lease", _lease(vm)),
-        Field("fence after", f"lease + {milliseconds(go_on)}" if vm.lease.lease_ms else ""),
-        Field("any host", Marked(text="! yes", style=CAUTION) if vm.any_host else "no"),
-        Field("profile", vm.profile_digest.hex() or "any definition"),
-        Field("key", _key(vm)),
-        Field("owner", _owner(vm) or "none"),
-        Field("grant epoch", str(vm.grant_epoch)),
-        Field("lease until", f"{absolute(until)} ({left(until, ta.now)})" if until else ""),
-        Field("no other owner before", absolute(fence) if fence else ""),
-        Field("last owner", vm.last_owner_host_id),
-        Field("prepared for", vm.prepared_host_id),
-    ]
-
-
-def _columns(ta: Session) -> "list[Column[Vm]]":
-    def until(vm: "Vm") -> str:
-        when = moment(vm.lease_until)
-        return absolute(when) if ta.screen.wide else left(when, ta.now)
-
-    return [
-        Column("VM", lambda vm: vm.vm_id),
-        Column("CLUSTER", lambda vm: vm.cluster),
-        Column("OWNER", _owner),
-        Column("EPOCH", lambda vm: str(vm.grant_epoch)),
-        Column("LEASE", _lease),
-        Column("UNTIL", until),
-        Column("KEY", _key),
-        Column("ANY HOST", lambda vm: "! yes" if vm.any_host else "no"),
-        Column("FENCE", lambda vm: absolute(moment(vm.fence_until)), wide=True),
-        Column("LAST OWNER", lambda vm: vm.last_owner_host_id, wide=True),
-        Column("PREPARED", lambda vm: vm.prepared_host_id, wide=True),
-    ]

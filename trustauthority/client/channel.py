@@ -144,11 +144,31 @@ class Service(Generic[Stub]):
         self, method: "Streaming[Stub, Request, Reply]", request: Request, *, endless: bool = False
     ) -> Iterator[Reply]:
         """Read a stream of answers, within the timeout unless it is endless. Raises ClientError."""
+        timeout_s = None if endless else self._authority.timeout_s
+        first, *others = self._addresses()
+        told = 0
+        try:
+            for reply in self._stream_at(first, method, request, timeout_s):
+                told += 1
+                yield reply
+        except ClientError as error:
+            elsewhere = error.reason == UNIMPLEMENTED or error.not_sent
+            if told or not others or not elsewhere:
+                raise
+        else:
+            return
+        yield from self._stream_at(others[0], method, request, timeout_s)
+
+    def _stream_at(
+        self,
+        address: str,
+        method: "Streaming[Stub, Request, Reply]",
+        request: Request,
+        timeout_s: float | None,
+    ) -> Iterator[Reply]:
         request_id = secrets.token_hex(16)
-        call = method(self._stub(self._authority.channel(self._addresses()[0])))(
-            request,
-            timeout=None if endless else self._authority.timeout_s,
-            metadata=self._authority.metadata(request_id),
+        call = method(self._stub(self._authority.channel(address)))(
+            request, timeout=timeout_s, metadata=self._authority.metadata(request_id)
         )
         try:
             yield from call

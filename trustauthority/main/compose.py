@@ -34,12 +34,13 @@ from trustauthority.rpc.interceptor import CallInterceptor
 from trustauthority.rpc.keyprovider import VmRpc
 from trustauthority.rpc.limits import PeerLimits
 from trustauthority.rpc.placement import PlacementRpc
-from trustauthority.rpc.watch import Watchers
+from trustauthority.rpc.watch import Watchers, tell_of_orders
 from trustauthority.services.attestation import AttestationService
 from trustauthority.services.audit import AuditService
 from trustauthority.services.baselines import BaselineService
 from trustauthority.services.catalogue import CatalogueService
 from trustauthority.services.enrolment import EnrolmentService
+from trustauthority.services.follow import Follower
 from trustauthority.services.hosts import HostService
 from trustauthority.services.identities import IdentityService
 from trustauthority.services.keyproviders import KeyProviderService
@@ -104,8 +105,10 @@ class Process:
     keys: AuthoritySecrets
     audit: AuditService
     limits: PeerLimits
+    follower: Follower = field(init=False)
     watchers: Watchers = field(default_factory=Watchers)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
     room: KeyRoom | None = None
     key_role: KeyRole | None = None
     probes: list[HealthProbe] = field(default_factory=list)
@@ -113,6 +116,9 @@ class Process:
     checkers: list[health.aio.HealthServicer] = field(default_factory=list)
     addresses: dict[str, str] = field(default_factory=dict)
     """Where the listeners really listen: ``enrol``, ``mutual``."""
+
+    def __post_init__(self) -> None:
+        self.follower = Follower(store=self.store, stopping=self.stopping)
 
 
 @asynccontextmanager
@@ -186,7 +192,7 @@ async def drain(process: Process, drain_s: float) -> None:
         await servicer.enter_graceful_shutdown()
     process.stopping.set()
     process.watchers.close()
-    await asyncio.gather(*(server.stop(drain_s) for server in process.servers))
+    await asyncio.gather(*(server.stop(drain_s) for server in process.servers), *process.tasks)
 
 
 def load_secrets(settings: Settings, files: KeyFiles, roles: frozenset[str]) -> AuthoritySecrets:
@@ -281,9 +287,11 @@ def _register(process: Process, server: grpc.aio.Server) -> list[str]:
             server,
         )
         names.append(_full_name(attestation_pb2, "AttestationService"))
+        hints = tell_of_orders(process.follower, process.watchers, process.journal)
+        process.tasks.append(asyncio.create_task(hints))
     if "placement" in roles:
         placement_pb2_grpc.add_PlacementServiceServicer_to_server(
-            PlacementRpc(PlacementService(store), store), server
+            PlacementRpc(PlacementService(store), store, process.follower), server
         )
         names.append(_full_name(placement_pb2, "PlacementService"))
     if "admin" in roles:
@@ -311,14 +319,14 @@ def _register_admin(process: Process, server: grpc.aio.Server, hosts: HostServic
     admin_pb2_grpc.add_StatusServiceServicer_to_server(_status(process), server)
     if "key" not in process.roles:
         keyprovider_pb2_grpc.add_VmServiceServicer_to_server(
-            VmRpc(PlacementService(store), store), server
+            VmRpc(PlacementService(store), store, process.follower), server
         )
     services = ("Cluster", "Host", "Report", "Identity", "Audit", "Status")
     return [_full_name(admin_pb2, f"{each}Service") for each in services]
 
 
 def _register_key_role(process: Process, server: grpc.aio.Server, role: KeyRole) -> list[str]:
-    role.register(server)
+    role.register(server, process.follower)
     process.probes.append(lambda: _kms_health(role.providers))
     names = [_full_name(keyprovider_pb2, f"{each}Service") for each in ("KeyProvider", "Vm")]
     names.append(_full_name(keyadmin_pb2, "KeyAdministrationService"))

@@ -12,6 +12,7 @@ from trustauthority.ports import Journal, KeyRoom, Store
 from trustauthority.rpc.keyadmin import KeyAdminRpc
 from trustauthority.rpc.keyprovider import KeyProviderRpc, VmRpc
 from trustauthority.services.destruction import Destruction
+from trustauthority.services.follow import Follower
 from trustauthority.services.holders import HolderService
 from trustauthority.services.keyadmin import KeyAdministration
 from trustauthority.services.keyproviders import KeyProviderService
@@ -41,7 +42,7 @@ class KeyRole:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a job was begun here: nobody waits for the next look."""
 
-    def register(self, server: grpc.aio.Server) -> None:
+    def register(self, server: grpc.aio.Server, follower: Follower) -> None:
         """Add its servicers."""
         keyprovider_pb2_grpc.add_KeyProviderServiceServicer_to_server(
             KeyProviderRpc(self.keys, self.admin, self.policies), server
@@ -58,7 +59,7 @@ class KeyRole:
             server,
         )
         keyprovider_pb2_grpc.add_VmServiceServicer_to_server(
-            VmRpc(PlacementService(self.store), self.store), server
+            VmRpc(PlacementService(self.store), self.store, follower), server
         )
 
     async def work(self, stopping: asyncio.Event) -> None:

@@ -47,6 +47,7 @@ class ClusterEntry:
     created_at_ms: int
     live_grants_cap: int
     new_grants_cap: int
+    warned_hosts_take: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

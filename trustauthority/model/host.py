@@ -97,8 +97,12 @@ class HostRecord:
     """What hardware it is, as inventory or admission say; empty for not said."""
     revoked: bool
     trust_epoch: int
+    draining: bool
+    """An operator empties it before maintenance: it takes no VM."""
     verdict_id: str | None
     passed: bool | None
+    warned: bool
+    """The newest verdict passed with warnings."""
     decided_at_ms: int | None
     standing_since_ms: int | None
     attested_until_ms: int

@@ -152,6 +152,8 @@ class ClusterRecord:
     """How long an offer of a migration stands."""
     prepare_for_ms: int = 900_000
     """How long a prepared destination may wait, holding the key, for the switch."""
+    warned_hosts_take: bool = True
+    """Whether a host that passed with warnings may take VMs that it did not run last."""
 
 
 NO_CLUSTER = ClusterRecord(cluster_id=ClusterId(""), may_hold_keys=False)
@@ -188,6 +190,10 @@ class HostStanding:
     variant_boot_loader: str = ""
     variant_kernel: str = ""
     variant_command_line: str = ""
+    warned: bool = False
+    """The newest verdict passed with warnings: outdated, but known."""
+    draining: bool = False
+    """An operator empties the host before maintenance: it keeps what it has and takes nothing."""
     live_grants: int = 0
     """VMs *other than the one asked for* that this host owns: counted by the store under the
     host's row lock."""

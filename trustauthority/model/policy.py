@@ -101,6 +101,9 @@ class GrantPolicy:
     """A key is bound to the TPM clock of a quote at most this old."""
     max_live_per_host: int = 512
     max_new_per_hour: int = 256
+    warned_hosts_take: bool = True
+    """A host whose verdict passed with warnings may take VMs that it did not run last. Without, it
+    keeps what it has and gives it away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,6 +57,8 @@ class VerdictSeal:
     host_id: HostId
     cluster: ClusterId
     passed: bool
+    warned: bool
+    """It passed with warnings."""
     policy_epoch: int
     trust_epoch: int
     global_epoch: int

@@ -67,6 +67,11 @@ class Verdict:
     """The approved variants that matched, one per component."""
 
     @property
+    def warned(self) -> bool:
+        """Whether it passed, and something in it warns: outdated or odd, but known."""
+        return self.passed and any(map(_warns, self.checks))
+
+    @property
     def reason(self) -> str:
         """The first thing that failed, in words; empty when nothing did."""
         failed = first_failure(self.checks)
@@ -79,6 +84,10 @@ def first_failure(checks: tuple[Check, ...]) -> Check | None:
         if check.state is CheckState.FAILED:
             return first_failure(check.children) or check
     return None
+
+
+def _warns(check: Check) -> bool:
+    return check.state is CheckState.WARNING or any(map(_warns, check.children))
 
 
 def standing_of(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from trustauthority.model.identifiers import ClusterId, HostId, RequestId, VmId
-from trustauthority.model.placement import KeyState, LeaseClass, Sharing
+from trustauthority.model.placement import KeyState, LeaseClass, Sharing, VmState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,7 @@ class VmEntry:
     lease_until_ms: int
     fence_until_ms: int
     move_id: RequestId | None
+    state: VmState = VmState.PROTECTED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -113,6 +113,7 @@ BREAK_GLASS = Transition(
         *rules.OWNABLE,
         *release_policy.RULES,
         rules.CLEAR_OF_OTHERS,
+        rules.NOT_DRAINING,
         rules.LIVE_CAP,
         rules.NEW_CAP,
     ),

@@ -179,6 +179,26 @@ NEW_CAP = Rule(
     condition=before(Field("host", "new_grants"), Field("cluster", "new_grants_cap")),
     says="the host asked for too many VMs lately",
 )
+NOT_DRAINING = Rule(
+    name="host-not-draining",
+    error=KeyNotPermitted,
+    condition=equal(Field("host", "draining"), Literal(value=False)),
+    says="the host is being drained: it takes no VM until ta host undrain",
+)
+MAY_TAKE = Rule(
+    name="host-not-warned",
+    error=KeyNotPermitted,
+    condition=AnyOf(
+        (
+            equal(Field("host", "warned"), Literal(value=False)),
+            equal(Field("cluster", "warned_hosts_take"), Literal(value=True)),
+            LAST_OWNER,
+        )
+    ),
+    says="the host passed with warnings, and the policy lets such hosts take no other VMs",
+)
+TAKES_VMS = (NOT_DRAINING, MAY_TAKE, LIVE_CAP, NEW_CAP)
+"""What a host that is to get a VM must be besides attested; not asked of one that has it."""
 VM_USABLE = (VM_OF_CLUSTER, VM_PROTECTED, KEY_ACTIVE)
 VM_EXCLUSIVE = Rule(
     name="vm-exclusive",

@@ -61,8 +61,7 @@ GRANT = Transition(
         *release_policy.RULES,
         rules.REASON,
         rules.CLEAR_OF_OTHERS,
-        rules.LIVE_CAP,
-        rules.NEW_CAP,
+        *rules.TAKES_VMS,
     ),
     writes=(
         Write(
@@ -248,8 +247,7 @@ PREPARE = Transition(
         move_rules.OFFERED_TO_HOST,
         move_rules.MOVE_CURRENT,
         move_rules.MOVE_IN_TIME,
-        rules.LIVE_CAP,
-        rules.NEW_CAP,
+        *rules.TAKES_VMS,
     ),
     writes=(
         Write(

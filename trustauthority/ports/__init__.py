@@ -12,7 +12,7 @@ from trustauthority.model.audit import AuditEntry, AuditEvent
 from trustauthority.model.catalogue import IdentityEntry
 from trustauthority.model.grant import ReleaseOrder
 from trustauthority.model.host import Admission, HostRecord, PendingEnrolment
-from trustauthority.model.identifiers import HostId, RequestId
+from trustauthority.model.identifiers import HostId, RequestId, VmId
 from trustauthority.model.keyjob import RewrapOrder
 from trustauthority.model.kms import KmsHealth
 from trustauthority.model.placement import AuthorityRecord, Move, PlacementState
@@ -29,6 +29,7 @@ from trustauthority.ports.keys import (
     RewrapJobs,
     Tombstones,
 )
+from trustauthority.ports.orders import MoveOrders
 
 
 class Clock(Protocol):
@@ -123,11 +124,17 @@ class Vms(Protocol):
     async def get(self, vm: str) -> VmEntry | None:
         """Find a VM."""
 
-    async def page(self, *, after: str, limit: int) -> Sequence[VmEntry]:
-        """List VMs by id."""
+    async def page(self, *, after: str, limit: int, owner: str = "") -> Sequence[VmEntry]:
+        """List VMs by id, of one owner or (empty) of all."""
 
     async def owned_by(self, host: HostId) -> Sequence[VmEntry]:
         """List the VMs whose grant a host holds."""
+
+    async def reprofile(self, vm: VmId, profile_sha256: bytes, *, replaces: bytes) -> bool:
+        """Replace the digest of the profile; False when it is not the one that was looked at."""
+
+    async def retire(self, vm: VmId, *, even_if_held: bool) -> bool:
+        """Take a VM out of placement for good; False when a host holds it, or held it lately."""
 
     async def put_intent(self, entry: IntentEntry) -> None:
         """Keep an intent."""
@@ -150,6 +157,9 @@ class Placement(Protocol):
 
     async def move(self, move_id: RequestId) -> Move | None:
         """Read one move: its recorded outcome."""
+
+    async def set_draining(self, host: HostId, *, draining: bool) -> None:
+        """Let a host take no VM any more, or take VMs again."""
 
 
 class Identities(Protocol):
@@ -264,6 +274,10 @@ class Transaction(Protocol):
         """Grants and moves."""
 
     @property
+    def orders(self) -> MoveOrders:
+        """Wishes to move VMs."""
+
+    @property
     def identities(self) -> Identities:
         """People and programs."""
 
@@ -351,6 +365,7 @@ __all__ = [
     "KeyProviders",
     "KeyRoom",
     "Keys",
+    "MoveOrders",
     "Placement",
     "ReleasePolicies",
     "RewrapJobs",

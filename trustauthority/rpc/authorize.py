@@ -66,6 +66,8 @@ _SEE_HOSTS = _roles(
 )
 _SEE_KEYS = _roles(Role.KEYS, Role.AUDITOR)
 _SEE_VMS = _roles(Role.KEYS, Role.AUDITOR, Role.OPERATOR, Role.PLACEMENT)
+_SEE_PLACEMENT = _roles(Role.PLACEMENT, Role.OPERATOR, Role.AUDITOR)
+_ORDER = _roles(Role.PLACEMENT, Role.OPERATOR)
 _AUDIT = _roles(Role.AUDITOR)
 
 MATRIX: dict[str, dict[str, Rule]] = {
@@ -96,11 +98,25 @@ MATRIX: dict[str, dict[str, Rule]] = {
         "SetReleasePolicy": _KEYS,
         "SetHostRegion": _HOSTS,
     },
-    "VmService": {"ProtectVm": _KEYS, "ListVms": _SEE_VMS, "GetVm": _SEE_VMS},
+    "VmService": {
+        "ProtectVm": _KEYS,
+        "ListVms": _SEE_VMS,
+        "GetVm": _SEE_VMS,
+        "WatchVms": _SEE_VMS,
+        "ReprofileVm": _KEYS,
+        "RetireVm": _KEYS,
+    },
     "PlacementService": {
-        "CheckPlacement": _roles(Role.PLACEMENT, Role.OPERATOR, Role.AUDITOR),
+        "CheckPlacement": _SEE_PLACEMENT,
+        "ListCandidates": _SEE_PLACEMENT,
         "CreateIntent": _PLACEMENT,
         "ListIntents": _roles(Role.PLACEMENT, Role.AUDITOR),
+        "OrderMove": _ORDER,
+        "ListMoveOrders": _SEE_PLACEMENT,
+        "ListOwnMoveOrders": _HOST,
+        "CancelMoveOrder": _ORDER,
+        "ReportMoveOrder": _HOST,
+        "WatchPlacement": _SEE_PLACEMENT,
         "OfferMove": _HOST,
         "SwitchMove": _HOST,
         "AbortMove": _HOST,
@@ -138,6 +154,8 @@ MATRIX: dict[str, dict[str, Rule]] = {
         "RemoveHost": _HOSTS,
         "RevokeHost": _roles(Role.HOSTS, Role.OPERATOR),
         "ReinstateHost": _HOSTS,
+        "DrainHost": _roles(Role.HOSTS, Role.OPERATOR),
+        "UndrainHost": _roles(Role.HOSTS, Role.OPERATOR),
         "RevokeAll": _roles(Role.HOSTS, Role.OPERATOR),
         "GetEvidence": _roles(Role.HOSTS, Role.POLICY, Role.AUDITOR),
     },

@@ -19,7 +19,7 @@ from trustauthority.model.catalogue import (
 )
 from trustauthority.model.host import Admission
 from trustauthority.model.identifiers import is_name, is_request_id
-from trustauthority.model.placement import KeyState, LeaseClass, LeaseTerms
+from trustauthority.model.placement import KeyState, LeaseClass, LeaseTerms, VmState
 from trustauthority.model.tpm import PcrSelection
 from trustauthority.model.verdict import Check, CheckState, Standing
 from trustauthority.model.vm import IntentEntry, VmEntry, VmKeyEntry
@@ -240,6 +240,8 @@ def host(view: HostView) -> admin_pb2.Host:
         trust_epoch=record.trust_epoch,
         vms=view.vms,
         host_class=record.host_class,
+        warned=record.warned,
+        draining=record.draining,
     )
 
 
@@ -275,6 +277,7 @@ def vm(entry: VmEntry, names: Mapping[str, str]) -> keyprovider_pb2.Vm:
         lease_until=timestamp(entry.lease_until_ms),
         fence_until=timestamp(entry.fence_until_ms),
         last_owner_host_id=entry.last_owner or "",
+        retired=entry.state is VmState.RETIRED,
         key_state=(
             keyprovider_pb2.KEY_STATE_UNSPECIFIED
             if entry.key_state is None

@@ -116,6 +116,30 @@ class HostRpc(admin_pb2_grpc.HostServiceServicer):
         self._watchers.push(view.host.host_id, HOST_WISH_ATTEST_NOW, "reinstated")
         return pb.ReinstateHostResponse(host=convert.host(view))
 
+    async def DrainHost(self, request: pb.DrainHostRequest, context: Any) -> pb.DrainHostResponse:
+        """Let a host take no VM any more."""
+        view = await self._service.set_draining(
+            convert.name(request.host, "host"),
+            draining=True,
+            why=convert.text(request.why, "why"),
+            by=current_caller().name,
+            dry_run=request.dry_run,
+        )
+        return pb.DrainHostResponse(host=convert.host(view))
+
+    async def UndrainHost(
+        self, request: pb.UndrainHostRequest, context: Any
+    ) -> pb.UndrainHostResponse:
+        """Let a host take VMs again."""
+        view = await self._service.set_draining(
+            convert.name(request.host, "host"),
+            draining=False,
+            why="",
+            by=current_caller().name,
+            dry_run=request.dry_run,
+        )
+        return pb.UndrainHostResponse(host=convert.host(view))
+
     async def RevokeAll(self, request: pb.RevokeAllRequest, context: Any) -> pb.RevokeAllResponse:
         """Revoke every host."""
         epoch = await self._service.revoke_all(

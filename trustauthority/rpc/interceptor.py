@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 
-from trustauthority.errors import InvalidRequest, RateLimited, TrustAuthorityError
+from trustauthority.errors import InvalidRequest, RateLimited, RoleRequired, TrustAuthorityError
 from trustauthority.ports import Journal
 from trustauthority.rpc.authorize import Caller, Listener, authorize, rule_of
 from trustauthority.rpc.errors import abort, code_of
@@ -162,8 +162,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             else self._internal(served.method, failure)
         )
         self._line(served, code_of(type(error)).name, error.reason)
+        if isinstance(error, RoleRequired):
+            await self._alarm(served)
         await self._attach(served, cheaply=isinstance(error, RateLimited))
         await abort(served.context, error)
+
+    async def _alarm(self, served: "_Call") -> None:
+        """A known caller reaches for what is not its own: whoever reads the audit log hears of it."""
+        if served.caller is None:
+            return
+        try:
+            if await self._audit.record_refusal(served.caller.name, served.method):
+                self._journal.record(
+                    "access_refused", caller=served.caller.name, method=served.method
+                )
+        except TrustAuthorityError as error:
+            self._journal.record("alarm_unrecorded", reason=error.reason)
 
     async def _attach(self, served: "_Call", *, cheaply: bool = False) -> None:
         """Put request id and checkpoint on the reply; a reply without one is still a reply."""

@@ -1,17 +1,23 @@
 """KeyProviderService and VmService."""
 
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from trustauthority.errors import InvalidRequest
 from trustauthority.model.placement import LeaseClass
 from trustauthority.ports import Store
-from trustauthority.rpc import convert
+from trustauthority.rpc import convert, convert_placement
 from trustauthority.rpc.attestation import calling_host
 from trustauthority.rpc.interceptor import current_caller
+from trustauthority.rpc.records import vm_messages
+from trustauthority.services.follow import Follower
 from trustauthority.services.keyadmin import KeyAdministration
 from trustauthority.services.keys import KeyService
 from trustauthority.services.placement import NewVm, PlacementService
 from trustauthority.services.releasepolicies import ReleasePolicyService
+from trustauthority.services.vmchanges import VmChanges
+from trustauthority.services.vmwatch import VmWatch
 from trustauthority.v1 import keyprovider_pb2 as pb
 from trustauthority.v1 import keyprovider_pb2_grpc
 
@@ -112,8 +118,10 @@ class KeyProviderRpc(keyprovider_pb2_grpc.KeyProviderServiceServicer):
 class VmRpc(keyprovider_pb2_grpc.VmServiceServicer):
     """Protected VMs."""
 
-    def __init__(self, service: PlacementService, store: Store) -> None:
+    def __init__(self, service: PlacementService, store: Store, follower: Follower) -> None:
         self._service = service
+        self._changes = VmChanges(store)
+        self._watch = VmWatch(store, follower)
         self._store = store
 
     async def ProtectVm(self, request: pb.ProtectVmRequest, context: Any) -> pb.ProtectVmResponse:
@@ -139,25 +147,52 @@ class VmRpc(keyprovider_pb2_grpc.VmServiceServicer):
         """List VMs."""
         size = convert.page_size(request.page_size)
         after = convert.optional_name(request.page_token, "page_token")
-        vms = await self._service.page(after=after, limit=size)
-        names = await host_names(self._store, {vm.owner for vm in vms if vm.owner})
+        host = convert.optional_name(request.host, "host")
+        vms = await self._service.page(after=after, limit=size, host=host)
         return pb.ListVmsResponse(
-            vms=[convert.vm(vm, names) for vm in vms],
+            vms=await vm_messages(self._store, vms),
             next_page_token=vms[-1].vm_id if len(vms) == size else "",
         )
 
     async def GetVm(self, request: pb.GetVmRequest, context: Any) -> pb.GetVmResponse:
         """Show one VM."""
         entry = await self._service.get(convert.name(request.vm_id, "vm_id"))
-        names = await host_names(self._store, {entry.owner} if entry.owner else set())
-        return pb.GetVmResponse(vm=convert.vm(entry, names))
+        return pb.GetVmResponse(vm=(await vm_messages(self._store, [entry]))[0])
 
+    async def WatchVms(
+        self, request: pb.WatchVmsRequest, context: Any
+    ) -> AsyncIterator[pb.WatchVmsResponse]:
+        """VMs as they are, then as they change, until the caller hangs up or the process stops."""
+        wanted = convert_placement.watched(request.vm_ids)
+        caller = current_caller().name
+        async with aclosing(self._watch.watch(wanted, caller=caller)) as told:
+            async for each in told:
+                yield pb.WatchVmsResponse(
+                    vms=await vm_messages(self._store, each.vms),
+                    complete=each.complete,
+                    now=convert.timestamp(each.now_ms),
+                )
 
-async def host_names(store: Store, ids: "set[Any]") -> dict[str, str]:
-    """Names of hosts by id."""
-    names: dict[str, str] = {}
-    async with store.snapshot() as tx:
-        for host_id in ids:
-            host = await tx.hosts.get(host_id)
-            names[host_id] = "" if host is None else host.name
-    return names
+    async def ReprofileVm(
+        self, request: pb.ReprofileVmRequest, context: Any
+    ) -> pb.ReprofileVmResponse:
+        """Replace the digest of a VM's profile."""
+        entry = await self._changes.reprofile(
+            convert.name(request.vm_id, "vm_id"),
+            request.profile_digest,
+            replaces=request.replaces,
+            by=current_caller().name,
+            dry_run=request.dry_run,
+        )
+        return pb.ReprofileVmResponse(vm=(await vm_messages(self._store, [entry]))[0])
+
+    async def RetireVm(self, request: pb.RetireVmRequest, context: Any) -> pb.RetireVmResponse:
+        """Take a VM out of placement for good."""
+        entry = await self._changes.retire(
+            convert.name(request.vm_id, "vm_id"),
+            even_if_held=request.even_if_held,
+            why=convert.text(request.why, "why"),
+            by=current_caller().name,
+            dry_run=request.dry_run,
+        )
+        return pb.RetireVmResponse(vm=(await vm_messages(self._store, [entry]))[0])

@@ -4,13 +4,17 @@ from typing import Any
 
 from trustauthority.model.placement import MovePhase
 from trustauthority.ports import Store
-from trustauthority.rpc import convert
+from trustauthority.rpc import convert, convert_placement
 from trustauthority.rpc.attestation import calling_host
+from trustauthority.rpc.events import EventCalls
 from trustauthority.rpc.interceptor import current_caller
-from trustauthority.rpc.keyprovider import host_names
+from trustauthority.rpc.orders import MoveOrderCalls
+from trustauthority.rpc.records import host_names
+from trustauthority.services.events import PlacementEvents
+from trustauthority.services.follow import Follower
+from trustauthority.services.moveorders import MoveOrders
 from trustauthority.services.placement import PlacementService
 from trustauthority.v1 import placement_pb2 as pb
-from trustauthority.v1 import placement_pb2_grpc
 
 OUTCOMES = {
     MovePhase.SWITCHED: pb.MOVE_OUTCOME_SWITCHED,
@@ -20,11 +24,13 @@ OUTCOMES = {
 }
 
 
-class PlacementRpc(placement_pb2_grpc.PlacementServiceServicer):
+class PlacementRpc(MoveOrderCalls, EventCalls):
     """May this VM run there, and moves."""
 
-    def __init__(self, service: PlacementService, store: Store) -> None:
+    def __init__(self, service: PlacementService, store: Store, follower: Follower) -> None:
         self._service = service
+        self._orders = MoveOrders(store)
+        self._events = PlacementEvents(store, follower)
         self._store = store
 
     async def CheckPlacement(
@@ -38,21 +44,18 @@ class PlacementRpc(placement_pb2_grpc.PlacementServiceServicer):
         decisions = await self._service.check(questions)
         return pb.CheckPlacementResponse(
             answers=[
-                pb.PlacementAnswer(
-                    vm_id=vm,
-                    host=host,
-                    allowed=decision.allowed,
-                    unmet=[
-                        pb.UnmetCondition(reason=each.reason, detail=each.says)
-                        for each in decision.unmet
-                    ],
-                    warnings=[
-                        *decision.warnings,
-                        *(f"before it can start there: {each.says}" for each in decision.steps),
-                    ],
-                )
+                convert_placement.answer(vm, host, decision)
                 for (vm, host), decision in zip(questions, decisions, strict=True)
             ]
+        )
+
+    async def ListCandidates(
+        self, request: pb.ListCandidatesRequest, context: Any
+    ) -> pb.ListCandidatesResponse:
+        """Rank the hosts of a VM's cluster."""
+        ranked = await self._service.candidates(convert.name(request.vm_id, "vm_id"))
+        return pb.ListCandidatesResponse(
+            candidates=[convert_placement.candidate(each) for each in ranked]
         )
 
     async def CreateIntent(

@@ -1,11 +1,17 @@
 """Hosts that listen for wishes: best effort, bounded, in memory. The lease is the guarantee."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 
+from trustauthority.errors import TrustAuthorityError
+from trustauthority.model.audit import AuditEntry
+from trustauthority.ports import Journal
+from trustauthority.services.follow import Follower
 from trustauthority.v1 import attestation_pb2 as pb
 
+PAUSE_S = 2.0
 MAX_WAITING = 16
 """Wishes a slow host may have waiting; further ones are dropped, its lease ends anyway."""
 
@@ -48,3 +54,26 @@ class Watchers:
         for queue in (queue for queues in self._queues.values() for queue in queues):
             if not queue.full():
                 queue.put_nowait(None)
+
+
+async def tell_of_orders(follower: Follower, watchers: Watchers, journal: Journal) -> None:
+    """Tell hosts of move orders as they are placed, in whichever process; ends with the process.
+
+    Best effort: a host also asks whenever it connects.
+    """
+    while not follower.stopping.is_set():
+        try:
+            start = await follower.size()
+            async with aclosing(follower.follow(start, caller="authority")) as batches:
+                async for batch in batches:
+                    for source in _ordered(batch):
+                        watchers.push(source, pb.HOST_WISH_MOVE_ORDERED, "a move was ordered")
+        except TrustAuthorityError as error:  # the database is away: hints can wait
+            journal.record("hints_paused", reason=error.reason)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(follower.stopping.wait(), timeout=PAUSE_S)
+
+
+def _ordered(batch: Sequence[AuditEntry]) -> set[str]:
+    entries = (json.loads(entry.content) for entry in batch)
+    return {each["details"]["source"] for each in entries if each["operation"] == "order.place"}

@@ -247,6 +247,7 @@ class AttestationService:
         values: dict[str, object] = {
             "verdict_id": verdict_id,
             "passed": verdict.passed,
+            "warned": verdict.warned,
             "decided_at_ms": tx.now_ms,
             "standing_since_ms": (
                 host.standing_since_ms if host.passed == verdict.passed else tx.now_ms

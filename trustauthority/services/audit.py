@@ -4,6 +4,7 @@ What it guarantees: a caller that shows a signed checkpoint which our database d
 all releases, durably, until somebody accepts the loss (N91). Spec: C2SP tlog-checkpoint.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,12 +19,15 @@ from trustauthority.codec.tlog import (
     inclusion_proof,
     open_checkpoint,
 )
-from trustauthority.errors import CheckpointInvalid, InvalidRequest, RollbackDetected
-from trustauthority.model.audit import AuditEntry
+from trustauthority.errors import CheckpointInvalid, InvalidRequest, RoleRequired, RollbackDetected
+from trustauthority.model.audit import AuditEntry, AuditEvent
 from trustauthority.ports import Journal, Store, Transaction
 from trustauthority.services.secrets import AuthoritySecrets
 
 MAX_PAGE = 1000
+REFUSAL_EVERY_S = 60.0
+MAX_REFUSALS = 1_000
+"""Different refusals of one minute; further ones are in the log of calls only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +47,7 @@ class AuditService:
         self._keys = keys
         self._journal = journal
         self._newest: tuple[int, str] = (-1, "")
+        self._refusals: dict[tuple[str, str], float] = {}
 
     @property
     def public_key(self) -> bytes:
@@ -107,6 +112,31 @@ class AuditService:
                 start = max(0, await tx.audit.size() + start)
             found = await tx.audit.entries(start=start, limit=min(limit or 100, MAX_PAGE))
             return found, await self._checkpoint(tx)
+
+    async def record_refusal(self, actor: str, method: str) -> bool:
+        """Record that a caller made a call which its roles do not allow (N62).
+
+        Once a minute per caller and call, or a caller could fill the log. Returns whether it was.
+        """
+        now = time.monotonic()
+        for key, told_at in tuple(self._refusals.items()):
+            if now - told_at > REFUSAL_EVERY_S:
+                del self._refusals[key]
+        if (actor, method) in self._refusals or len(self._refusals) >= MAX_REFUSALS:
+            return False
+        self._refusals[actor, method] = now
+        async with self._store.transaction() as tx:
+            await tx.audit.append(
+                AuditEvent(
+                    actor=actor,
+                    operation="access.refused",
+                    subject=actor,
+                    decision="refused",
+                    reason=RoleRequired.reason,
+                    details={"call": method},
+                )
+            )
+        return True
 
     async def prove(self, *, sequence: int, size: int, old_size: int) -> AuditProof:
         """Prove that an entry is in a tree, and that an older tree is its prefix.

@@ -49,6 +49,7 @@ class CatalogueService:
                 created_at_ms=tx.now_ms,
                 live_grants_cap=policy.grants.max_live_per_host,
                 new_grants_cap=policy.grants.max_new_per_hour,
+                warned_hosts_take=policy.grants.warned_hosts_take,
             )
             if not await tx.catalogue.create_cluster(entry):
                 raise AlreadyExists(f"there is a cluster {name!r}", kind="cluster", name=name)
@@ -80,6 +81,7 @@ class CatalogueService:
                 created_at_ms=current.created_at_ms,
                 live_grants_cap=policy.grants.max_live_per_host,
                 new_grants_cap=policy.grants.max_new_per_hour,
+                warned_hosts_take=policy.grants.warned_hosts_take,
             )
             epoch = await tx.catalogue.apply_policy(entry)
             await _audit(

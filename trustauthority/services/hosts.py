@@ -154,6 +154,20 @@ class HostService:
                 await _audit(tx, by, "host.reinstate", host, why=why, trust_epoch=epoch)
             return await view_of(tx, await find_host(tx, host.host_id))
 
+    async def set_draining(
+        self, name: str, *, draining: bool, why: str, by: str, dry_run: bool
+    ) -> HostView:
+        """Let a host take no VM any more, before maintenance, or take VMs again."""
+        async with self._store.transaction() as tx:
+            host = await find_host(tx, name)
+            if host.draining is not draining and not dry_run:
+                await tx.placement.set_draining(host.host_id, draining=draining)
+                if draining:
+                    await _audit(tx, by, "host.drain", host, why=why)
+                else:
+                    await _audit(tx, by, "host.undrain", host)
+            return await view_of(tx, await find_host(tx, host.host_id))
+
     async def revoke_all(self, *, why: str, by: str, dry_run: bool) -> int:
         """Stop everything: every verdict so far is void."""
         async with self._store.transaction() as tx:

@@ -177,12 +177,14 @@ class KeyService:
             host=host.host_id,
             verdict_id=host.verdict_id,
         )
-        signed = (seal.policy_epoch, seal.trust_epoch, seal.global_epoch, seal.counters)
+        epochs = (seal.policy_epoch, seal.trust_epoch, seal.global_epoch)
+        signed = (*epochs, seal.counters, seal.warned)
         row = (
             host.verdict_policy_epoch,
             host.verdict_trust_epoch,
             host.verdict_global_epoch,
             host.boot,
+            host.warned,
         )
         # a revocation shortens the row's time; nothing may lengthen it
         if signed != row or host.attested_until_ms > seal.attested_until_ms:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from trustauthority.errors import AlreadyExists, InvalidRequest, NotFound
 from trustauthority.model.audit import AuditEvent
-from trustauthority.model.host import HostRecord
+from trustauthority.model.host import Admission, HostRecord
 from trustauthority.model.identifiers import ClusterId, HostId, RequestId, VmId, is_name
 from trustauthority.model.placement import (
     UNLIMITED_MS,
@@ -19,8 +19,9 @@ from trustauthority.model.policy import LeasePolicy
 from trustauthority.model.requests import AbortRequest, OfferRequest, SwitchRequest
 from trustauthority.model.vm import IntentEntry, VmEntry
 from trustauthority.placement.authority import refusal
+from trustauthority.placement.candidates import Candidate, rank
 from trustauthority.placement.decide import MoveDecision, PlacementQuestion, Unmet, place
-from trustauthority.ports import Store
+from trustauthority.ports import Store, Transaction
 from trustauthority.services.decisions import audit_decision
 from trustauthority.services.hosts import find_host
 from trustauthority.services.policies import cluster_policy
@@ -95,18 +96,16 @@ class PlacementService:
             )
         return entry
 
-    async def page(self, *, after: str, limit: int) -> Sequence[VmEntry]:
-        """List VMs."""
+    async def page(self, *, after: str, limit: int, host: str = "") -> Sequence[VmEntry]:
+        """List VMs, of one owner (id or name) or of all."""
         async with self._store.snapshot() as tx:
-            return await tx.vms.page(after=after, limit=limit)
+            owner = (await find_host(tx, host)).host_id if host else ""
+            return await tx.vms.page(after=after, limit=limit, owner=owner)
 
     async def get(self, vm: str) -> VmEntry:
         """One VM."""
         async with self._store.snapshot() as tx:
-            entry = await tx.vms.get(vm)
-        if entry is None:
-            raise NotFound(f"there is no VM {vm!r}; see ta vm list", kind="vm", name=vm)
-        return entry
+            return await find_vm(tx, vm)
 
     async def check(self, candidates: Sequence[tuple[str, str]]) -> Sequence[MoveDecision]:
         """Answer "may this VM run there?" for each (VM, host); advice, never a grant."""
@@ -120,14 +119,30 @@ class PlacementService:
             for (vm, host), state in zip(candidates, states, strict=True)
         ]
 
+    async def candidates(self, vm: str) -> Sequence[Candidate]:
+        """Rank the hosts of the VM's cluster for it; advice, never a grant."""
+        async with self._store.snapshot() as tx:
+            entry = await find_vm(tx, vm)
+            page = await tx.hosts.page(cluster=entry.cluster_id, after="", limit=MAX_CANDIDATES)
+            hosts = [host for host in page if host.admission is not Admission.REMOVED]
+            states = await tx.placement.look([(vm, host.host_id) for host in hosts])
+            now_ms = tx.now_ms
+        return rank(
+            Candidate(
+                name=host.name,
+                state=state,
+                decision=_advise(vm, host.host_id, state, now_ms),
+            )
+            for host, state in zip(hosts, states, strict=True)
+        )
+
     async def create_intent(self, vm: str, host_name: str, *, ttl_ms: int, by: str) -> IntentEntry:
         """Write a single-use, expiring reason for a host to ask: necessary, never sufficient."""
         if not 0 <= ttl_ms <= MAX_INTENT_MS:
             raise InvalidRequest("ttl_ms is at most 24 hours", field="ttl_ms")
         async with self._store.transaction() as tx:
             host = await find_host(tx, host_name)
-            if await tx.vms.get(vm) is None:
-                raise NotFound(f"there is no VM {vm!r}; see ta vm list", kind="vm", name=vm)
+            await find_vm(tx, vm)
             entry = IntentEntry(
                 intent_id=RequestId(secrets.token_urlsafe(16)),
                 vm_id=VmId(vm),
@@ -220,6 +235,18 @@ def _advise(vm: str, host: str, state: PlacementState, now_ms: int) -> MoveDecis
         unknown = Unmet(rule=rule, reason="NOT_FOUND", says=says)
         return MoveDecision(question=question, allowed=False, unmet=(unknown,))
     return place(question, state, now_ms)
+
+
+async def find_vm(tx: Transaction, vm: str) -> VmEntry:
+    """Find a VM.
+
+    Raises:
+        NotFound: there is none.
+    """
+    entry = await tx.vms.get(vm)
+    if entry is None:
+        raise NotFound(f"there is no VM {vm!r}; see ta vm list", kind="vm", name=vm)
+    return entry
 
 
 def lease_ms(policy: LeasePolicy, lease_class: LeaseClass) -> int:

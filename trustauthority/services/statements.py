@@ -47,6 +47,7 @@ def sign_verdict(
         host_id=host.host_id,
         cluster=host.cluster_id,
         passed=verdict.passed,
+        warned=verdict.warned,
         policy_epoch=verdict.policy_epoch,
         trust_epoch=host.trust_epoch,
         global_epoch=global_epoch,

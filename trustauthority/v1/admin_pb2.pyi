@@ -1830,6 +1830,8 @@ class Host(_message.Message):
     TRUST_EPOCH_FIELD_NUMBER: _builtins.int
     VMS_FIELD_NUMBER: _builtins.int
     HOST_CLASS_FIELD_NUMBER: _builtins.int
+    WARNED_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
     host_id: _builtins.str
     """Derived from its EK."""
     name: _builtins.str
@@ -1858,6 +1860,10 @@ class Host(_message.Message):
     """VMs whose grant it holds."""
     host_class: _builtins.str
     """What hardware it is, as inventory or admission say; empty for not said."""
+    warned: _builtins.bool
+    """Its newest verdict passed with warnings."""
+    draining: _builtins.bool
+    """It is being emptied: it takes no VM."""
     @_builtins.property
     def standing_since(self) -> _timestamp_pb2.Timestamp:
         """Since when."""
@@ -1890,10 +1896,12 @@ class Host(_message.Message):
         trust_epoch: _builtins.int = ...,
         vms: _builtins.int = ...,
         host_class: _builtins.str = ...,
+        warned: _builtins.bool = ...,
+        draining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attested_until", b"attested_until", "enrolled_at", b"enrolled_at", "standing_since", b"standing_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "approval_sha256", b"approval_sha256", "attested_until", b"attested_until", "baseline", b"baseline", "cluster", b"cluster", "ek_sha256", b"ek_sha256", "enrolled_at", b"enrolled_at", "host_class", b"host_class", "host_id", b"host_id", "name", b"name", "reason", b"reason", "revoked", b"revoked", "standing", b"standing", "standing_since", b"standing_since", "tpm", b"tpm", "trust_epoch", b"trust_epoch", "vms", b"vms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "approval_sha256", b"approval_sha256", "attested_until", b"attested_until", "baseline", b"baseline", "cluster", b"cluster", "draining", b"draining", "ek_sha256", b"ek_sha256", "enrolled_at", b"enrolled_at", "host_class", b"host_class", "host_id", b"host_id", "name", b"name", "reason", b"reason", "revoked", b"revoked", "standing", b"standing", "standing_since", b"standing_since", "tpm", b"tpm", "trust_epoch", b"trust_epoch", "vms", b"vms", "warned", b"warned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2285,6 +2293,110 @@ class ReinstateHostResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReinstateHostResponse: _TypeAlias = ReinstateHostResponse  # noqa: Y015
+
+@_typing.final
+class DrainHostRequest(_message.Message):
+    """Empties a host."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    """Host id or name."""
+    why: _builtins.str
+    """For the audit log."""
+    dry_run: _builtins.bool
+    """Only check."""
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        why: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "host", b"host", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainHostRequest: _TypeAlias = DrainHostRequest  # noqa: Y015
+
+@_typing.final
+class DrainHostResponse(_message.Message):
+    """It takes no VM from now on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def host(self) -> Global___Host:
+        """As stored."""
+
+    def __init__(
+        self,
+        *,
+        host: Global___Host | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["host", b"host"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainHostResponse: _TypeAlias = DrainHostResponse  # noqa: Y015
+
+@_typing.final
+class UndrainHostRequest(_message.Message):
+    """Ends the draining of a host."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    """Host id or name."""
+    dry_run: _builtins.bool
+    """Only check."""
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "host", b"host"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndrainHostRequest: _TypeAlias = UndrainHostRequest  # noqa: Y015
+
+@_typing.final
+class UndrainHostResponse(_message.Message):
+    """It takes VMs again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def host(self) -> Global___Host:
+        """As stored."""
+
+    def __init__(
+        self,
+        *,
+        host: Global___Host | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["host", b"host"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndrainHostResponse: _TypeAlias = UndrainHostResponse  # noqa: Y015
 
 @_typing.final
 class RevokeAllRequest(_message.Message):

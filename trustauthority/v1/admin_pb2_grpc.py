@@ -1102,6 +1102,16 @@ class HostServiceStub:
                 request_serializer=trustauthority_dot_v1_dot_admin__pb2.ReinstateHostRequest.SerializeToString,
                 response_deserializer=trustauthority_dot_v1_dot_admin__pb2.ReinstateHostResponse.FromString,
                 _registered_method=True)
+        self.DrainHost = channel.unary_unary(
+                '/trustauthority.v1.HostService/DrainHost',
+                request_serializer=trustauthority_dot_v1_dot_admin__pb2.DrainHostRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_admin__pb2.DrainHostResponse.FromString,
+                _registered_method=True)
+        self.UndrainHost = channel.unary_unary(
+                '/trustauthority.v1.HostService/UndrainHost',
+                request_serializer=trustauthority_dot_v1_dot_admin__pb2.UndrainHostRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_admin__pb2.UndrainHostResponse.FromString,
+                _registered_method=True)
         self.RevokeAll = channel.unary_unary(
                 '/trustauthority.v1.HostService/RevokeAll',
                 request_serializer=trustauthority_dot_v1_dot_admin__pb2.RevokeAllRequest.SerializeToString,
@@ -1167,6 +1177,20 @@ class HostServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainHost(self, request, context):
+        """Let a host take no VM any more, before maintenance; what it has goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndrainHost(self, request, context):
+        """Let it take VMs again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RevokeAll(self, request, context):
         """Every verdict so far stops counting, at once.
         """
@@ -1218,6 +1242,16 @@ def add_HostServiceServicer_to_server(servicer, server):
                     servicer.ReinstateHost,
                     request_deserializer=trustauthority_dot_v1_dot_admin__pb2.ReinstateHostRequest.FromString,
                     response_serializer=trustauthority_dot_v1_dot_admin__pb2.ReinstateHostResponse.SerializeToString,
+            ),
+            'DrainHost': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainHost,
+                    request_deserializer=trustauthority_dot_v1_dot_admin__pb2.DrainHostRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_admin__pb2.DrainHostResponse.SerializeToString,
+            ),
+            'UndrainHost': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndrainHost,
+                    request_deserializer=trustauthority_dot_v1_dot_admin__pb2.UndrainHostRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_admin__pb2.UndrainHostResponse.SerializeToString,
             ),
             'RevokeAll': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeAll,
@@ -1420,6 +1454,60 @@ class HostService:
             '/trustauthority.v1.HostService/ReinstateHost',
             trustauthority_dot_v1_dot_admin__pb2.ReinstateHostRequest.SerializeToString,
             trustauthority_dot_v1_dot_admin__pb2.ReinstateHostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.HostService/DrainHost',
+            trustauthority_dot_v1_dot_admin__pb2.DrainHostRequest.SerializeToString,
+            trustauthority_dot_v1_dot_admin__pb2.DrainHostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndrainHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.HostService/UndrainHost',
+            trustauthority_dot_v1_dot_admin__pb2.UndrainHostRequest.SerializeToString,
+            trustauthority_dot_v1_dot_admin__pb2.UndrainHostResponse.FromString,
             options,
             channel_credentials,
             insecure,

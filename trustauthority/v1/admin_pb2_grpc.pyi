@@ -349,6 +349,10 @@ class HostServiceStub:
     """From the acknowledgement on, no key and no renewal."""
     ReinstateHost: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReinstateHostRequest, _admin_pb2.ReinstateHostResponse]
     """Undo a revocation; the host must attest anew. Widens trust: audited."""
+    DrainHost: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DrainHostRequest, _admin_pb2.DrainHostResponse]
+    """Let a host take no VM any more, before maintenance; what it has goes on."""
+    UndrainHost: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UndrainHostRequest, _admin_pb2.UndrainHostResponse]
+    """Let it take VMs again."""
     RevokeAll: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RevokeAllRequest, _admin_pb2.RevokeAllResponse]
     """Every verdict so far stops counting, at once."""
     GetEvidence: _grpc.UnaryStreamMultiCallable[_admin_pb2.GetEvidenceRequest, _admin_pb2.GetEvidenceResponse]
@@ -373,6 +377,10 @@ class HostServiceAsyncStub(HostServiceStub):
     """From the acknowledgement on, no key and no renewal."""
     ReinstateHost: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReinstateHostRequest, _admin_pb2.ReinstateHostResponse]  # type: ignore[assignment]
     """Undo a revocation; the host must attest anew. Widens trust: audited."""
+    DrainHost: _aio.UnaryUnaryMultiCallable[_admin_pb2.DrainHostRequest, _admin_pb2.DrainHostResponse]  # type: ignore[assignment]
+    """Let a host take no VM any more, before maintenance; what it has goes on."""
+    UndrainHost: _aio.UnaryUnaryMultiCallable[_admin_pb2.UndrainHostRequest, _admin_pb2.UndrainHostResponse]  # type: ignore[assignment]
+    """Let it take VMs again."""
     RevokeAll: _aio.UnaryUnaryMultiCallable[_admin_pb2.RevokeAllRequest, _admin_pb2.RevokeAllResponse]  # type: ignore[assignment]
     """Every verdict so far stops counting, at once."""
     GetEvidence: _aio.UnaryStreamMultiCallable[_admin_pb2.GetEvidenceRequest, _admin_pb2.GetEvidenceResponse]  # type: ignore[assignment]
@@ -436,6 +444,22 @@ class HostServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ReinstateHostResponse, _abc.Awaitable[_admin_pb2.ReinstateHostResponse]]:
         """Undo a revocation; the host must attest anew. Widens trust: audited."""
+
+    @_abc_1.abstractmethod
+    def DrainHost(
+        self,
+        request: _admin_pb2.DrainHostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DrainHostResponse, _abc.Awaitable[_admin_pb2.DrainHostResponse]]:
+        """Let a host take no VM any more, before maintenance; what it has goes on."""
+
+    @_abc_1.abstractmethod
+    def UndrainHost(
+        self,
+        request: _admin_pb2.UndrainHostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.UndrainHostResponse, _abc.Awaitable[_admin_pb2.UndrainHostResponse]]:
+        """Let it take VMs again."""
 
     @_abc_1.abstractmethod
     def RevokeAll(

@@ -63,6 +63,8 @@ class _HostWishEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HostWish.Val
     """Attest without waiting for the interval."""
     HOST_WISH_REVOKED: _HostWish.ValueType  # 2
     """The host was revoked: its leases will not be renewed."""
+    HOST_WISH_MOVE_ORDERED: _HostWish.ValueType  # 3
+    """A move was ordered of a VM that the host runs: ask for the orders."""
 
 class HostWish(_HostWish, metaclass=_HostWishEnumTypeWrapper):
     """What the authority would like a host to do now."""
@@ -73,6 +75,8 @@ HOST_WISH_ATTEST_NOW: HostWish.ValueType  # 1
 """Attest without waiting for the interval."""
 HOST_WISH_REVOKED: HostWish.ValueType  # 2
 """The host was revoked: its leases will not be renewed."""
+HOST_WISH_MOVE_ORDERED: HostWish.ValueType  # 3
+"""A move was ordered of a VM that the host runs: ask for the orders."""
 Global___HostWish: _TypeAlias = HostWish  # noqa: Y015
 
 @_typing.final

@@ -593,6 +593,7 @@ class Vm(_message.Message):
     LAST_OWNER_HOST_ID_FIELD_NUMBER: _builtins.int
     KEY_STATE_FIELD_NUMBER: _builtins.int
     PREPARED_HOST_ID_FIELD_NUMBER: _builtins.int
+    RETIRED_FIELD_NUMBER: _builtins.int
     vm_id: _builtins.str
     """Its id."""
     cluster: _builtins.str
@@ -614,7 +615,9 @@ class Vm(_message.Message):
     key_state: Global___KeyState.ValueType
     """State of its newest key."""
     prepared_host_id: _builtins.str
-    """Destination of a prepared move, or empty."""
+    """Destination of the offered or prepared move, or empty."""
+    retired: _builtins.bool
+    """Whether it is out of placement for good."""
     @_builtins.property
     def lease(self) -> _common_pb2.LeaseTerms:
         """Those terms."""
@@ -644,10 +647,11 @@ class Vm(_message.Message):
         last_owner_host_id: _builtins.str = ...,
         key_state: Global___KeyState.ValueType = ...,
         prepared_host_id: _builtins.str = ...,
+        retired: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fence_until", b"fence_until", "lease", b"lease", "lease_until", b"lease_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_host", b"any_host", "cluster", b"cluster", "fence_until", b"fence_until", "grant_epoch", b"grant_epoch", "key_state", b"key_state", "last_owner_host_id", b"last_owner_host_id", "lease", b"lease", "lease_class", b"lease_class", "lease_until", b"lease_until", "owner_host_id", b"owner_host_id", "owner_host_name", b"owner_host_name", "prepared_host_id", b"prepared_host_id", "profile_digest", b"profile_digest", "vm_id", b"vm_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_host", b"any_host", "cluster", b"cluster", "fence_until", b"fence_until", "grant_epoch", b"grant_epoch", "key_state", b"key_state", "last_owner_host_id", b"last_owner_host_id", "lease", b"lease", "lease_class", b"lease_class", "lease_until", b"lease_until", "owner_host_id", b"owner_host_id", "owner_host_name", b"owner_host_name", "prepared_host_id", b"prepared_host_id", "profile_digest", b"profile_digest", "retired", b"retired", "vm_id", b"vm_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -723,19 +727,23 @@ class ListVmsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most 500; 0 means 100."""
     page_token: _builtins.str
     """From the previous page."""
+    host: _builtins.str
+    """Only those whose grant this host (id or name) holds, or empty."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        host: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -814,3 +822,177 @@ class GetVmResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetVmResponse: _TypeAlias = GetVmResponse  # noqa: Y015
+
+@_typing.final
+class WatchVmsRequest(_message.Message):
+    """Which VMs to watch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VM_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def vm_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """These, at most 100; empty for all."""
+
+    def __init__(
+        self,
+        *,
+        vm_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["vm_ids", b"vm_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchVmsRequest: _TypeAlias = WatchVmsRequest  # noqa: Y015
+
+@_typing.final
+class WatchVmsResponse(_message.Message):
+    """VMs that changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VMS_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
+    complete: _builtins.bool
+    """All that are watched were told once."""
+    @_builtins.property
+    def vms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Vm]:
+        """As stored now. The first replies have all that are watched."""
+
+    @_builtins.property
+    def now(self) -> _timestamp_pb2.Timestamp:
+        """The store's time of this reading."""
+
+    def __init__(
+        self,
+        *,
+        vms: _abc.Iterable[Global___Vm] | None = ...,
+        complete: _builtins.bool = ...,
+        now: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["now", b"now"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "now", b"now", "vms", b"vms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchVmsResponse: _TypeAlias = WatchVmsResponse  # noqa: Y015
+
+@_typing.final
+class ReprofileVmRequest(_message.Message):
+    """Another domain profile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VM_ID_FIELD_NUMBER: _builtins.int
+    PROFILE_DIGEST_FIELD_NUMBER: _builtins.int
+    REPLACES_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    vm_id: _builtins.str
+    """The VM."""
+    profile_digest: _builtins.bytes
+    """SHA-256 of the new canonical domain profile."""
+    replaces: _builtins.bytes
+    """The digest that it replaces: another one since is a conflict. Empty for a VM without one."""
+    dry_run: _builtins.bool
+    """Only check."""
+    def __init__(
+        self,
+        *,
+        vm_id: _builtins.str = ...,
+        profile_digest: _builtins.bytes = ...,
+        replaces: _builtins.bytes = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "profile_digest", b"profile_digest", "replaces", b"replaces", "vm_id", b"vm_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReprofileVmRequest: _TypeAlias = ReprofileVmRequest  # noqa: Y015
+
+@_typing.final
+class ReprofileVmResponse(_message.Message):
+    """The record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VM_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def vm(self) -> Global___Vm:
+        """As stored."""
+
+    def __init__(
+        self,
+        *,
+        vm: Global___Vm | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["vm", b"vm"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["vm", b"vm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReprofileVmResponse: _TypeAlias = ReprofileVmResponse  # noqa: Y015
+
+@_typing.final
+class RetireVmRequest(_message.Message):
+    """Names a VM."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VM_ID_FIELD_NUMBER: _builtins.int
+    EVEN_IF_HELD_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    vm_id: _builtins.str
+    """The VM."""
+    even_if_held: _builtins.bool
+    """Also while a host holds it: that host destroys it when its lease ends."""
+    why: _builtins.str
+    """For the audit log."""
+    dry_run: _builtins.bool
+    """Only check."""
+    def __init__(
+        self,
+        *,
+        vm_id: _builtins.str = ...,
+        even_if_held: _builtins.bool = ...,
+        why: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "even_if_held", b"even_if_held", "vm_id", b"vm_id", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetireVmRequest: _TypeAlias = RetireVmRequest  # noqa: Y015
+
+@_typing.final
+class RetireVmResponse(_message.Message):
+    """The record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VM_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def vm(self) -> Global___Vm:
+        """As stored."""
+
+    def __init__(
+        self,
+        *,
+        vm: Global___Vm | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["vm", b"vm"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["vm", b"vm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetireVmResponse: _TypeAlias = RetireVmResponse  # noqa: Y015

@@ -346,6 +346,21 @@ class VmServiceStub:
                 request_serializer=trustauthority_dot_v1_dot_keyprovider__pb2.GetVmRequest.SerializeToString,
                 response_deserializer=trustauthority_dot_v1_dot_keyprovider__pb2.GetVmResponse.FromString,
                 _registered_method=True)
+        self.WatchVms = channel.unary_stream(
+                '/trustauthority.v1.VmService/WatchVms',
+                request_serializer=trustauthority_dot_v1_dot_keyprovider__pb2.WatchVmsRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_keyprovider__pb2.WatchVmsResponse.FromString,
+                _registered_method=True)
+        self.ReprofileVm = channel.unary_unary(
+                '/trustauthority.v1.VmService/ReprofileVm',
+                request_serializer=trustauthority_dot_v1_dot_keyprovider__pb2.ReprofileVmRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_keyprovider__pb2.ReprofileVmResponse.FromString,
+                _registered_method=True)
+        self.RetireVm = channel.unary_unary(
+                '/trustauthority.v1.VmService/RetireVm',
+                request_serializer=trustauthority_dot_v1_dot_keyprovider__pb2.RetireVmRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_keyprovider__pb2.RetireVmResponse.FromString,
+                _registered_method=True)
 
 
 class VmServiceServicer:
@@ -373,6 +388,27 @@ class VmServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchVms(self, request, context):
+        """VMs as they are, then each one again as it changes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReprofileVm(self, request, context):
+        """Replace the digest of a VM's domain profile; counts at its next start. Audited, old and new.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetireVm(self, request, context):
+        """Take a VM out of placement for good: no host gets it any more, and its owner can't renew.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VmServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -390,6 +426,21 @@ def add_VmServiceServicer_to_server(servicer, server):
                     servicer.GetVm,
                     request_deserializer=trustauthority_dot_v1_dot_keyprovider__pb2.GetVmRequest.FromString,
                     response_serializer=trustauthority_dot_v1_dot_keyprovider__pb2.GetVmResponse.SerializeToString,
+            ),
+            'WatchVms': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchVms,
+                    request_deserializer=trustauthority_dot_v1_dot_keyprovider__pb2.WatchVmsRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_keyprovider__pb2.WatchVmsResponse.SerializeToString,
+            ),
+            'ReprofileVm': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReprofileVm,
+                    request_deserializer=trustauthority_dot_v1_dot_keyprovider__pb2.ReprofileVmRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_keyprovider__pb2.ReprofileVmResponse.SerializeToString,
+            ),
+            'RetireVm': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireVm,
+                    request_deserializer=trustauthority_dot_v1_dot_keyprovider__pb2.RetireVmRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_keyprovider__pb2.RetireVmResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -474,6 +525,87 @@ class VmService:
             '/trustauthority.v1.VmService/GetVm',
             trustauthority_dot_v1_dot_keyprovider__pb2.GetVmRequest.SerializeToString,
             trustauthority_dot_v1_dot_keyprovider__pb2.GetVmResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchVms(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/trustauthority.v1.VmService/WatchVms',
+            trustauthority_dot_v1_dot_keyprovider__pb2.WatchVmsRequest.SerializeToString,
+            trustauthority_dot_v1_dot_keyprovider__pb2.WatchVmsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReprofileVm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.VmService/ReprofileVm',
+            trustauthority_dot_v1_dot_keyprovider__pb2.ReprofileVmRequest.SerializeToString,
+            trustauthority_dot_v1_dot_keyprovider__pb2.ReprofileVmResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireVm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.VmService/RetireVm',
+            trustauthority_dot_v1_dot_keyprovider__pb2.RetireVmRequest.SerializeToString,
+            trustauthority_dot_v1_dot_keyprovider__pb2.RetireVmResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -130,6 +130,12 @@ class VmServiceStub:
     """Protected VMs with owner and lease."""
     GetVm: _grpc.UnaryUnaryMultiCallable[_keyprovider_pb2.GetVmRequest, _keyprovider_pb2.GetVmResponse]
     """One VM."""
+    WatchVms: _grpc.UnaryStreamMultiCallable[_keyprovider_pb2.WatchVmsRequest, _keyprovider_pb2.WatchVmsResponse]
+    """VMs as they are, then each one again as it changes."""
+    ReprofileVm: _grpc.UnaryUnaryMultiCallable[_keyprovider_pb2.ReprofileVmRequest, _keyprovider_pb2.ReprofileVmResponse]
+    """Replace the digest of a VM's domain profile; counts at its next start. Audited, old and new."""
+    RetireVm: _grpc.UnaryUnaryMultiCallable[_keyprovider_pb2.RetireVmRequest, _keyprovider_pb2.RetireVmResponse]
+    """Take a VM out of placement for good: no host gets it any more, and its owner can't renew."""
 
 @_typing.type_check_only
 class VmServiceAsyncStub(VmServiceStub):
@@ -142,6 +148,12 @@ class VmServiceAsyncStub(VmServiceStub):
     """Protected VMs with owner and lease."""
     GetVm: _aio.UnaryUnaryMultiCallable[_keyprovider_pb2.GetVmRequest, _keyprovider_pb2.GetVmResponse]  # type: ignore[assignment]
     """One VM."""
+    WatchVms: _aio.UnaryStreamMultiCallable[_keyprovider_pb2.WatchVmsRequest, _keyprovider_pb2.WatchVmsResponse]  # type: ignore[assignment]
+    """VMs as they are, then each one again as it changes."""
+    ReprofileVm: _aio.UnaryUnaryMultiCallable[_keyprovider_pb2.ReprofileVmRequest, _keyprovider_pb2.ReprofileVmResponse]  # type: ignore[assignment]
+    """Replace the digest of a VM's domain profile; counts at its next start. Audited, old and new."""
+    RetireVm: _aio.UnaryUnaryMultiCallable[_keyprovider_pb2.RetireVmRequest, _keyprovider_pb2.RetireVmResponse]  # type: ignore[assignment]
+    """Take a VM out of placement for good: no host gets it any more, and its owner can't renew."""
 
 class VmServiceServicer(metaclass=_abc_1.ABCMeta):
     """Protected VMs."""
@@ -169,5 +181,29 @@ class VmServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_keyprovider_pb2.GetVmResponse, _abc.Awaitable[_keyprovider_pb2.GetVmResponse]]:
         """One VM."""
+
+    @_abc_1.abstractmethod
+    def WatchVms(
+        self,
+        request: _keyprovider_pb2.WatchVmsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_keyprovider_pb2.WatchVmsResponse], _abc.AsyncIterator[_keyprovider_pb2.WatchVmsResponse]]:
+        """VMs as they are, then each one again as it changes."""
+
+    @_abc_1.abstractmethod
+    def ReprofileVm(
+        self,
+        request: _keyprovider_pb2.ReprofileVmRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyprovider_pb2.ReprofileVmResponse, _abc.Awaitable[_keyprovider_pb2.ReprofileVmResponse]]:
+        """Replace the digest of a VM's domain profile; counts at its next start. Audited, old and new."""
+
+    @_abc_1.abstractmethod
+    def RetireVm(
+        self,
+        request: _keyprovider_pb2.RetireVmRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyprovider_pb2.RetireVmResponse, _abc.Awaitable[_keyprovider_pb2.RetireVmResponse]]:
+        """Take a VM out of placement for good: no host gets it any more, and its owner can't renew."""
 
 def add_VmServiceServicer_to_server(servicer: VmServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -23,53 +23,95 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from trustauthority.v1 import common_pb2 as trustauthority_dot_v1_dot_common__pb2
+from trustauthority.v1 import keyprovider_pb2 as trustauthority_dot_v1_dot_keyprovider__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!trustauthority/v1/placement.proto\x12\x11trustauthority.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"1\n\x12PlacementCandidate\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\"R\n\x15\x43heckPlacementRequest\x12\x39\n\ncandidates\x18\x01 \x03(\x0b\x32%.trustauthority.v1.PlacementCandidate\"0\n\x0eUnmetCondition\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\x83\x01\n\x0fPlacementAnswer\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0f\n\x07\x61llowed\x18\x03 \x01(\x08\x12\x30\n\x05unmet\x18\x04 \x03(\x0b\x32!.trustauthority.v1.UnmetCondition\x12\x10\n\x08warnings\x18\x05 \x03(\t\"M\n\x16\x43heckPlacementResponse\x12\x33\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\".trustauthority.v1.PlacementAnswer\"B\n\x13\x43reateIntentRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x03 \x01(\x03\"\xa0\x01\n\x06Intent\x12\x11\n\tintent_id\x18\x01 \x01(\t\x12\r\n\x05vm_id\x18\x02 \x01(\t\x12\x0f\n\x07host_id\x18\x03 \x01(\t\x12\x11\n\thost_name\x18\x04 \x01(\t\x12\x12\n\ncreated_by\x18\x05 \x01(\t\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04used\x18\x07 \x01(\x08\"A\n\x14\x43reateIntentResponse\x12)\n\x06intent\x18\x01 \x01(\x0b\x32\x19.trustauthority.v1.Intent\"#\n\x12ListIntentsRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\"A\n\x13ListIntentsResponse\x12*\n\x07intents\x18\x01 \x03(\x0b\x32\x19.trustauthority.v1.Intent\"_\n\x10OfferMoveRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12\x13\n\x0b\x64\x65stination\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"W\n\x11OfferMoveResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"6\n\x11SwitchMoveRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"=\n\x12SwitchMoveResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\"5\n\x10\x41\x62ortMoveRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\'\n\x11\x41\x62ortMoveResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"3\n\x0eGetMoveRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"n\n\x0fGetMoveResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.trustauthority.v1.MoveOutcome\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12\x15\n\rowner_host_id\x18\x03 \x01(\t*w\n\x0bMoveOutcome\x12\x1c\n\x18MOVE_OUTCOME_UNSPECIFIED\x10\x00\x12\x19\n\x15MOVE_OUTCOME_SWITCHED\x10\x01\x12\x18\n\x14MOVE_OUTCOME_ABORTED\x10\x02\x12\x15\n\x11MOVE_OUTCOME_OPEN\x10\x03\x32\x95\x05\n\x10PlacementService\x12\x65\n\x0e\x43heckPlacement\x12(.trustauthority.v1.CheckPlacementRequest\x1a).trustauthority.v1.CheckPlacementResponse\x12_\n\x0c\x43reateIntent\x12&.trustauthority.v1.CreateIntentRequest\x1a\'.trustauthority.v1.CreateIntentResponse\x12\\\n\x0bListIntents\x12%.trustauthority.v1.ListIntentsRequest\x1a&.trustauthority.v1.ListIntentsResponse\x12V\n\tOfferMove\x12#.trustauthority.v1.OfferMoveRequest\x1a$.trustauthority.v1.OfferMoveResponse\x12Y\n\nSwitchMove\x12$.trustauthority.v1.SwitchMoveRequest\x1a%.trustauthority.v1.SwitchMoveResponse\x12V\n\tAbortMove\x12#.trustauthority.v1.AbortMoveRequest\x1a$.trustauthority.v1.AbortMoveResponse\x12P\n\x07GetMove\x12!.trustauthority.v1.GetMoveRequest\x1a\".trustauthority.v1.GetMoveResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!trustauthority/v1/placement.proto\x12\x11trustauthority.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1etrustauthority/v1/common.proto\x1a#trustauthority/v1/keyprovider.proto\"1\n\x12PlacementCandidate\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\"R\n\x15\x43heckPlacementRequest\x12\x39\n\ncandidates\x18\x01 \x03(\x0b\x32%.trustauthority.v1.PlacementCandidate\">\n\x0eUnmetCondition\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12\x0c\n\x04rule\x18\x03 \x01(\t\"\xb5\x01\n\x0fPlacementAnswer\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0f\n\x07\x61llowed\x18\x03 \x01(\x08\x12\x30\n\x05unmet\x18\x04 \x03(\x0b\x32!.trustauthority.v1.UnmetCondition\x12\x10\n\x08warnings\x18\x05 \x03(\t\x12\x30\n\x05steps\x18\x06 \x03(\x0b\x32!.trustauthority.v1.UnmetCondition\"M\n\x16\x43heckPlacementResponse\x12\x33\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\".trustauthority.v1.PlacementAnswer\"&\n\x15ListCandidatesRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\"\xb6\x02\n\tCandidate\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x11\n\thost_name\x18\x02 \x01(\t\x12\x0f\n\x07\x61llowed\x18\x03 \x01(\x08\x12\x30\n\x05unmet\x18\x04 \x03(\x0b\x32!.trustauthority.v1.UnmetCondition\x12\x30\n\x05steps\x18\x05 \x03(\x0b\x32!.trustauthority.v1.UnmetCondition\x12\x10\n\x08warnings\x18\x06 \x03(\t\x12\r\n\x05owner\x18\x07 \x01(\x08\x12\x0c\n\x04\x66ree\x18\x08 \x01(\x03\x12\x0b\n\x03vms\x18\t \x01(\x03\x12\x32\n\x0e\x61ttested_until\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06warned\x18\x0b \x01(\x08\x12\x10\n\x08\x64raining\x18\x0c \x01(\x08\"J\n\x16ListCandidatesResponse\x12\x30\n\ncandidates\x18\x01 \x03(\x0b\x32\x1c.trustauthority.v1.Candidate\"B\n\x13\x43reateIntentRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x03 \x01(\x03\"\xa0\x01\n\x06Intent\x12\x11\n\tintent_id\x18\x01 \x01(\t\x12\r\n\x05vm_id\x18\x02 \x01(\t\x12\x0f\n\x07host_id\x18\x03 \x01(\t\x12\x11\n\thost_name\x18\x04 \x01(\t\x12\x12\n\ncreated_by\x18\x05 \x01(\t\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04used\x18\x07 \x01(\x08\"A\n\x14\x43reateIntentResponse\x12)\n\x06intent\x18\x01 \x01(\x0b\x32\x19.trustauthority.v1.Intent\"#\n\x12ListIntentsRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\"A\n\x13ListIntentsResponse\x12*\n\x07intents\x18\x01 \x03(\x0b\x32\x19.trustauthority.v1.Intent\"_\n\x10OfferMoveRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12\x13\n\x0b\x64\x65stination\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"W\n\x11OfferMoveResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"6\n\x11SwitchMoveRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"=\n\x12SwitchMoveResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\"5\n\x10\x41\x62ortMoveRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\'\n\x11\x41\x62ortMoveResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"3\n\x0eGetMoveRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"n\n\x0fGetMoveResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.trustauthority.v1.MoveOutcome\x12\x13\n\x0bgrant_epoch\x18\x02 \x01(\x03\x12\x15\n\rowner_host_id\x18\x03 \x01(\t\"\xbe\x03\n\tMoveOrder\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\r\n\x05vm_id\x18\x02 \x01(\t\x12\x16\n\x0esource_host_id\x18\x03 \x01(\t\x12\x18\n\x10source_host_name\x18\x04 \x01(\t\x12\x1b\n\x13\x64\x65stination_host_id\x18\x05 \x01(\t\x12\x1d\n\x15\x64\x65stination_host_name\x18\x06 \x01(\t\x12\x30\n\x05state\x18\x07 \x01(\x0e\x32!.trustauthority.v1.MoveOrderState\x12+\n\x05phase\x18\x08 \x01(\x0e\x32\x1c.trustauthority.v1.MovePhase\x12\x0f\n\x07percent\x18\t \x01(\x05\x12\x0e\n\x06\x64\x65tail\x18\n \x01(\t\x12\x12\n\ncreated_by\x18\x0b \x01(\t\x12.\n\ncreated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"W\n\x10OrderMoveRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x02 \x01(\t\x12\x0e\n\x06ttl_ms\x18\x03 \x01(\x03\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\"@\n\x11OrderMoveResponse\x12+\n\x05order\x18\x01 \x01(\x0b\x32\x1c.trustauthority.v1.MoveOrder\"Y\n\x15ListMoveOrdersRequest\x12\r\n\x05vm_id\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x11\n\topen_only\x18\x03 \x01(\x08\x12\x10\n\x08order_id\x18\x04 \x01(\t\"F\n\x16ListMoveOrdersResponse\x12,\n\x06orders\x18\x01 \x03(\x0b\x32\x1c.trustauthority.v1.MoveOrder\"\x1a\n\x18ListOwnMoveOrdersRequest\"I\n\x19ListOwnMoveOrdersResponse\x12,\n\x06orders\x18\x01 \x03(\x0b\x32\x1c.trustauthority.v1.MoveOrder\"*\n\x16\x43\x61ncelMoveOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\"F\n\x17\x43\x61ncelMoveOrderResponse\x12+\n\x05order\x18\x01 \x01(\x0b\x32\x1c.trustauthority.v1.MoveOrder\"\xaa\x01\n\x16ReportMoveOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x30\n\x05state\x18\x02 \x01(\x0e\x32!.trustauthority.v1.MoveOrderState\x12+\n\x05phase\x18\x03 \x01(\x0e\x32\x1c.trustauthority.v1.MovePhase\x12\x0f\n\x07percent\x18\x04 \x01(\x05\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\"F\n\x17ReportMoveOrderResponse\x12+\n\x05order\x18\x01 \x01(\x0b\x32\x1c.trustauthority.v1.MoveOrder\"7\n\x15WatchPlacementRequest\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12\x0e\n\x06vm_ids\x18\x02 \x03(\t\"\xd9\x01\n\rPlacementHost\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x11\n\thost_name\x18\x02 \x01(\t\x12-\n\x08standing\x18\x03 \x01(\x0e\x32\x1b.trustauthority.v1.Standing\x12\x32\n\x0e\x61ttested_until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07revoked\x18\x05 \x01(\x08\x12\x0e\n\x06warned\x18\x06 \x01(\x08\x12\x10\n\x08\x64raining\x18\x07 \x01(\x08\x12\x0e\n\x06reason\x18\x08 \x01(\t\"\xdc\x02\n\x16WatchPlacementResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12\x33\n\x04kind\x18\x02 \x01(\x0e\x32%.trustauthority.v1.PlacementEventKind\x12\x11\n\toperation\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x10\n\x08\x64\x65\x63ision\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12(\n\x04time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x08 \x01(\t\x12!\n\x02vm\x18\t \x01(\x0b\x32\x15.trustauthority.v1.Vm\x12.\n\x04host\x18\n \x01(\x0b\x32 .trustauthority.v1.PlacementHost\x12+\n\x05order\x18\x0b \x01(\x0b\x32\x1c.trustauthority.v1.MoveOrder*w\n\x0bMoveOutcome\x12\x1c\n\x18MOVE_OUTCOME_UNSPECIFIED\x10\x00\x12\x19\n\x15MOVE_OUTCOME_SWITCHED\x10\x01\x12\x18\n\x14MOVE_OUTCOME_ABORTED\x10\x02\x12\x15\n\x11MOVE_OUTCOME_OPEN\x10\x03*\xe4\x01\n\x0eMoveOrderState\x12 \n\x1cMOVE_ORDER_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18MOVE_ORDER_STATE_ORDERED\x10\x01\x12\x1c\n\x18MOVE_ORDER_STATE_RUNNING\x10\x02\x12\x19\n\x15MOVE_ORDER_STATE_DONE\x10\x03\x12\x1b\n\x17MOVE_ORDER_STATE_FAILED\x10\x04\x12\x1e\n\x1aMOVE_ORDER_STATE_CANCELLED\x10\x05\x12\x1c\n\x18MOVE_ORDER_STATE_EXPIRED\x10\x06*\x98\x01\n\tMovePhase\x12\x1a\n\x16MOVE_PHASE_UNSPECIFIED\x10\x00\x12\x14\n\x10MOVE_PHASE_OFFER\x10\x01\x12\x16\n\x12MOVE_PHASE_PREPARE\x10\x02\x12\x13\n\x0fMOVE_PHASE_COPY\x10\x03\x12\x15\n\x11MOVE_PHASE_SWITCH\x10\x04\x12\x15\n\x11MOVE_PHASE_RESUME\x10\x05*\xf8\x01\n\x12PlacementEventKind\x12$\n PLACEMENT_EVENT_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19PLACEMENT_EVENT_KIND_HOST\x10\x01\x12\x1b\n\x17PLACEMENT_EVENT_KIND_VM\x10\x02\x12\x1d\n\x19PLACEMENT_EVENT_KIND_MOVE\x10\x03\x12\x1f\n\x1bPLACEMENT_EVENT_KIND_INTENT\x10\x04\x12\x1e\n\x1aPLACEMENT_EVENT_KIND_ORDER\x10\x05\x12 \n\x1cPLACEMENT_EVENT_KIND_CLUSTER\x10\x06\x32\xe8\n\n\x10PlacementService\x12\x65\n\x0e\x43heckPlacement\x12(.trustauthority.v1.CheckPlacementRequest\x1a).trustauthority.v1.CheckPlacementResponse\x12\x65\n\x0eListCandidates\x12(.trustauthority.v1.ListCandidatesRequest\x1a).trustauthority.v1.ListCandidatesResponse\x12_\n\x0c\x43reateIntent\x12&.trustauthority.v1.CreateIntentRequest\x1a\'.trustauthority.v1.CreateIntentResponse\x12\\\n\x0bListIntents\x12%.trustauthority.v1.ListIntentsRequest\x1a&.trustauthority.v1.ListIntentsResponse\x12V\n\tOrderMove\x12#.trustauthority.v1.OrderMoveRequest\x1a$.trustauthority.v1.OrderMoveResponse\x12\x65\n\x0eListMoveOrders\x12(.trustauthority.v1.ListMoveOrdersRequest\x1a).trustauthority.v1.ListMoveOrdersResponse\x12n\n\x11ListOwnMoveOrders\x12+.trustauthority.v1.ListOwnMoveOrdersRequest\x1a,.trustauthority.v1.ListOwnMoveOrdersResponse\x12h\n\x0f\x43\x61ncelMoveOrder\x12).trustauthority.v1.CancelMoveOrderRequest\x1a*.trustauthority.v1.CancelMoveOrderResponse\x12h\n\x0fReportMoveOrder\x12).trustauthority.v1.ReportMoveOrderRequest\x1a*.trustauthority.v1.ReportMoveOrderResponse\x12g\n\x0eWatchPlacement\x12(.trustauthority.v1.WatchPlacementRequest\x1a).trustauthority.v1.WatchPlacementResponse0\x01\x12V\n\tOfferMove\x12#.trustauthority.v1.OfferMoveRequest\x1a$.trustauthority.v1.OfferMoveResponse\x12Y\n\nSwitchMove\x12$.trustauthority.v1.SwitchMoveRequest\x1a%.trustauthority.v1.SwitchMoveResponse\x12V\n\tAbortMove\x12#.trustauthority.v1.AbortMoveRequest\x1a$.trustauthority.v1.AbortMoveResponse\x12P\n\x07GetMove\x12!.trustauthority.v1.GetMoveRequest\x1a\".trustauthority.v1.GetMoveResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'trustauthority.v1.placement_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MOVEOUTCOME']._serialized_start=1455
-  _globals['_MOVEOUTCOME']._serialized_end=1574
-  _globals['_PLACEMENTCANDIDATE']._serialized_start=89
-  _globals['_PLACEMENTCANDIDATE']._serialized_end=138
-  _globals['_CHECKPLACEMENTREQUEST']._serialized_start=140
-  _globals['_CHECKPLACEMENTREQUEST']._serialized_end=222
-  _globals['_UNMETCONDITION']._serialized_start=224
-  _globals['_UNMETCONDITION']._serialized_end=272
-  _globals['_PLACEMENTANSWER']._serialized_start=275
-  _globals['_PLACEMENTANSWER']._serialized_end=406
-  _globals['_CHECKPLACEMENTRESPONSE']._serialized_start=408
-  _globals['_CHECKPLACEMENTRESPONSE']._serialized_end=485
-  _globals['_CREATEINTENTREQUEST']._serialized_start=487
-  _globals['_CREATEINTENTREQUEST']._serialized_end=553
-  _globals['_INTENT']._serialized_start=556
-  _globals['_INTENT']._serialized_end=716
-  _globals['_CREATEINTENTRESPONSE']._serialized_start=718
-  _globals['_CREATEINTENTRESPONSE']._serialized_end=783
-  _globals['_LISTINTENTSREQUEST']._serialized_start=785
-  _globals['_LISTINTENTSREQUEST']._serialized_end=820
-  _globals['_LISTINTENTSRESPONSE']._serialized_start=822
-  _globals['_LISTINTENTSRESPONSE']._serialized_end=887
-  _globals['_OFFERMOVEREQUEST']._serialized_start=889
-  _globals['_OFFERMOVEREQUEST']._serialized_end=984
-  _globals['_OFFERMOVERESPONSE']._serialized_start=986
-  _globals['_OFFERMOVERESPONSE']._serialized_end=1073
-  _globals['_SWITCHMOVEREQUEST']._serialized_start=1075
-  _globals['_SWITCHMOVEREQUEST']._serialized_end=1129
-  _globals['_SWITCHMOVERESPONSE']._serialized_start=1131
-  _globals['_SWITCHMOVERESPONSE']._serialized_end=1192
-  _globals['_ABORTMOVEREQUEST']._serialized_start=1194
-  _globals['_ABORTMOVEREQUEST']._serialized_end=1247
-  _globals['_ABORTMOVERESPONSE']._serialized_start=1249
-  _globals['_ABORTMOVERESPONSE']._serialized_end=1288
-  _globals['_GETMOVEREQUEST']._serialized_start=1290
-  _globals['_GETMOVEREQUEST']._serialized_end=1341
-  _globals['_GETMOVERESPONSE']._serialized_start=1343
-  _globals['_GETMOVERESPONSE']._serialized_end=1453
-  _globals['_PLACEMENTSERVICE']._serialized_start=1577
-  _globals['_PLACEMENTSERVICE']._serialized_end=2238
+  _globals['_MOVEOUTCOME']._serialized_start=3876
+  _globals['_MOVEOUTCOME']._serialized_end=3995
+  _globals['_MOVEORDERSTATE']._serialized_start=3998
+  _globals['_MOVEORDERSTATE']._serialized_end=4226
+  _globals['_MOVEPHASE']._serialized_start=4229
+  _globals['_MOVEPHASE']._serialized_end=4381
+  _globals['_PLACEMENTEVENTKIND']._serialized_start=4384
+  _globals['_PLACEMENTEVENTKIND']._serialized_end=4632
+  _globals['_PLACEMENTCANDIDATE']._serialized_start=158
+  _globals['_PLACEMENTCANDIDATE']._serialized_end=207
+  _globals['_CHECKPLACEMENTREQUEST']._serialized_start=209
+  _globals['_CHECKPLACEMENTREQUEST']._serialized_end=291
+  _globals['_UNMETCONDITION']._serialized_start=293
+  _globals['_UNMETCONDITION']._serialized_end=355
+  _globals['_PLACEMENTANSWER']._serialized_start=358
+  _globals['_PLACEMENTANSWER']._serialized_end=539
+  _globals['_CHECKPLACEMENTRESPONSE']._serialized_start=541
+  _globals['_CHECKPLACEMENTRESPONSE']._serialized_end=618
+  _globals['_LISTCANDIDATESREQUEST']._serialized_start=620
+  _globals['_LISTCANDIDATESREQUEST']._serialized_end=658
+  _globals['_CANDIDATE']._serialized_start=661
+  _globals['_CANDIDATE']._serialized_end=971
+  _globals['_LISTCANDIDATESRESPONSE']._serialized_start=973
+  _globals['_LISTCANDIDATESRESPONSE']._serialized_end=1047
+  _globals['_CREATEINTENTREQUEST']._serialized_start=1049
+  _globals['_CREATEINTENTREQUEST']._serialized_end=1115
+  _globals['_INTENT']._serialized_start=1118
+  _globals['_INTENT']._serialized_end=1278
+  _globals['_CREATEINTENTRESPONSE']._serialized_start=1280
+  _globals['_CREATEINTENTRESPONSE']._serialized_end=1345
+  _globals['_LISTINTENTSREQUEST']._serialized_start=1347
+  _globals['_LISTINTENTSREQUEST']._serialized_end=1382
+  _globals['_LISTINTENTSRESPONSE']._serialized_start=1384
+  _globals['_LISTINTENTSRESPONSE']._serialized_end=1449
+  _globals['_OFFERMOVEREQUEST']._serialized_start=1451
+  _globals['_OFFERMOVEREQUEST']._serialized_end=1546
+  _globals['_OFFERMOVERESPONSE']._serialized_start=1548
+  _globals['_OFFERMOVERESPONSE']._serialized_end=1635
+  _globals['_SWITCHMOVEREQUEST']._serialized_start=1637
+  _globals['_SWITCHMOVEREQUEST']._serialized_end=1691
+  _globals['_SWITCHMOVERESPONSE']._serialized_start=1693
+  _globals['_SWITCHMOVERESPONSE']._serialized_end=1754
+  _globals['_ABORTMOVEREQUEST']._serialized_start=1756
+  _globals['_ABORTMOVEREQUEST']._serialized_end=1809
+  _globals['_ABORTMOVERESPONSE']._serialized_start=1811
+  _globals['_ABORTMOVERESPONSE']._serialized_end=1850
+  _globals['_GETMOVEREQUEST']._serialized_start=1852
+  _globals['_GETMOVEREQUEST']._serialized_end=1903
+  _globals['_GETMOVERESPONSE']._serialized_start=1905
+  _globals['_GETMOVERESPONSE']._serialized_end=2015
+  _globals['_MOVEORDER']._serialized_start=2018
+  _globals['_MOVEORDER']._serialized_end=2464
+  _globals['_ORDERMOVEREQUEST']._serialized_start=2466
+  _globals['_ORDERMOVEREQUEST']._serialized_end=2553
+  _globals['_ORDERMOVERESPONSE']._serialized_start=2555
+  _globals['_ORDERMOVERESPONSE']._serialized_end=2619
+  _globals['_LISTMOVEORDERSREQUEST']._serialized_start=2621
+  _globals['_LISTMOVEORDERSREQUEST']._serialized_end=2710
+  _globals['_LISTMOVEORDERSRESPONSE']._serialized_start=2712
+  _globals['_LISTMOVEORDERSRESPONSE']._serialized_end=2782
+  _globals['_LISTOWNMOVEORDERSREQUEST']._serialized_start=2784
+  _globals['_LISTOWNMOVEORDERSREQUEST']._serialized_end=2810
+  _globals['_LISTOWNMOVEORDERSRESPONSE']._serialized_start=2812
+  _globals['_LISTOWNMOVEORDERSRESPONSE']._serialized_end=2885
+  _globals['_CANCELMOVEORDERREQUEST']._serialized_start=2887
+  _globals['_CANCELMOVEORDERREQUEST']._serialized_end=2929
+  _globals['_CANCELMOVEORDERRESPONSE']._serialized_start=2931
+  _globals['_CANCELMOVEORDERRESPONSE']._serialized_end=3001
+  _globals['_REPORTMOVEORDERREQUEST']._serialized_start=3004
+  _globals['_REPORTMOVEORDERREQUEST']._serialized_end=3174
+  _globals['_REPORTMOVEORDERRESPONSE']._serialized_start=3176
+  _globals['_REPORTMOVEORDERRESPONSE']._serialized_end=3246
+  _globals['_WATCHPLACEMENTREQUEST']._serialized_start=3248
+  _globals['_WATCHPLACEMENTREQUEST']._serialized_end=3303
+  _globals['_PLACEMENTHOST']._serialized_start=3306
+  _globals['_PLACEMENTHOST']._serialized_end=3523
+  _globals['_WATCHPLACEMENTRESPONSE']._serialized_start=3526
+  _globals['_WATCHPLACEMENTRESPONSE']._serialized_end=3874
+  _globals['_PLACEMENTSERVICE']._serialized_start=4635
+  _globals['_PLACEMENTSERVICE']._serialized_end=6019
 # @@protoc_insertion_point(module_scope)

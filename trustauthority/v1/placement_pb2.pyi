@@ -9,6 +9,8 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from trustauthority.v1 import common_pb2 as _common_pb2
+from trustauthority.v1 import keyprovider_pb2 as _keyprovider_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -47,6 +49,122 @@ MOVE_OUTCOME_ABORTED: MoveOutcome.ValueType  # 2
 MOVE_OUTCOME_OPEN: MoveOutcome.ValueType  # 3
 """Offered or prepared; abort it before running the VM at the source again."""
 Global___MoveOutcome: _TypeAlias = MoveOutcome  # noqa: Y015
+
+class _MoveOrderState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MoveOrderStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MoveOrderState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MOVE_ORDER_STATE_UNSPECIFIED: _MoveOrderState.ValueType  # 0
+    """Not said."""
+    MOVE_ORDER_STATE_ORDERED: _MoveOrderState.ValueType  # 1
+    """Waits for the source's agent."""
+    MOVE_ORDER_STATE_RUNNING: _MoveOrderState.ValueType  # 2
+    """The source carries it out."""
+    MOVE_ORDER_STATE_DONE: _MoveOrderState.ValueType  # 3
+    """The VM runs at its destination."""
+    MOVE_ORDER_STATE_FAILED: _MoveOrderState.ValueType  # 4
+    """It did not happen; the detail says why."""
+    MOVE_ORDER_STATE_CANCELLED: _MoveOrderState.ValueType  # 5
+    """Taken back before it had begun."""
+    MOVE_ORDER_STATE_EXPIRED: _MoveOrderState.ValueType  # 6
+    """Nobody began it, or told of it, in time."""
+
+class MoveOrderState(_MoveOrderState, metaclass=_MoveOrderStateEnumTypeWrapper):
+    """How far a move order is."""
+
+MOVE_ORDER_STATE_UNSPECIFIED: MoveOrderState.ValueType  # 0
+"""Not said."""
+MOVE_ORDER_STATE_ORDERED: MoveOrderState.ValueType  # 1
+"""Waits for the source's agent."""
+MOVE_ORDER_STATE_RUNNING: MoveOrderState.ValueType  # 2
+"""The source carries it out."""
+MOVE_ORDER_STATE_DONE: MoveOrderState.ValueType  # 3
+"""The VM runs at its destination."""
+MOVE_ORDER_STATE_FAILED: MoveOrderState.ValueType  # 4
+"""It did not happen; the detail says why."""
+MOVE_ORDER_STATE_CANCELLED: MoveOrderState.ValueType  # 5
+"""Taken back before it had begun."""
+MOVE_ORDER_STATE_EXPIRED: MoveOrderState.ValueType  # 6
+"""Nobody began it, or told of it, in time."""
+Global___MoveOrderState: _TypeAlias = MoveOrderState  # noqa: Y015
+
+class _MovePhase:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MovePhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MovePhase.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MOVE_PHASE_UNSPECIFIED: _MovePhase.ValueType  # 0
+    """Not begun."""
+    MOVE_PHASE_OFFER: _MovePhase.ValueType  # 1
+    """The owner offers the VM."""
+    MOVE_PHASE_PREPARE: _MovePhase.ValueType  # 2
+    """The destination gets the key."""
+    MOVE_PHASE_COPY: _MovePhase.ValueType  # 3
+    """Memory is copied."""
+    MOVE_PHASE_SWITCH: _MovePhase.ValueType  # 4
+    """The source is gone and hands over."""
+    MOVE_PHASE_RESUME: _MovePhase.ValueType  # 5
+    """The destination resumes."""
+
+class MovePhase(_MovePhase, metaclass=_MovePhaseEnumTypeWrapper):
+    """The steps of a migration, in order."""
+
+MOVE_PHASE_UNSPECIFIED: MovePhase.ValueType  # 0
+"""Not begun."""
+MOVE_PHASE_OFFER: MovePhase.ValueType  # 1
+"""The owner offers the VM."""
+MOVE_PHASE_PREPARE: MovePhase.ValueType  # 2
+"""The destination gets the key."""
+MOVE_PHASE_COPY: MovePhase.ValueType  # 3
+"""Memory is copied."""
+MOVE_PHASE_SWITCH: MovePhase.ValueType  # 4
+"""The source is gone and hands over."""
+MOVE_PHASE_RESUME: MovePhase.ValueType  # 5
+"""The destination resumes."""
+Global___MovePhase: _TypeAlias = MovePhase  # noqa: Y015
+
+class _PlacementEventKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PlacementEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PlacementEventKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PLACEMENT_EVENT_KIND_UNSPECIFIED: _PlacementEventKind.ValueType  # 0
+    """Nothing: a sign of life, with a cursor."""
+    PLACEMENT_EVENT_KIND_HOST: _PlacementEventKind.ValueType  # 1
+    """A host was attested, admitted, revoked, drained or the like."""
+    PLACEMENT_EVENT_KIND_VM: _PlacementEventKind.ValueType  # 2
+    """A VM was protected, changed, granted, renewed or given back."""
+    PLACEMENT_EVENT_KIND_MOVE: _PlacementEventKind.ValueType  # 3
+    """A step of a move."""
+    PLACEMENT_EVENT_KIND_INTENT: _PlacementEventKind.ValueType  # 4
+    """An intent was written."""
+    PLACEMENT_EVENT_KIND_ORDER: _PlacementEventKind.ValueType  # 5
+    """A move was ordered, or an order changed."""
+    PLACEMENT_EVENT_KIND_CLUSTER: _PlacementEventKind.ValueType  # 6
+    """Something about all hosts: the policy changed, or every host was revoked."""
+
+class PlacementEventKind(_PlacementEventKind, metaclass=_PlacementEventKindEnumTypeWrapper):
+    """What kind of thing happened."""
+
+PLACEMENT_EVENT_KIND_UNSPECIFIED: PlacementEventKind.ValueType  # 0
+"""Nothing: a sign of life, with a cursor."""
+PLACEMENT_EVENT_KIND_HOST: PlacementEventKind.ValueType  # 1
+"""A host was attested, admitted, revoked, drained or the like."""
+PLACEMENT_EVENT_KIND_VM: PlacementEventKind.ValueType  # 2
+"""A VM was protected, changed, granted, renewed or given back."""
+PLACEMENT_EVENT_KIND_MOVE: PlacementEventKind.ValueType  # 3
+"""A step of a move."""
+PLACEMENT_EVENT_KIND_INTENT: PlacementEventKind.ValueType  # 4
+"""An intent was written."""
+PLACEMENT_EVENT_KIND_ORDER: PlacementEventKind.ValueType  # 5
+"""A move was ordered, or an order changed."""
+PLACEMENT_EVENT_KIND_CLUSTER: PlacementEventKind.ValueType  # 6
+"""Something about all hosts: the policy changed, or every host was revoked."""
+Global___PlacementEventKind: _TypeAlias = PlacementEventKind  # noqa: Y015
 
 @_typing.final
 class PlacementCandidate(_message.Message):
@@ -106,19 +224,23 @@ class UnmetCondition(_message.Message):
 
     REASON_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """Stable reason, as in ErrorInfo."""
     detail: _builtins.str
     """In words, and what to do."""
+    rule: _builtins.str
+    """Stable name of the rule that does not hold, as docs/explanation/protocol.md lists them."""
     def __init__(
         self,
         *,
         reason: _builtins.str = ...,
         detail: _builtins.str = ...,
+        rule: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "reason", b"reason", "rule", b"rule"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -135,6 +257,7 @@ class PlacementAnswer(_message.Message):
     ALLOWED_FIELD_NUMBER: _builtins.int
     UNMET_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
     vm_id: _builtins.str
     """The VM."""
     host: _builtins.str
@@ -149,6 +272,10 @@ class PlacementAnswer(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What an operator should know although the answer is yes."""
 
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnmetCondition]:
+        """What must happen before the host gets the key: an intent, the owner leaving."""
+
     def __init__(
         self,
         *,
@@ -157,10 +284,11 @@ class PlacementAnswer(_message.Message):
         allowed: _builtins.bool = ...,
         unmet: _abc.Iterable[Global___UnmetCondition] | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        steps: _abc.Iterable[Global___UnmetCondition] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "host", b"host", "unmet", b"unmet", "vm_id", b"vm_id", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "host", b"host", "steps", b"steps", "unmet", b"unmet", "vm_id", b"vm_id", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -189,6 +317,126 @@ class CheckPlacementResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckPlacementResponse: _TypeAlias = CheckPlacementResponse  # noqa: Y015
+
+@_typing.final
+class ListCandidatesRequest(_message.Message):
+    """Names a VM."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VM_ID_FIELD_NUMBER: _builtins.int
+    vm_id: _builtins.str
+    """The VM."""
+    def __init__(
+        self,
+        *,
+        vm_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["vm_id", b"vm_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCandidatesRequest: _TypeAlias = ListCandidatesRequest  # noqa: Y015
+
+@_typing.final
+class Candidate(_message.Message):
+    """One host of the VM's cluster."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_ID_FIELD_NUMBER: _builtins.int
+    HOST_NAME_FIELD_NUMBER: _builtins.int
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    UNMET_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    FREE_FIELD_NUMBER: _builtins.int
+    VMS_FIELD_NUMBER: _builtins.int
+    ATTESTED_UNTIL_FIELD_NUMBER: _builtins.int
+    WARNED_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    host_id: _builtins.str
+    """Its id."""
+    host_name: _builtins.str
+    """Its label."""
+    allowed: _builtins.bool
+    """Advice: yes or no."""
+    owner: _builtins.bool
+    """It holds the VM's grant now."""
+    free: _builtins.int
+    """How many more VMs it may hold."""
+    vms: _builtins.int
+    """How many VMs it holds."""
+    warned: _builtins.bool
+    """Its newest verdict passed with warnings."""
+    draining: _builtins.bool
+    """An operator empties it."""
+    @_builtins.property
+    def unmet(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnmetCondition]:
+        """Why not; empty when allowed."""
+
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnmetCondition]:
+        """What must happen before it gets the key."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What an operator should know although the answer is yes."""
+
+    @_builtins.property
+    def attested_until(self) -> _timestamp_pb2.Timestamp:
+        """When its newest verdict stops counting."""
+
+    def __init__(
+        self,
+        *,
+        host_id: _builtins.str = ...,
+        host_name: _builtins.str = ...,
+        allowed: _builtins.bool = ...,
+        unmet: _abc.Iterable[Global___UnmetCondition] | None = ...,
+        steps: _abc.Iterable[Global___UnmetCondition] | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+        owner: _builtins.bool = ...,
+        free: _builtins.int = ...,
+        vms: _builtins.int = ...,
+        attested_until: _timestamp_pb2.Timestamp | None = ...,
+        warned: _builtins.bool = ...,
+        draining: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested_until", b"attested_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "attested_until", b"attested_until", "draining", b"draining", "free", b"free", "host_id", b"host_id", "host_name", b"host_name", "owner", b"owner", "steps", b"steps", "unmet", b"unmet", "vms", b"vms", "warned", b"warned", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
+
+@_typing.final
+class ListCandidatesResponse(_message.Message):
+    """The hosts, best first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
+        """Allowed ones first, then by warnings, room and freshness. At most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        candidates: _abc.Iterable[Global___Candidate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCandidatesResponse: _TypeAlias = ListCandidatesResponse  # noqa: Y015
 
 @_typing.final
 class CreateIntentRequest(_message.Message):
@@ -555,3 +803,498 @@ class GetMoveResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetMoveResponse: _TypeAlias = GetMoveResponse  # noqa: Y015
+
+@_typing.final
+class MoveOrder(_message.Message):
+    """One order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    VM_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_HOST_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_HOST_NAME_FIELD_NUMBER: _builtins.int
+    DESTINATION_HOST_ID_FIELD_NUMBER: _builtins.int
+    DESTINATION_HOST_NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    UPDATED_AT_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """Its id."""
+    vm_id: _builtins.str
+    """The VM."""
+    source_host_id: _builtins.str
+    """The host that ran the VM when it was ordered, and carries it out."""
+    source_host_name: _builtins.str
+    """Its label."""
+    destination_host_id: _builtins.str
+    """Where the VM is to go."""
+    destination_host_name: _builtins.str
+    """Its label."""
+    state: Global___MoveOrderState.ValueType
+    """How far it is."""
+    phase: Global___MovePhase.ValueType
+    """The step that is under way."""
+    percent: _builtins.int
+    """Of the copy, 0 to 100."""
+    detail: _builtins.str
+    """Why not, in words."""
+    created_by: _builtins.str
+    """Who ordered it."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    @_builtins.property
+    def updated_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was last told of."""
+
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When it lapses, unless it is begun (or told of) before."""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        vm_id: _builtins.str = ...,
+        source_host_id: _builtins.str = ...,
+        source_host_name: _builtins.str = ...,
+        destination_host_id: _builtins.str = ...,
+        destination_host_name: _builtins.str = ...,
+        state: Global___MoveOrderState.ValueType = ...,
+        phase: Global___MovePhase.ValueType = ...,
+        percent: _builtins.int = ...,
+        detail: _builtins.str = ...,
+        created_by: _builtins.str = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        updated_at: _timestamp_pb2.Timestamp | None = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "updated_at", b"updated_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "created_by", b"created_by", "destination_host_id", b"destination_host_id", "destination_host_name", b"destination_host_name", "detail", b"detail", "expires_at", b"expires_at", "order_id", b"order_id", "percent", b"percent", "phase", b"phase", "source_host_id", b"source_host_id", "source_host_name", b"source_host_name", "state", b"state", "updated_at", b"updated_at", "vm_id", b"vm_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveOrder: _TypeAlias = MoveOrder  # noqa: Y015
+
+@_typing.final
+class OrderMoveRequest(_message.Message):
+    """Orders a move."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VM_ID_FIELD_NUMBER: _builtins.int
+    DESTINATION_FIELD_NUMBER: _builtins.int
+    TTL_MS_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    vm_id: _builtins.str
+    """The VM."""
+    destination: _builtins.str
+    """Host id or name."""
+    ttl_ms: _builtins.int
+    """How long it may wait to be begun, in milliseconds; 0 means 10 minutes, at most 24 hours."""
+    dry_run: _builtins.bool
+    """Only check."""
+    def __init__(
+        self,
+        *,
+        vm_id: _builtins.str = ...,
+        destination: _builtins.str = ...,
+        ttl_ms: _builtins.int = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "dry_run", b"dry_run", "ttl_ms", b"ttl_ms", "vm_id", b"vm_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrderMoveRequest: _TypeAlias = OrderMoveRequest  # noqa: Y015
+
+@_typing.final
+class OrderMoveResponse(_message.Message):
+    """The order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> Global___MoveOrder:
+        """As stored."""
+
+    def __init__(
+        self,
+        *,
+        order: Global___MoveOrder | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrderMoveResponse: _TypeAlias = OrderMoveResponse  # noqa: Y015
+
+@_typing.final
+class ListMoveOrdersRequest(_message.Message):
+    """Filters orders."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VM_ID_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    OPEN_ONLY_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    vm_id: _builtins.str
+    """Only of this VM, or empty."""
+    host: _builtins.str
+    """Only from or to this host (id or name), or empty."""
+    open_only: _builtins.bool
+    """Only those that wait or run."""
+    order_id: _builtins.str
+    """Only this one, or empty."""
+    def __init__(
+        self,
+        *,
+        vm_id: _builtins.str = ...,
+        host: _builtins.str = ...,
+        open_only: _builtins.bool = ...,
+        order_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "open_only", b"open_only", "order_id", b"order_id", "vm_id", b"vm_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMoveOrdersRequest: _TypeAlias = ListMoveOrdersRequest  # noqa: Y015
+
+@_typing.final
+class ListMoveOrdersResponse(_message.Message):
+    """The orders."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def orders(self) -> _containers.RepeatedCompositeFieldContainer[Global___MoveOrder]:
+        """Newest first, at most 500."""
+
+    def __init__(
+        self,
+        *,
+        orders: _abc.Iterable[Global___MoveOrder] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["orders", b"orders"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMoveOrdersResponse: _TypeAlias = ListMoveOrdersResponse  # noqa: Y015
+
+@_typing.final
+class ListOwnMoveOrdersRequest(_message.Message):
+    """For the calling host."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOwnMoveOrdersRequest: _TypeAlias = ListOwnMoveOrdersRequest  # noqa: Y015
+
+@_typing.final
+class ListOwnMoveOrdersResponse(_message.Message):
+    """The orders."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def orders(self) -> _containers.RepeatedCompositeFieldContainer[Global___MoveOrder]:
+        """Those that wait for it or run, newest first."""
+
+    def __init__(
+        self,
+        *,
+        orders: _abc.Iterable[Global___MoveOrder] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["orders", b"orders"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOwnMoveOrdersResponse: _TypeAlias = ListOwnMoveOrdersResponse  # noqa: Y015
+
+@_typing.final
+class CancelMoveOrderRequest(_message.Message):
+    """Names an order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """The order."""
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelMoveOrderRequest: _TypeAlias = CancelMoveOrderRequest  # noqa: Y015
+
+@_typing.final
+class CancelMoveOrderResponse(_message.Message):
+    """The order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> Global___MoveOrder:
+        """As stored."""
+
+    def __init__(
+        self,
+        *,
+        order: Global___MoveOrder | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelMoveOrderResponse: _TypeAlias = CancelMoveOrderResponse  # noqa: Y015
+
+@_typing.final
+class ReportMoveOrderRequest(_message.Message):
+    """From the source."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """The order."""
+    state: Global___MoveOrderState.ValueType
+    """RUNNING, DONE or FAILED. The first RUNNING begins it."""
+    phase: Global___MovePhase.ValueType
+    """The step that is under way."""
+    percent: _builtins.int
+    """Of the copy, 0 to 100."""
+    detail: _builtins.str
+    """Why not, in words; at most 500 characters are kept."""
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        state: Global___MoveOrderState.ValueType = ...,
+        phase: Global___MovePhase.ValueType = ...,
+        percent: _builtins.int = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "order_id", b"order_id", "percent", b"percent", "phase", b"phase", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportMoveOrderRequest: _TypeAlias = ReportMoveOrderRequest  # noqa: Y015
+
+@_typing.final
+class ReportMoveOrderResponse(_message.Message):
+    """The order, as it stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> Global___MoveOrder:
+        """As stored."""
+
+    def __init__(
+        self,
+        *,
+        order: Global___MoveOrder | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportMoveOrderResponse: _TypeAlias = ReportMoveOrderResponse  # noqa: Y015
+
+@_typing.final
+class WatchPlacementRequest(_message.Message):
+    """Where to go on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURSOR_FIELD_NUMBER: _builtins.int
+    VM_IDS_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """The cursor of the last event that was seen; empty to begin with what comes next."""
+    @_builtins.property
+    def vm_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only events about these VMs, at most 100; empty for everything."""
+
+    def __init__(
+        self,
+        *,
+        cursor: _builtins.str = ...,
+        vm_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "vm_ids", b"vm_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchPlacementRequest: _TypeAlias = WatchPlacementRequest  # noqa: Y015
+
+@_typing.final
+class PlacementHost(_message.Message):
+    """What a host may do now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_ID_FIELD_NUMBER: _builtins.int
+    HOST_NAME_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
+    ATTESTED_UNTIL_FIELD_NUMBER: _builtins.int
+    REVOKED_FIELD_NUMBER: _builtins.int
+    WARNED_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    host_id: _builtins.str
+    """Its id."""
+    host_name: _builtins.str
+    """Its label."""
+    standing: _common_pb2.Standing.ValueType
+    """Trusted now, or not. It ends at attested_until without another event."""
+    revoked: _builtins.bool
+    """Whether it is revoked."""
+    warned: _builtins.bool
+    """It passed with warnings."""
+    draining: _builtins.bool
+    """It takes no VM."""
+    reason: _builtins.str
+    """The first thing that failed, in words."""
+    @_builtins.property
+    def attested_until(self) -> _timestamp_pb2.Timestamp:
+        """When the newest verdict stops counting."""
+
+    def __init__(
+        self,
+        *,
+        host_id: _builtins.str = ...,
+        host_name: _builtins.str = ...,
+        standing: _common_pb2.Standing.ValueType = ...,
+        attested_until: _timestamp_pb2.Timestamp | None = ...,
+        revoked: _builtins.bool = ...,
+        warned: _builtins.bool = ...,
+        draining: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attested_until", b"attested_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested_until", b"attested_until", "draining", b"draining", "host_id", b"host_id", "host_name", b"host_name", "reason", b"reason", "revoked", b"revoked", "standing", b"standing", "warned", b"warned"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlacementHost: _TypeAlias = PlacementHost  # noqa: Y015
+
+@_typing.final
+class WatchPlacementResponse(_message.Message):
+    """One event. The records are as they are now, which may be later than the event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURSOR_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    VM_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """Where to go on after this event."""
+    kind: Global___PlacementEventKind.ValueType
+    """What kind of thing."""
+    operation: _builtins.str
+    """The operation, as the audit log names it."""
+    subject: _builtins.str
+    """The id of the VM, the host or the cluster."""
+    decision: _builtins.str
+    """As the audit log has it: done, allowed, refused, passed, failed."""
+    reason: _builtins.str
+    """Why not; the rules that did not hold, or the reason of the verdict."""
+    actor: _builtins.str
+    """Who caused it."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was decided."""
+
+    @_builtins.property
+    def vm(self) -> _keyprovider_pb2.Vm:
+        """The VM, for events about one."""
+
+    @_builtins.property
+    def host(self) -> Global___PlacementHost:
+        """The host, for events about one."""
+
+    @_builtins.property
+    def order(self) -> Global___MoveOrder:
+        """The order, for events about one."""
+
+    def __init__(
+        self,
+        *,
+        cursor: _builtins.str = ...,
+        kind: Global___PlacementEventKind.ValueType = ...,
+        operation: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        decision: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        actor: _builtins.str = ...,
+        vm: _keyprovider_pb2.Vm | None = ...,
+        host: Global___PlacementHost | None = ...,
+        order: Global___MoveOrder | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "order", b"order", "time", b"time", "vm", b"vm"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "cursor", b"cursor", "decision", b"decision", "host", b"host", "kind", b"kind", "operation", b"operation", "order", b"order", "reason", b"reason", "subject", b"subject", "time", b"time", "vm", b"vm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchPlacementResponse: _TypeAlias = WatchPlacementResponse  # noqa: Y015

@@ -40,6 +40,11 @@ class PlacementServiceStub:
                 request_serializer=trustauthority_dot_v1_dot_placement__pb2.CheckPlacementRequest.SerializeToString,
                 response_deserializer=trustauthority_dot_v1_dot_placement__pb2.CheckPlacementResponse.FromString,
                 _registered_method=True)
+        self.ListCandidates = channel.unary_unary(
+                '/trustauthority.v1.PlacementService/ListCandidates',
+                request_serializer=trustauthority_dot_v1_dot_placement__pb2.ListCandidatesRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_placement__pb2.ListCandidatesResponse.FromString,
+                _registered_method=True)
         self.CreateIntent = channel.unary_unary(
                 '/trustauthority.v1.PlacementService/CreateIntent',
                 request_serializer=trustauthority_dot_v1_dot_placement__pb2.CreateIntentRequest.SerializeToString,
@@ -49,6 +54,36 @@ class PlacementServiceStub:
                 '/trustauthority.v1.PlacementService/ListIntents',
                 request_serializer=trustauthority_dot_v1_dot_placement__pb2.ListIntentsRequest.SerializeToString,
                 response_deserializer=trustauthority_dot_v1_dot_placement__pb2.ListIntentsResponse.FromString,
+                _registered_method=True)
+        self.OrderMove = channel.unary_unary(
+                '/trustauthority.v1.PlacementService/OrderMove',
+                request_serializer=trustauthority_dot_v1_dot_placement__pb2.OrderMoveRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_placement__pb2.OrderMoveResponse.FromString,
+                _registered_method=True)
+        self.ListMoveOrders = channel.unary_unary(
+                '/trustauthority.v1.PlacementService/ListMoveOrders',
+                request_serializer=trustauthority_dot_v1_dot_placement__pb2.ListMoveOrdersRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_placement__pb2.ListMoveOrdersResponse.FromString,
+                _registered_method=True)
+        self.ListOwnMoveOrders = channel.unary_unary(
+                '/trustauthority.v1.PlacementService/ListOwnMoveOrders',
+                request_serializer=trustauthority_dot_v1_dot_placement__pb2.ListOwnMoveOrdersRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_placement__pb2.ListOwnMoveOrdersResponse.FromString,
+                _registered_method=True)
+        self.CancelMoveOrder = channel.unary_unary(
+                '/trustauthority.v1.PlacementService/CancelMoveOrder',
+                request_serializer=trustauthority_dot_v1_dot_placement__pb2.CancelMoveOrderRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_placement__pb2.CancelMoveOrderResponse.FromString,
+                _registered_method=True)
+        self.ReportMoveOrder = channel.unary_unary(
+                '/trustauthority.v1.PlacementService/ReportMoveOrder',
+                request_serializer=trustauthority_dot_v1_dot_placement__pb2.ReportMoveOrderRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_placement__pb2.ReportMoveOrderResponse.FromString,
+                _registered_method=True)
+        self.WatchPlacement = channel.unary_stream(
+                '/trustauthority.v1.PlacementService/WatchPlacement',
+                request_serializer=trustauthority_dot_v1_dot_placement__pb2.WatchPlacementRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_placement__pb2.WatchPlacementResponse.FromString,
                 _registered_method=True)
         self.OfferMove = channel.unary_unary(
                 '/trustauthority.v1.PlacementService/OfferMove',
@@ -83,6 +118,13 @@ class PlacementServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListCandidates(self, request, context):
+        """Rank the hosts of a VM's cluster: where it may run best, and why not elsewhere.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateIntent(self, request, context):
         """A single-use, expiring reason for a host to ask for a VM.
         """
@@ -92,6 +134,48 @@ class PlacementServiceServicer:
 
     def ListIntents(self, request, context):
         """Open intents.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OrderMove(self, request, context):
+        """Ask the host that runs a VM to move it: a wish that gives no right, carried out by its agent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListMoveOrders(self, request, context):
+        """Orders, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOwnMoveOrders(self, request, context):
+        """The open orders that the calling host is to carry out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelMoveOrder(self, request, context):
+        """Take an order back before it has begun.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportMoveOrder(self, request, context):
+        """The source begins an order, tells how far it is, and how it ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchPlacement(self, request, context):
+        """What happens to hosts, VMs, moves, intents and orders, from a cursor on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,6 +217,11 @@ def add_PlacementServiceServicer_to_server(servicer, server):
                     request_deserializer=trustauthority_dot_v1_dot_placement__pb2.CheckPlacementRequest.FromString,
                     response_serializer=trustauthority_dot_v1_dot_placement__pb2.CheckPlacementResponse.SerializeToString,
             ),
+            'ListCandidates': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCandidates,
+                    request_deserializer=trustauthority_dot_v1_dot_placement__pb2.ListCandidatesRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_placement__pb2.ListCandidatesResponse.SerializeToString,
+            ),
             'CreateIntent': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateIntent,
                     request_deserializer=trustauthority_dot_v1_dot_placement__pb2.CreateIntentRequest.FromString,
@@ -142,6 +231,36 @@ def add_PlacementServiceServicer_to_server(servicer, server):
                     servicer.ListIntents,
                     request_deserializer=trustauthority_dot_v1_dot_placement__pb2.ListIntentsRequest.FromString,
                     response_serializer=trustauthority_dot_v1_dot_placement__pb2.ListIntentsResponse.SerializeToString,
+            ),
+            'OrderMove': grpc.unary_unary_rpc_method_handler(
+                    servicer.OrderMove,
+                    request_deserializer=trustauthority_dot_v1_dot_placement__pb2.OrderMoveRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_placement__pb2.OrderMoveResponse.SerializeToString,
+            ),
+            'ListMoveOrders': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMoveOrders,
+                    request_deserializer=trustauthority_dot_v1_dot_placement__pb2.ListMoveOrdersRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_placement__pb2.ListMoveOrdersResponse.SerializeToString,
+            ),
+            'ListOwnMoveOrders': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOwnMoveOrders,
+                    request_deserializer=trustauthority_dot_v1_dot_placement__pb2.ListOwnMoveOrdersRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_placement__pb2.ListOwnMoveOrdersResponse.SerializeToString,
+            ),
+            'CancelMoveOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelMoveOrder,
+                    request_deserializer=trustauthority_dot_v1_dot_placement__pb2.CancelMoveOrderRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_placement__pb2.CancelMoveOrderResponse.SerializeToString,
+            ),
+            'ReportMoveOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportMoveOrder,
+                    request_deserializer=trustauthority_dot_v1_dot_placement__pb2.ReportMoveOrderRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_placement__pb2.ReportMoveOrderResponse.SerializeToString,
+            ),
+            'WatchPlacement': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchPlacement,
+                    request_deserializer=trustauthority_dot_v1_dot_placement__pb2.WatchPlacementRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_placement__pb2.WatchPlacementResponse.SerializeToString,
             ),
             'OfferMove': grpc.unary_unary_rpc_method_handler(
                     servicer.OfferMove,
@@ -203,6 +322,33 @@ class PlacementService:
             _registered_method=True)
 
     @staticmethod
+    def ListCandidates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.PlacementService/ListCandidates',
+            trustauthority_dot_v1_dot_placement__pb2.ListCandidatesRequest.SerializeToString,
+            trustauthority_dot_v1_dot_placement__pb2.ListCandidatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateIntent(request,
             target,
             options=(),
@@ -246,6 +392,168 @@ class PlacementService:
             '/trustauthority.v1.PlacementService/ListIntents',
             trustauthority_dot_v1_dot_placement__pb2.ListIntentsRequest.SerializeToString,
             trustauthority_dot_v1_dot_placement__pb2.ListIntentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OrderMove(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.PlacementService/OrderMove',
+            trustauthority_dot_v1_dot_placement__pb2.OrderMoveRequest.SerializeToString,
+            trustauthority_dot_v1_dot_placement__pb2.OrderMoveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMoveOrders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.PlacementService/ListMoveOrders',
+            trustauthority_dot_v1_dot_placement__pb2.ListMoveOrdersRequest.SerializeToString,
+            trustauthority_dot_v1_dot_placement__pb2.ListMoveOrdersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOwnMoveOrders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.PlacementService/ListOwnMoveOrders',
+            trustauthority_dot_v1_dot_placement__pb2.ListOwnMoveOrdersRequest.SerializeToString,
+            trustauthority_dot_v1_dot_placement__pb2.ListOwnMoveOrdersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelMoveOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.PlacementService/CancelMoveOrder',
+            trustauthority_dot_v1_dot_placement__pb2.CancelMoveOrderRequest.SerializeToString,
+            trustauthority_dot_v1_dot_placement__pb2.CancelMoveOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportMoveOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.PlacementService/ReportMoveOrder',
+            trustauthority_dot_v1_dot_placement__pb2.ReportMoveOrderRequest.SerializeToString,
+            trustauthority_dot_v1_dot_placement__pb2.ReportMoveOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchPlacement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/trustauthority.v1.PlacementService/WatchPlacement',
+            trustauthority_dot_v1_dot_placement__pb2.WatchPlacementRequest.SerializeToString,
+            trustauthority_dot_v1_dot_placement__pb2.WatchPlacementResponse.FromString,
             options,
             channel_credentials,
             insecure,

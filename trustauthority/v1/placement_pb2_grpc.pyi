@@ -35,10 +35,24 @@ class PlacementServiceStub:
     def __new__(cls, channel: _aio.Channel) -> PlacementServiceAsyncStub: ...
     CheckPlacement: _grpc.UnaryUnaryMultiCallable[_placement_pb2.CheckPlacementRequest, _placement_pb2.CheckPlacementResponse]
     """Say yes or no for each candidate, and why not."""
+    ListCandidates: _grpc.UnaryUnaryMultiCallable[_placement_pb2.ListCandidatesRequest, _placement_pb2.ListCandidatesResponse]
+    """Rank the hosts of a VM's cluster: where it may run best, and why not elsewhere."""
     CreateIntent: _grpc.UnaryUnaryMultiCallable[_placement_pb2.CreateIntentRequest, _placement_pb2.CreateIntentResponse]
     """A single-use, expiring reason for a host to ask for a VM."""
     ListIntents: _grpc.UnaryUnaryMultiCallable[_placement_pb2.ListIntentsRequest, _placement_pb2.ListIntentsResponse]
     """Open intents."""
+    OrderMove: _grpc.UnaryUnaryMultiCallable[_placement_pb2.OrderMoveRequest, _placement_pb2.OrderMoveResponse]
+    """Ask the host that runs a VM to move it: a wish that gives no right, carried out by its agent."""
+    ListMoveOrders: _grpc.UnaryUnaryMultiCallable[_placement_pb2.ListMoveOrdersRequest, _placement_pb2.ListMoveOrdersResponse]
+    """Orders, newest first."""
+    ListOwnMoveOrders: _grpc.UnaryUnaryMultiCallable[_placement_pb2.ListOwnMoveOrdersRequest, _placement_pb2.ListOwnMoveOrdersResponse]
+    """The open orders that the calling host is to carry out."""
+    CancelMoveOrder: _grpc.UnaryUnaryMultiCallable[_placement_pb2.CancelMoveOrderRequest, _placement_pb2.CancelMoveOrderResponse]
+    """Take an order back before it has begun."""
+    ReportMoveOrder: _grpc.UnaryUnaryMultiCallable[_placement_pb2.ReportMoveOrderRequest, _placement_pb2.ReportMoveOrderResponse]
+    """The source begins an order, tells how far it is, and how it ended."""
+    WatchPlacement: _grpc.UnaryStreamMultiCallable[_placement_pb2.WatchPlacementRequest, _placement_pb2.WatchPlacementResponse]
+    """What happens to hosts, VMs, moves, intents and orders, from a cursor on."""
     OfferMove: _grpc.UnaryUnaryMultiCallable[_placement_pb2.OfferMoveRequest, _placement_pb2.OfferMoveResponse]
     """The owner offers a VM to one destination, which takes the offer by RequestKey of purpose migrate."""
     SwitchMove: _grpc.UnaryUnaryMultiCallable[_placement_pb2.SwitchMoveRequest, _placement_pb2.SwitchMoveResponse]
@@ -55,10 +69,24 @@ class PlacementServiceAsyncStub(PlacementServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CheckPlacement: _aio.UnaryUnaryMultiCallable[_placement_pb2.CheckPlacementRequest, _placement_pb2.CheckPlacementResponse]  # type: ignore[assignment]
     """Say yes or no for each candidate, and why not."""
+    ListCandidates: _aio.UnaryUnaryMultiCallable[_placement_pb2.ListCandidatesRequest, _placement_pb2.ListCandidatesResponse]  # type: ignore[assignment]
+    """Rank the hosts of a VM's cluster: where it may run best, and why not elsewhere."""
     CreateIntent: _aio.UnaryUnaryMultiCallable[_placement_pb2.CreateIntentRequest, _placement_pb2.CreateIntentResponse]  # type: ignore[assignment]
     """A single-use, expiring reason for a host to ask for a VM."""
     ListIntents: _aio.UnaryUnaryMultiCallable[_placement_pb2.ListIntentsRequest, _placement_pb2.ListIntentsResponse]  # type: ignore[assignment]
     """Open intents."""
+    OrderMove: _aio.UnaryUnaryMultiCallable[_placement_pb2.OrderMoveRequest, _placement_pb2.OrderMoveResponse]  # type: ignore[assignment]
+    """Ask the host that runs a VM to move it: a wish that gives no right, carried out by its agent."""
+    ListMoveOrders: _aio.UnaryUnaryMultiCallable[_placement_pb2.ListMoveOrdersRequest, _placement_pb2.ListMoveOrdersResponse]  # type: ignore[assignment]
+    """Orders, newest first."""
+    ListOwnMoveOrders: _aio.UnaryUnaryMultiCallable[_placement_pb2.ListOwnMoveOrdersRequest, _placement_pb2.ListOwnMoveOrdersResponse]  # type: ignore[assignment]
+    """The open orders that the calling host is to carry out."""
+    CancelMoveOrder: _aio.UnaryUnaryMultiCallable[_placement_pb2.CancelMoveOrderRequest, _placement_pb2.CancelMoveOrderResponse]  # type: ignore[assignment]
+    """Take an order back before it has begun."""
+    ReportMoveOrder: _aio.UnaryUnaryMultiCallable[_placement_pb2.ReportMoveOrderRequest, _placement_pb2.ReportMoveOrderResponse]  # type: ignore[assignment]
+    """The source begins an order, tells how far it is, and how it ended."""
+    WatchPlacement: _aio.UnaryStreamMultiCallable[_placement_pb2.WatchPlacementRequest, _placement_pb2.WatchPlacementResponse]  # type: ignore[assignment]
+    """What happens to hosts, VMs, moves, intents and orders, from a cursor on."""
     OfferMove: _aio.UnaryUnaryMultiCallable[_placement_pb2.OfferMoveRequest, _placement_pb2.OfferMoveResponse]  # type: ignore[assignment]
     """The owner offers a VM to one destination, which takes the offer by RequestKey of purpose migrate."""
     SwitchMove: _aio.UnaryUnaryMultiCallable[_placement_pb2.SwitchMoveRequest, _placement_pb2.SwitchMoveResponse]  # type: ignore[assignment]
@@ -80,6 +108,14 @@ class PlacementServiceServicer(metaclass=_abc_1.ABCMeta):
         """Say yes or no for each candidate, and why not."""
 
     @_abc_1.abstractmethod
+    def ListCandidates(
+        self,
+        request: _placement_pb2.ListCandidatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_placement_pb2.ListCandidatesResponse, _abc.Awaitable[_placement_pb2.ListCandidatesResponse]]:
+        """Rank the hosts of a VM's cluster: where it may run best, and why not elsewhere."""
+
+    @_abc_1.abstractmethod
     def CreateIntent(
         self,
         request: _placement_pb2.CreateIntentRequest,
@@ -94,6 +130,54 @@ class PlacementServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_placement_pb2.ListIntentsResponse, _abc.Awaitable[_placement_pb2.ListIntentsResponse]]:
         """Open intents."""
+
+    @_abc_1.abstractmethod
+    def OrderMove(
+        self,
+        request: _placement_pb2.OrderMoveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_placement_pb2.OrderMoveResponse, _abc.Awaitable[_placement_pb2.OrderMoveResponse]]:
+        """Ask the host that runs a VM to move it: a wish that gives no right, carried out by its agent."""
+
+    @_abc_1.abstractmethod
+    def ListMoveOrders(
+        self,
+        request: _placement_pb2.ListMoveOrdersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_placement_pb2.ListMoveOrdersResponse, _abc.Awaitable[_placement_pb2.ListMoveOrdersResponse]]:
+        """Orders, newest first."""
+
+    @_abc_1.abstractmethod
+    def ListOwnMoveOrders(
+        self,
+        request: _placement_pb2.ListOwnMoveOrdersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_placement_pb2.ListOwnMoveOrdersResponse, _abc.Awaitable[_placement_pb2.ListOwnMoveOrdersResponse]]:
+        """The open orders that the calling host is to carry out."""
+
+    @_abc_1.abstractmethod
+    def CancelMoveOrder(
+        self,
+        request: _placement_pb2.CancelMoveOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_placement_pb2.CancelMoveOrderResponse, _abc.Awaitable[_placement_pb2.CancelMoveOrderResponse]]:
+        """Take an order back before it has begun."""
+
+    @_abc_1.abstractmethod
+    def ReportMoveOrder(
+        self,
+        request: _placement_pb2.ReportMoveOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_placement_pb2.ReportMoveOrderResponse, _abc.Awaitable[_placement_pb2.ReportMoveOrderResponse]]:
+        """The source begins an order, tells how far it is, and how it ended."""
+
+    @_abc_1.abstractmethod
+    def WatchPlacement(
+        self,
+        request: _placement_pb2.WatchPlacementRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_placement_pb2.WatchPlacementResponse], _abc.AsyncIterator[_placement_pb2.WatchPlacementResponse]]:
+        """What happens to hosts, VMs, moves, intents and orders, from a cursor on."""
 
     @_abc_1.abstractmethod
     def OfferMove(

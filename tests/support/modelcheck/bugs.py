@@ -15,7 +15,7 @@ from hostagent.lease_model import (
 )
 from support.modelcheck.explore import Scenario
 from support.modelcheck.parties import Variant
-from support.modelcheck.scenarios import idle, intent_for, running, with_glass
+from support.modelcheck.scenarios import choosy, idle, intent_for, running, with_glass
 from trustauthority.placement import authority
 from trustauthority.placement.condition import Scene, apply, failing
 
@@ -283,5 +283,25 @@ PLANTED = (
         scenario=Scenario(name="rogue", hosts=2, horizon=2, budget={"rogue": 1}, **running(2)),
         longest=3,
         breaks="S1",
+    ),
+    Planted(
+        variant=Variant(name="drained host takes", decide=without("host-not-draining")),
+        scenario=Scenario(
+            name="drain",
+            hosts=2,
+            horizon=2,
+            budget={"offer": 1, "prepare": 1, "drain": 1},
+            **running(2),
+        ),
+        longest=8,
+        breaks="6.3",
+    ),
+    Planted(
+        variant=Variant(name="warned host takes", decide=without("host-not-warned")),
+        scenario=Scenario(
+            name="warn", hosts=2, horizon=2, budget={"start1": 1, "warn": 1}, **choosy(idle(2))
+        ),
+        longest=8,
+        breaks="6.3",
     ),
 )

@@ -26,7 +26,7 @@ from trustauthority.model.placement import MovePhase
 KINDS = (
     "duplicate", "resend", "crash", "reboot", "attest", "revoke", "revoke_all", "policy", "step",
     "step_back", "lag", "start0", "start1", "start2", "stop", "offer", "prepare", "hand_over",
-    "abort", "claim", "give_up", "kms_fails", "renew", "close_glass", "rogue",
+    "abort", "claim", "give_up", "kms_fails", "renew", "close_glass", "rogue", "drain", "warn",
 )  # fmt: skip
 INDEX = {kind: number for number, kind in enumerate(KINDS)}
 STEP = 100
@@ -329,6 +329,14 @@ class Model:
                     f"h{index}: reboots",
                     self.with_machine(spent, index, self.pool.put(fresh_boot)),
                 )
+            if (spent := self.spend(world, "drain")) is not None:
+                drained = replace(rows.hosts[index], draining=not rows.hosts[index].draining)
+                word = "is drained" if drained.draining else "is drained no more"
+                yield f"h{index} {word}", self._rows(spent, _with_host(rows, index, drained))
+            if (spent := self.spend(world, "warn")) is not None:
+                warned = replace(rows.hosts[index], warned=True)
+                label = f"h{index} attests, PASSED with warnings"
+                yield label, self._rows(spent, _with_host(rows, index, warned))
             if world.budget[INDEX["revoke"]] or world.budget[INDEX["attest"]]:
                 yield from self._host_rows(world, rows, index, machine)
             if (spent := self.spend(world, "rogue")) is not None:

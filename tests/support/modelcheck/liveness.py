@@ -38,8 +38,11 @@ def settle(model: Model, world: World, known: set[World]) -> None:
 def _somebody_may(model: Model, world: World) -> bool:
     rows = model.pool[world.rows]
     return any(
-        not host.revoked
+        not (host.revoked or host.draining)
         and host.attested_until_ms > 0
+        and (
+            not host.warned or rows.cluster.warned_hosts_take or host.host_id == rows.vm.last_owner
+        )
         and (rows.vm.any_host_of_cluster or rows.vm.last_owner == host.host_id)
         for host in rows.hosts
     )

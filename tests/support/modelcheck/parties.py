@@ -241,6 +241,8 @@ def handle(variant: Variant, rows: Rows, message: ToAuthority, t: int, offset: i
         return saved, ToHost(host=message.host, reply=reply), None
     if isinstance(request, GrantRequest) and before.grant is None:
         check_reason(before, now)
+    if isinstance(request, GrantRequest | PrepareRequest) and before.grant is None:
+        check_takes(before)
     if send.operation in {Operation.REQUEST, Operation.PREPARE}:
         return saved, None, send.request_id
     glass = after.glass if isinstance(request, BreakGlassRenewRequest) else None
@@ -376,6 +378,15 @@ def check_reason(before: PlacementState, now: int) -> None:
     )
     if not (vm.last_owner == host or vm.any_host_of_cluster or by_intent):
         raise Violation("6.3: a host without a reason got a grant")
+
+
+def check_takes(before: PlacementState) -> None:
+    """6.3: a draining host takes no VM; a warned one none but its last, where the policy says so."""
+    host, vm = before.host, before.vm
+    if host.draining:
+        raise Violation("6.3: a draining host took the VM")
+    if host.warned and not before.cluster.warned_hosts_take and vm.last_owner != host.host_id:
+        raise Violation("6.3: a host with warnings took a VM that it did not run last")
 
 
 def check_standing(rows: Rows, index: int, *, glass=None, now: int) -> None:

@@ -60,6 +60,12 @@ def idle(hosts: int, *, skew: int = SKEW, any_host: bool = True, intents: tuple 
     return {"rows": rows(hosts, skew=skew, any_host=any_host, intents=intents)}
 
 
+def choosy(base: dict) -> dict:
+    """The same under a policy by which hosts with warnings take nothing new."""
+    cluster = replace(base["rows"].cluster, warned_hosts_take=False)
+    return {**base, "rows": replace(base["rows"], cluster=cluster)}
+
+
 def intent_for(host: str, expires: int) -> Intent:
     """A wish of a scheduler."""
     return Intent(intent_id="i1", vm_id=VM, destination=host, expires_ms=expires)
@@ -164,6 +170,8 @@ def short() -> tuple[Scenario, ...]:
             give_up=1,
         ),
         _scenario("a rogue host asks for a VM as shared", 4, owned, rogue=2, start1=1, stop=1),
+        _scenario("drained while moving", 3, owned, **moving, drain=2, start1=1),
+        _scenario("warned while moving", 5, choosy(owned), **moving, warn=1, start1=1, start0=1),
         _scenario("reboots", 6, owned, start1=1, start0=1, reboot=1, attest=1),
     )
 

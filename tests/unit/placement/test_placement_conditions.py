@@ -116,7 +116,7 @@ class TestTables:
             assert set(rules.STANDING) <= set(transition.rules), name
 
     def test_break_glass_leaves_out_the_verdict_alone(self) -> None:
-        """Break-glass: of the whole standing only verdict, its policy and its age are not asked for."""
+        """Break-glass: of the whole standing only verdict, its policy, age and warnings are not asked for."""
         verdict = {rules.POLICY_EPOCH_CURRENT, rules.ATTESTED_NOW, rules.EVIDENCE_NEW_ENOUGH}
         by_glass = {each.name: set(each.rules) for each in break_glass.TRANSITIONS}
         asked = set(rules.STANDING) - verdict
@@ -124,7 +124,10 @@ class TestTables:
         for name, found in by_glass.items():
             assert asked | {break_glass.GLASS_OPEN, break_glass.QUOTE_NEW_ENOUGH} <= found, name
         grant = next(each for each in TRANSITIONS if each.name == "grant")
-        assert set(grant.rules) - by_glass["break-glass"] == verdict | {rules.REASON}
+        assert set(grant.rules) - by_glass["break-glass"] == verdict | {
+            rules.REASON,
+            rules.MAY_TAKE,
+        }
         confirm = next(each for each in TRANSITIONS if each.name == "confirm")
         assert set(confirm.rules) - by_glass["break-glass-confirm"] == verdict
         renew = next(each for each in TRANSITIONS if each.name == "renew")

@@ -68,6 +68,7 @@ class SqlCatalogue(Repository):
                 policy_epoch=_cluster.c.policy_epoch + 1,
                 live_grants_cap=entry.live_grants_cap,
                 new_grants_cap=entry.new_grants_cap,
+                warned_hosts_take=entry.warned_hosts_take,
                 applied_at_ms=self._now_ms,
                 applied_by=entry.applied_by,
             )

@@ -17,6 +17,8 @@ from trustauthority.placement.release_policy import COMPONENTS
 _host = tables.host
 _NEVER_ATTESTED: dict[str, object] = {
     "revoked": False,
+    "draining": False,
+    "warned": False,
     "trust_epoch": 1,
     "attested_at_ms": 0,
     "attested_until_ms": 0,

@@ -117,6 +117,11 @@ class SqlPlacement:
         """Read one move: its recorded outcome."""
         return await self._move(move_id)
 
+    async def set_draining(self, host: HostId, *, draining: bool) -> None:
+        """Let a host take no VM any more, or take VMs again."""
+        row = tables.host.c.host_id == host
+        await self._connection.execute(update(tables.host).where(row).values(draining=draining))
+
     # --- the deciding statement ----------------------------------------------------------------
 
     async def _write(self, transition: Transition, scene: Scene, keys: Mapping[str, Any]) -> bool:

@@ -34,6 +34,7 @@ from trustauthority.adapters.sql.identities import SqlIdentities
 from trustauthority.adapters.sql.keyhistory import SqlKeyHistory
 from trustauthority.adapters.sql.keyproviders import SqlKeyProviders, SqlRewrapJobs
 from trustauthority.adapters.sql.keys import SqlKeys
+from trustauthority.adapters.sql.orders import SqlMoveOrders
 from trustauthority.adapters.sql.placement import SqlPlacement
 from trustauthority.adapters.sql.releasepolicies import SqlReleasePolicies
 from trustauthority.adapters.sql.restart import SqlRestart
@@ -72,6 +73,7 @@ class SqlTransaction:
         self.release_policies = SqlReleasePolicies(connection, now_ms)
         self.rewrap_jobs = SqlRewrapJobs(connection, now_ms)
         self.placement = SqlPlacement(connection, now_ms)
+        self.orders = SqlMoveOrders(connection, now_ms)
         self.identities = SqlIdentities(connection, now_ms)
         self.audit = SqlAuditLog(connection, now_ms)
         self.restart = SqlRestart(connection, now_ms)

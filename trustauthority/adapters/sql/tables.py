@@ -52,6 +52,7 @@ cluster = Table(
     Column("new_grants_cap", BigInteger, nullable=False),
     Column("offer_ms", BigInteger, nullable=False),
     Column("prepare_for_ms", BigInteger, nullable=False),
+    Column("warned_hosts_take", Boolean, nullable=False),
     Column("policy_document", Text, nullable=False),
     Column("policy_sha256", String(64), nullable=False),
     Column("policy_epoch", BigInteger, nullable=False),
@@ -138,9 +139,11 @@ host = Table(
     Column("region", String(63), nullable=False),
     Column("revoked", Boolean, nullable=False),
     Column("trust_epoch", BigInteger, nullable=False),
+    Column("draining", Boolean, nullable=False),
     # the newest verdict, and the epochs it was made under
     Column("verdict_id", String(64)),
     Column("passed", Boolean),
+    Column("warned", Boolean, nullable=False),
     Column("decided_at_ms", BigInteger),
     Column("standing_since_ms", BigInteger),
     Column("attested_at_ms", BigInteger, nullable=False),
@@ -329,6 +332,26 @@ move = Table(
     Column("prepared_boot", LargeBinary),
     Column("replays", BigInteger, nullable=False),
 )
+
+move_order = Table(
+    "move_order",
+    metadata,
+    Column("order_id", String(64), primary_key=True),
+    Column("vm_id", ForeignKey("vm.vm_id"), nullable=False),
+    Column("source", String(34), nullable=False),
+    Column("destination", String(34), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("phase", String(16), nullable=False),
+    Column("percent", Integer, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("created_by", String(128), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+)
+"""Wishes that give no right: a host is asked to move a VM."""
+Index("move_order_by_vm", move_order.c.vm_id)
+Index("move_order_open", move_order.c.state, move_order.c.expires_ms)
 
 identity = Table(
     "identity",

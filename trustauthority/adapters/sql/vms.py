@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import desc, insert, select, update
+from sqlalchemy import desc, insert, or_, select, true, update
 
 from trustauthority.adapters.sql import tables
 from trustauthority.adapters.sql.catalogue import Repository
 from trustauthority.adapters.sql.rows import columns, record
-from trustauthority.model.identifiers import HostId
+from trustauthority.model.identifiers import HostId, VmId
 from trustauthority.model.placement import UNLIMITED_MS, KeyState, LeaseClass, Sharing, VmState
 from trustauthority.model.vm import IntentEntry, VmEntry
 
@@ -23,7 +23,6 @@ class SqlVms(Repository):
         inserted = await self._insert(
             _vm,
             **columns(entry),
-            state=str(VmState.PROTECTED),
             owner_boot=b"",
             move_until_ms=0,
             policy_version=0,
@@ -46,13 +45,41 @@ class SqlVms(Repository):
         found = await self._select(_vm.c.vm_id == vm, limit=1)
         return found[0] if found else None
 
-    async def page(self, *, after: str, limit: int) -> Sequence[VmEntry]:
-        """List VMs by id."""
-        return await self._select(_vm.c.vm_id > after, limit=limit)
+    async def page(self, *, after: str, limit: int, owner: str = "") -> Sequence[VmEntry]:
+        """List VMs by id, of one owner or (empty) of all."""
+        wanted = _vm.c.vm_id > after
+        return await self._select(wanted & (_vm.c.owner == owner) if owner else wanted, limit=limit)
 
     async def owned_by(self, host: HostId) -> Sequence[VmEntry]:
         """List the VMs whose grant a host holds."""
         return await self._select(_vm.c.owner == host, limit=10_000)
+
+    async def reprofile(self, vm: VmId, profile_sha256: bytes, *, replaces: bytes) -> bool:
+        """Replace the digest of the profile; False when it is not the one that was looked at."""
+        done = await self._connection.execute(
+            update(_vm)
+            .where(
+                _vm.c.vm_id == vm,
+                _vm.c.profile_sha256 == replaces,
+                _vm.c.state == str(VmState.PROTECTED),
+            )
+            .values(profile_sha256=profile_sha256)
+        )
+        return done.rowcount == 1
+
+    async def retire(self, vm: VmId, *, even_if_held: bool) -> bool:
+        """Take a VM out of placement for good; False when a host holds it, or held it lately."""
+        free = or_(_vm.c.owner.is_(None), _vm.c.fence_until_ms <= self._now_ms)
+        done = await self._connection.execute(
+            update(_vm)
+            .where(
+                _vm.c.vm_id == vm,
+                _vm.c.state == str(VmState.PROTECTED),
+                true() if even_if_held else free,
+            )
+            .values(state=str(VmState.RETIRED))
+        )
+        return done.rowcount == 1
 
     async def put_intent(self, entry: IntentEntry) -> None:
         """Keep an intent."""
@@ -72,6 +99,13 @@ class SqlVms(Repository):
         query = select(_vm).where(condition).order_by(_vm.c.vm_id).limit(limit)  # type: ignore[arg-type]
         rows = await self._connection.execute(query)
         return [
-            record(VmEntry, row, key_state=KeyState, lease_class=LeaseClass, sharing=Sharing)
+            record(
+                VmEntry,
+                row,
+                key_state=KeyState,
+                lease_class=LeaseClass,
+                state=VmState,
+                sharing=Sharing,
+            )
             for row in rows.mappings()
         ]

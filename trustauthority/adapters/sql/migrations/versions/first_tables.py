@@ -34,6 +34,7 @@ def _policy() -> None:
         sa.Column("new_grants_cap", sa.BigInteger(), nullable=False),
         sa.Column("offer_ms", sa.BigInteger(), nullable=False),
         sa.Column("prepare_for_ms", sa.BigInteger(), nullable=False),
+        sa.Column("warned_hosts_take", sa.Boolean(), nullable=False),
         sa.Column("policy_document", sa.Text(), nullable=False),
         sa.Column("policy_sha256", sa.String(length=64), nullable=False),
         sa.Column("policy_epoch", sa.BigInteger(), nullable=False),
@@ -133,8 +134,10 @@ def _hosts() -> None:
         sa.Column("region", sa.String(length=63), nullable=False),
         sa.Column("revoked", sa.Boolean(), nullable=False),
         sa.Column("trust_epoch", sa.BigInteger(), nullable=False),
+        sa.Column("draining", sa.Boolean(), nullable=False),
         sa.Column("verdict_id", sa.String(length=64), nullable=True),
         sa.Column("passed", sa.Boolean(), nullable=True),
+        sa.Column("warned", sa.Boolean(), nullable=False),
         sa.Column("decided_at_ms", sa.BigInteger(), nullable=True),
         sa.Column("standing_since_ms", sa.BigInteger(), nullable=True),
         sa.Column("attested_at_ms", sa.BigInteger(), nullable=False),
@@ -315,6 +318,25 @@ def _placement() -> None:
         sa.ForeignKeyConstraint(["vm_id"], ["vm.vm_id"]),
         sa.PrimaryKeyConstraint("move_id"),
     )
+    op.create_table(
+        "move_order",
+        sa.Column("order_id", sa.String(length=64), nullable=False),
+        sa.Column("vm_id", sa.String(length=63), nullable=False),
+        sa.Column("source", sa.String(length=34), nullable=False),
+        sa.Column("destination", sa.String(length=34), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("phase", sa.String(length=16), nullable=False),
+        sa.Column("percent", sa.Integer(), nullable=False),
+        sa.Column("detail", sa.Text(), nullable=False),
+        sa.Column("created_by", sa.String(length=128), nullable=False),
+        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("expires_ms", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["vm_id"], ["vm.vm_id"]),
+        sa.PrimaryKeyConstraint("order_id"),
+    )
+    op.create_index("move_order_by_vm", "move_order", ["vm_id"], unique=False)
+    op.create_index("move_order_open", "move_order", ["state", "expires_ms"], unique=False)
 
 
 def _authority() -> None:

@@ -1,0 +1,111 @@
+"""Moves that are ordered at the authority and carried out by the agent, on two real libvirt hosts."""
+
+import time
+
+import pytest
+from support.two_hosts import BAD_BOOT, VM, TwoHosts, wait_until
+
+pytestmark = pytest.mark.libvirt
+
+
+def orders(two: TwoHosts) -> list[dict]:
+    return two.ta("placement", "orders", "--everything", "--vm", VM, "-o", "json").json()
+
+
+class TestMigrate:
+    def test_ordered_carried_out_and_shown(self, two: TwoHosts) -> None:
+        """ta vm migrate: the source's agent moves it; each step is told; the guest goes on."""
+        two.started()
+        two.slow_copies("host-a")
+        before = two.ticks()
+        done = two.stage.ta("vm", "migrate", VM, "host-b")
+        assert done.code == 0, done.said
+        for step in ("waits for the source's agent", "copy", "switch", "resume ✔"):
+            assert step in done.said, step
+        assert two.ticks() > before + 2
+        two.runs_on("host-b")
+        assert orders(two)[0]["state"] == "done"
+
+    def test_no_wait(self, two: TwoHosts) -> None:
+        """The order stands without anybody who watches."""
+        two.started()
+        order = two.ta("vm", "migrate", VM, "host-b", "--no-wait", "-o", "name").said.strip()
+        wait_until(lambda: two.owner() == "host-b", 30, "it moved")
+        two.runs_on("host-b")
+        wait_until(lambda: orders(two)[0]["state"] == "done", 30, "the outcome is told")
+        assert orders(two)[0]["orderId"] == order.splitlines()[-1]
+
+    def test_refused_before_it_is_ordered(self, two: TwoHosts) -> None:
+        """A host that failed is no destination: exit 1, with the reason, and no order."""
+        two.reboot("host-b", BAD_BOOT)
+        two.started()
+        known = len(orders(two))
+        done = two.stage.ta("vm", "migrate", VM, "host-b")
+        assert done.code == 1, done.said
+        assert "MOVE_REFUSED" in done.said
+        assert len(orders(two)) == known
+        two.runs_on("host-a")
+
+    def test_revoked_after_it_was_ordered(self, two: TwoHosts) -> None:
+        """N47 of moves: the check said yes, then the destination was revoked: it stays, and why."""
+        two.started()
+        two.kill_agent("host-a")
+        order = two.ta("vm", "migrate", VM, "host-b", "--no-wait", "-o", "name").said.split()[-1]
+        two.ta("host", "revoke", "host-b", "--why", "test", "--yes")
+        two.start_agent("host-a")
+        wait_until(lambda: orders(two)[0]["state"] == "failed", 40, "the order failed")
+        assert orders(two)[0]["orderId"] == order
+        assert "HOST_REVOKED" in orders(two)[0]["detail"]
+        two.runs_on("host-a")
+
+    def test_agent_down_while_it_is_ordered(self, two: TwoHosts) -> None:
+        """The hint is lost: the agent asks for its orders when it is back."""
+        two.started()
+        two.kill_agent("host-a")
+        two.ta("vm", "migrate", VM, "host-b", "--no-wait")
+        time.sleep(1)
+        assert two.owner() == "host-a"
+        two.start_agent("host-a")
+        wait_until(lambda: two.owner() == "host-b", 40, "it moved")
+        two.runs_on("host-b")
+
+    def test_cancelled_before_it_began(self, two: TwoHosts) -> None:
+        """An order that was taken back is not carried out."""
+        two.started()
+        two.kill_agent("host-a")
+        order = two.ta("vm", "migrate", VM, "host-b", "--no-wait", "-o", "name").said.split()[-1]
+        two.ta("placement", "cancel", order)
+        two.start_agent("host-a")
+        time.sleep(2)
+        two.runs_on("host-a")
+        assert orders(two)[0]["state"] == "cancelled"
+
+
+class TestDrain:
+    def test_empties_a_host(self, two: TwoHosts) -> None:
+        """ta host drain: its VMs move away, nothing starts there until ta host undrain."""
+        two.started()
+        try:
+            done = two.stage.ta("host", "drain", "host-a", "--why", "test")
+            assert done.code == 0, done.said
+            two.runs_on("host-b")
+            two.libvirt["host-b"].do("destroy", VM)
+            wait_until(lambda: not two.owner(), 5, "it is given back")
+            said = two.start_vm("host-a")
+            assert said.code != 0
+            assert "being drained" in said.err
+        finally:
+            two.ta("host", "undrain", "host-a")
+        two.started("host-a")
+
+    def test_says_what_stays_and_why(self, two: TwoHosts) -> None:
+        """No other host may take it: exit 1, the reason, and the VM runs on."""
+        two.reboot("host-b", BAD_BOOT)
+        two.started()
+        try:
+            done = two.stage.ta("host", "drain", "host-a")
+            assert done.code == 1, done.said
+            assert "host-b: the host's newest verdict is FAILED" in done.said
+            two.runs_on("host-a")
+        finally:
+            two.ta("host", "undrain", "host-a")
