@@ -252,6 +252,12 @@ class BreakGlassOver(ReleaseRefused):
     reason = "BREAK_GLASS_OVER"
 
 
+class OwnerSignatureInvalid(TrustAuthorityError):
+    """The VM's owner did not sign this version of its release policy."""
+
+    reason = "OWNER_SIGNATURE_INVALID"
+
+
 class RollbackDetected(ReleaseRefused):
     """A caller showed a signed audit checkpoint that our database does not contain."""
 

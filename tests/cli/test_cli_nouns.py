@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+from base64 import b64encode
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fakes.fake_authority import FakeAuthority
 from google.protobuf.message import Message
 from google.rpc import status_pb2
@@ -19,6 +22,7 @@ from trustauthority.appraisal.baseline import content_sha256
 from trustauthority.cli import key_rewrap
 from trustauthority.cli.exit import ExitCode
 from trustauthority.codec.pe import decode_pe
+from trustauthority.keyrelease.releasepolicy import check_owner_signature
 from trustauthority.model.baseline import Component
 from trustauthority.v1 import admin_pb2 as admin
 from trustauthority.v1 import common_pb2 as common
@@ -273,6 +277,19 @@ SCREENS = {
             "payroll  1          2026-11-20 13:00:00Z  ! never given back  run      r640\n"
         ),
     ),
+    "vm policy show payroll": (
+        "GetReleasePolicy",
+        keyadmin.GetReleasePolicyResponse(
+            policy=keyadmin.ReleasePolicy(version=2, lines=["one", "two"], signature=b"s")
+        ),
+        (
+            "release policy of payroll\n"
+            "  version              2\n"
+            "  signed by the owner  yes\n"
+            "  asks for             one\n"
+            "                       two\n"
+        ),
+    ),
     "vm show payroll": (
         "GetVm",
         keys.GetVmResponse(vm=VM),
@@ -443,6 +460,11 @@ SENT: dict[str, tuple[str, Message, Message]] = {
         "CancelRewrap",
         keyadmin.CancelRewrapResponse(rewrap=REWRAP),
         keyadmin.CancelRewrapRequest(job_id="5f0c"),
+    ),
+    "host set-region esx-a01 eu": (
+        "SetHostRegion",
+        keyadmin.SetHostRegionResponse(),
+        keyadmin.SetHostRegionRequest(host="esx-a01", region="eu"),
     ),
     "anchor remove 9f3c --yes": (
         "RemoveAnchor",
@@ -932,3 +954,50 @@ def test_exposed_keys_become_a_plan(ta, authority: FakeAuthority, tmp_path) -> N
     assert ta("key", "exposed").code is ExitCode.USAGE
     authority.answer("ListKeyHolders", keyadmin.ListKeyHoldersResponse())
     assert ta("key", "exposed", "--ek-model", "X").code is ExitCode.YES
+
+
+@pytest.mark.parametrize("curve", ["ed25519", "p-256"])
+def test_an_owner_signs_what_is_sent(ta, authority: FakeAuthority, tmp_path, curve: str) -> None:
+    """The bytes that the owner signed are those that the authority gets, however the file was written."""
+    key = (
+        Ed25519PrivateKey.generate()
+        if curve == "ed25519"
+        else ec.generate_private_key(ec.SECP256R1())
+    )
+    owner, file, out = (tmp_path / name for name in ("owner.key", "policy.json", "policy.sig"))
+    owner.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    file.write_text('{ "version": 2,\n "regions": ["eu"] }')
+    words = ("--file", str(file), "--key", str(owner), "--out", str(out))
+    owner.chmod(0o644)
+    assert ta("vm", "policy", "sign", "payroll", *words).code is ExitCode.USAGE
+    owner.chmod(0o600)
+    assert ta("vm", "policy", "sign", "payroll", *words).code is ExitCode.YES
+    assert ta("vm", "policy", "sign", "payroll", *words).code is ExitCode.USAGE  # it exists
+    reply = keyadmin.SetReleasePolicyResponse(policy=keyadmin.ReleasePolicy(version=2))
+    authority.answer("SetReleasePolicy", reply)
+    sent = ("--file", str(file), "--signature", str(out))
+    assert ta("vm", "policy", "set", "payroll", *sent).code is ExitCode.YES
+    asked = authority.request(keyadmin.SetReleasePolicyRequest)
+    assert json.loads(asked.document)["vm"] == "payroll"
+    public = key.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    check_owner_signature(b64encode(public).decode(), asked.document, asked.signature)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"version": 0}', '{"version": 1, "region": []}'])
+def test_a_wrong_release_policy_is_told_without_asking(
+    ta, authority: FakeAuthority, tmp_path, content: str
+) -> None:
+    """A document that the authority would refuse is not sent."""
+    file = tmp_path / "policy.json"
+    file.write_text(content)
+    assert ta("vm", "policy", "set", "payroll", "--file", str(file)).code is ExitCode.USAGE
+    assert ta("vm", "policy", "set", "payroll", "--file", "/nowhere").code is ExitCode.USAGE
+    assert not authority.requests

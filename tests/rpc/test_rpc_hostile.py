@@ -77,6 +77,13 @@ GOOD: dict[str, dict[str, Any]] = {
     "ChangeKeyState": {"vm_id": "vm-1", "step": 1, "dry_run": True},
     "DestroyKey": {"vm_id": "vm-1", "dry_run": True},
     "CancelDestroyKey": {"vm_id": "vm-1", "dry_run": True},
+    "GetReleasePolicy": {"vm_id": "vm-1"},
+    "SetReleasePolicy": {
+        "vm_id": "vm-1",
+        "document": b'{"format":"ta-release-policy-v1","vm":"vm-1","version":1}',
+        "dry_run": True,
+    },
+    "SetHostRegion": {"host": "h-1"},
     "ReprofileVm": {"vm_id": "vm-1", "profile_digest": b"p" * 32, "dry_run": True},
     "RetireVm": {"vm_id": "vm-1", "why": "test", "dry_run": True},
     "ListCandidates": {"vm_id": "vm-1"},
@@ -330,6 +337,8 @@ async def test_bytes_of_wrong_sizes(authority):
                 request = spoiled(rpc, path, value)
                 if rpc.name == "ProtectVm" and not value:
                     continue  # a VM without a profile is allowed
+                if path == ("signature",) and not value:
+                    continue  # so is a policy that has no owner
                 if path == ("replaces",) and not value:
                     continue  # it has none yet
                 if rpc.name == "AddAnchor" and path == ("certificate",):

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, delete, insert, select
 
-from trustauthority.adapters.sql import tables
+from trustauthority.adapters.sql import key_tables, tables
 from trustauthority.adapters.sql.rows import columns, record
 from trustauthority.model.identifiers import ClusterId, HostId, RequestId, VmId
 from trustauthority.model.placement import (
@@ -31,6 +31,7 @@ from trustauthority.model.placement import (
     VmRecord,
     VmState,
 )
+from trustauthority.model.releasepolicy import ReleasePolicyRecord
 from trustauthority.model.requests import Request, SwitchRequest
 from trustauthority.placement import authority as pure
 from trustauthority.placement.authority import Outcome, Refused
@@ -53,6 +54,7 @@ class Database:
     authorised_ms: Mapping[str, int] = field(default_factory=dict)
     """When each grant was authorised."""
     glasses: Mapping[str, BreakGlass] = field(default_factory=dict)
+    policies: Mapping[str, ReleasePolicyRecord] = field(default_factory=dict)
 
 
 def state_of(database: Database, request: Request, now_ms: int) -> PlacementState:
@@ -77,6 +79,7 @@ def state_of(database: Database, request: Request, now_ms: int) -> PlacementStat
     ]
     by_glass = type(request).__name__.startswith("BreakGlass")
     return PlacementState(
+        policy=database.policies.get(vm_id),
         glass=min(glasses, key=lambda each: each.glass_id, default=None) if by_glass else None,
         authority=database.authority,
         cluster=database.clusters[host.cluster_id] if host else NO_CLUSTER,
@@ -136,6 +139,7 @@ _FILLED = (
     tables.move,
     tables.intent,
     tables.break_glass,
+    key_tables.release_policy,
     tables.vm,
     tables.host,
     tables.cluster,
@@ -154,6 +158,7 @@ def fill(connection: Connection, database: Database) -> None:
     _insert(connection, tables.intent, database.intents.values(), {})
     _insert(connection, tables.move, database.moves.values(), {})
     _insert(connection, tables.break_glass, database.glasses.values(), {})
+    _insert(connection, key_tables.release_policy, database.policies.values(), {})
     for name, grant in database.grants.items():
         at = {"authorised_at_ms": database.authorised_ms[name]}
         _insert(connection, tables.grant, [grant], at)
@@ -176,6 +181,7 @@ def dump(connection: Connection) -> Database:
         hosts=read(tables.host, HostStanding, "host_id"),
         vms=read(tables.vm, VmRecord, "vm_id", state=VmState, key_state=KeyState, sharing=Sharing),
         glasses=read(tables.break_glass, BreakGlass, "glass_id"),
+        policies=read(key_tables.release_policy, ReleasePolicyRecord, "vm_id"),
         intents=read(tables.intent, Intent, "intent_id"),
         grants=read(tables.grant, Grant, "request_id", purpose=Purpose, phase=GrantPhase),
         moves=read(tables.move, Move, "move_id", phase=MovePhase),
@@ -227,6 +233,10 @@ def _host(host: HostId) -> HostStanding:
         attested_at_ms=NOW_MS - 1_000,
         attested_until_ms=NOW_MS + 100_000,
         boot=BOOT,
+        host_class="r650",
+        region="eu",
+        variant_firmware="f1",
+        variant_kernel="k1",
     )
 
 

@@ -34,6 +34,7 @@ from trustauthority.model.placement import (
     Sharing,
     VmState,
 )
+from trustauthority.model.releasepolicy import ReleasePolicyRecord
 from trustauthority.model.requests import (
     AbortRequest,
     BreakGlassConfirmRequest,
@@ -53,6 +54,7 @@ from trustauthority.model.requests import (
     SwitchRequest,
 )
 from trustauthority.placement.authority import Accepted
+from trustauthority.placement.condition import hour_of_week
 
 R1, R2, R3, M1, M2, I1, G1 = (name(text) for text in ("r1", "r2", "r3", "m1", "m2", "i1", "g1"))
 EPOCH = 6
@@ -111,7 +113,30 @@ def _failed_with_glass() -> Database:
     return replace(free, hosts={**free.hosts, A: failed}, glasses={G1: glass})
 
 
+def _limited(start: Database) -> Database:
+    """The VM has a release policy, and both hosts meet every limit of it."""
+    policy = ReleasePolicyRecord(
+        vm_id=VM,
+        version=2,
+        clusters=",lab,prod,",
+        host_classes=",r640,r650,",
+        regions=",eu,us,",
+        hours=f",{hour_of_week(NOW_MS)},",
+        max_evidence_age_ms=1_000,
+        variants_firmware=",f0,f1,",
+        variants_kernel=",k1,",
+    )
+    vm = replace(start.vms[VM], policy_version=2)
+    return replace(start, policies={VM: policy}, vms={**start.vms, VM: vm})
+
+
 SCENARIOS: dict[str, Database] = {
+    "limited": _limited(good()),
+    "limited-granted": after(GRANT_A, start=_limited(good())),
+    "limited-offered": after(GRANT_A, OFFER_A, start=_limited(good())),
+    "limited-glass": _limited(_failed_with_glass()),
+    "limited-glass-used": after(GLASS_A, start=_limited(_failed_with_glass())),
+    "limited-shared": _limited(_shared()),
     "shared": _shared(),
     "shared-by-a": after(SHARE_A, start=_shared()),
     "shared-by-both": after(SHARE_A, SHARE_B, start=_shared()),
@@ -135,6 +160,14 @@ SCENARIOS: dict[str, Database] = {
 }
 
 ACCEPTED: list[tuple[str, Request, str]] = [
+    ("limited", GRANT_A, "grant"),
+    ("limited-granted", GRANT_A, "grant-replay"),
+    ("limited-granted", CONFIRM_A, "confirm"),
+    ("limited-offered", PREPARE_B, "prepare"),
+    ("limited-glass", GLASS_A, "break-glass"),
+    ("limited-glass-used", GLASS_A, "break-glass-replay"),
+    ("limited-glass-used", GLASS_CONFIRM_A, "break-glass-confirm"),
+    ("limited-shared", SHARE_A, "share"),
     ("shared", SHARE_A, "share"),
     ("shared-by-a", SHARE_B, "share"),
     ("shared-by-a", SHARE_A, "grant-replay"),
@@ -211,6 +244,21 @@ DOMAINS: dict[str, tuple[Any, ...]] = {
     "purpose": tuple(Purpose),
     "response_hash": (None, bytes(32)),
     "replays": (0, 7),
+    "version": (1, 2),
+    "policy_version": (0, 1, 2),
+    "clusters": ("", ",lab,", ",prod,"),
+    "host_classes": ("", ",r640,"),
+    "regions": ("", ",us,", ",eu"),
+    "hours": ("", ",h0,", f",{hour_of_week(NOW_MS)},"),
+    "max_evidence_age_ms": (0, 999, 1_000),
+    "variants_firmware": ("", ",f0,"),
+    "variants_kernel": (",k2,", ",k1,k2,"),
+    "variants_command_line": (",c1,",),
+    "host_class": ("", "r640", "r65"),
+    "region": ("", "us", "e"),
+    "variant_firmware": ("", "f0", "f"),
+    "variant_kernel": ("", "k1,k2"),
+    "variant_command_line": ("c1",),
 }
 PHASES = {"grants": tuple(GrantPhase), "moves": tuple(MovePhase)}
 KEYS = {
@@ -221,6 +269,7 @@ KEYS = {
     "grants": "request_id",
     "moves": "move_id",
     "glasses": "glass_id",
+    "policies": "vm_id",
 }
 
 

@@ -41,6 +41,7 @@ from trustauthority.services.keyadmin import KeyAdministration
 from trustauthority.services.keyproviders import KeyProviderService
 from trustauthority.services.keys import KeyService, ReleasedKey
 from trustauthority.services.placement import NewVm, PlacementService
+from trustauthority.services.releasepolicies import ReleasePolicyService
 from trustauthority.services.rewrap import RewrapService
 from trustauthority.services.secrets import AuthoritySecrets
 
@@ -95,6 +96,7 @@ class SimulatedAuthority:
         self.rewrap = RewrapService(store, room, self.key_providers, self.journal)
         self.tombstones = FileTombstones(stores.path.parent / "tombstones", AUDIT_KEY)
         self.destruction = Destruction(store, self.tombstones)
+        self.release_policies = ReleasePolicyService(store)
         self.holders = HolderService(store)
         self.escrow = EscrowService(
             store,

@@ -60,6 +60,7 @@ CODES: dict[str, ExitCode] = {
     errors.EkCertificateRevoked.reason: ExitCode.DENIED,
     errors.ResidencyUnproven.reason: ExitCode.DENIED,
     errors.Unauthenticated.reason: ExitCode.DENIED,
+    errors.OwnerSignatureInvalid.reason: ExitCode.DENIED,
     errors.RoleRequired.reason: ExitCode.DENIED,
     reasons.PERMISSION_DENIED: ExitCode.DENIED,
     reasons.AUTHORITY_UNVERIFIED: ExitCode.DENIED,

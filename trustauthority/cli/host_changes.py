@@ -215,8 +215,39 @@ def _revoked(ta: Session, host: str, reply: "RevokeHostResponse", *, dry_run: bo
     )
 
 
+def set_region(
+    host: str, region: str, /, *, dry_run: DryRun = False, options: Options = DEFAULTS
+) -> ExitCode:
+    """Say in which region a host is, for release policies of VMs. It is your word: nothing measures it.
+
+    Args:
+        host: Name or id of the host.
+        region: 1-63 of a-z 0-9 . _ -; empty for none.
+        dry_run: Only show what would be sent.
+    """
+    from trustauthority.v1 import keyadmin_pb2 as admin
+    from trustauthority.v1.keyadmin_pb2_grpc import KeyAdministrationServiceStub
+
+    with session(options) as ta:
+        request = admin.SetHostRegionRequest(host=host, region=region)
+        if dry_run:
+            ta.would_send(request)
+            return ExitCode.YES
+        service = ta.authority.on(KeyAdministrationServiceStub)
+        service.write(lambda s: s.SetHostRegion, request)
+        ta.done(f"{host} is in region {region}" if region else f"{host} has no region", request)
+    return ExitCode.YES
+
+
 def add_to(app: App) -> None:
     """Register these commands with ``ta host``."""
+    app.command(
+        set_region,
+        name="set-region",
+        help_epilogue=examples(
+            "ta host set-region esx-a01 eu-west", "ta host set-region esx-a01 eu-west --dry-run"
+        ),
+    )
     app.command(
         admit,
         help_epilogue=examples("ta host admit esx-a04", "ta host admit esx-a04 --dry-run"),

@@ -116,6 +116,7 @@ def show(vm: str, /, *, options: Options = DEFAULTS) -> ExitCode:
             return ExitCode.YES
         ta.screen.line(Marked(text=reply.key.vm_id, style=STRONG))
         ta.screen.fields(key_states.key_fields(ta, reply.key))
+        ta.screen.fields(Field("release policy", line) for line in reply.release_policy)
         if len(reply.epochs) > 1:
             ta.screen.line(f"{count(len(reply.epochs), 'key')} so far, newest first")
             ta.screen.table(

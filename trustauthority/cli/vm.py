@@ -15,6 +15,7 @@ from trustauthority.cli.paging import all_pages
 from trustauthority.cli.render import STRONG, Field, Marked
 from trustauthority.cli.session import session
 from trustauthority.cli.text import count
+from trustauthority.cli.vm_policy import policy_app
 from trustauthority.cli.vm_view import break_glass_field, vm_columns, vm_fields
 from trustauthority.cli.vm_watch import watch as watch_vms
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from trustauthority.v1.keyprovider_pb2 import Vm
 
 app = App(name="vm", help="Protected VMs: who may run each, and until when.")
+app.command(policy_app)
 vm_changes.add_to(app)
 vm_move.add_to(app)
 

@@ -10,12 +10,15 @@ from trustauthority.adapters.keyfiles import KeyFiles
 from trustauthority.adapters.tombstones import TOMBSTONES, FileTombstones
 from trustauthority.ports import Journal, KeyRoom, Store
 from trustauthority.rpc.keyadmin import KeyAdminRpc
-from trustauthority.rpc.keyprovider import KeyProviderRpc
+from trustauthority.rpc.keyprovider import KeyProviderRpc, VmRpc
 from trustauthority.services.destruction import Destruction
+from trustauthority.services.follow import Follower
 from trustauthority.services.holders import HolderService
 from trustauthority.services.keyadmin import KeyAdministration
 from trustauthority.services.keyproviders import KeyProviderService
 from trustauthority.services.keys import KeyService
+from trustauthority.services.placement import PlacementService
+from trustauthority.services.releasepolicies import ReleasePolicyService
 from trustauthority.services.rewrap import RewrapService, work_quietly
 from trustauthority.settings import Settings
 from trustauthority.v1 import keyadmin_pb2_grpc, keyprovider_pb2_grpc
@@ -35,20 +38,29 @@ class KeyRole:
     providers: KeyProviderService
     admin: KeyAdministration
     rewrap: RewrapService
+    policies: ReleasePolicyService
     destruction: Destruction
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a job was begun here: nobody waits for the next look."""
 
-    def register(self, server: grpc.aio.Server) -> None:
+    def register(self, server: grpc.aio.Server, follower: Follower) -> None:
         """Add its servicers."""
         keyprovider_pb2_grpc.add_KeyProviderServiceServicer_to_server(
-            KeyProviderRpc(self.keys, self.admin), server
+            KeyProviderRpc(self.keys, self.admin, self.policies), server
         )
         keyadmin_pb2_grpc.add_KeyAdministrationServiceServicer_to_server(
             KeyAdminRpc(
-                self.admin, self.providers, self.rewrap, HolderService(self.store), self.wake
+                self.admin,
+                self.providers,
+                self.rewrap,
+                HolderService(self.store),
+                self.policies,
+                self.wake,
             ),
             server,
+        )
+        keyprovider_pb2_grpc.add_VmServiceServicer_to_server(
+            VmRpc(PlacementService(self.store), self.store, follower), server
         )
 
     async def work(self, stopping: asyncio.Event) -> None:
@@ -75,5 +87,6 @@ def open_key_role(
         providers=providers,
         admin=KeyAdministration(store, room, providers, destroy_delay_ms=delay_ms),
         rewrap=RewrapService(store, room, providers, journal),
+        policies=ReleasePolicyService(store),
         destruction=Destruction(store, tombstones),
     )

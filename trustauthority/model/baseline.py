@@ -84,3 +84,11 @@ def compact_names(matched: tuple[MatchedVariant, ...], *, whole: bool) -> str:
     if whole and len(names) == 1:
         return names.pop()
     return " ".join(f"{each.component}={each.name}" for each in matched)
+
+
+def matched_by_component(compact: str) -> Mapping[Component, str]:
+    """The names in what ``compact_names`` made, by component."""
+    if "=" not in compact:
+        return dict.fromkeys(Component, compact) if compact else {}
+    pairs = (word.partition("=") for word in compact.split(" "))
+    return {Component(component): name for component, _, name in pairs}

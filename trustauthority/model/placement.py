@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from trustauthority.model.identifiers import ClusterId, HostId, RequestId, VmId
 from trustauthority.model.lease import OnLeaseLoss
+from trustauthority.model.releasepolicy import ReleasePolicyRecord
 
 UNLIMITED_MS = 2**53
 """A lease length that never ends (285 000 years): ordinary arithmetic, no NULL to compare with."""
@@ -167,6 +168,8 @@ class HostStanding:
 
     host_id: HostId
     cluster_id: ClusterId
+    host_class: str = ""
+    region: str = ""
     admitted: bool = False
     revoked: bool = False
     trust_epoch: int = 1
@@ -183,6 +186,12 @@ class HostStanding:
     no_report_before_ms: int = 0
     boot: bytes = b""
     """resetCount and restartCount of the newest quote, 8 bytes big-endian."""
+    variant_firmware: str = ""
+    """Baselines that the newest verdict matched, by component; empty where none."""
+    variant_secure_boot: str = ""
+    variant_boot_loader: str = ""
+    variant_kernel: str = ""
+    variant_command_line: str = ""
     warned: bool = False
     """The newest verdict passed with warnings: outdated, but known."""
     draining: bool = False
@@ -222,6 +231,8 @@ class VmRecord:
     """The one move in progress, if any."""
     move_until_ms: int = 0
     """When the move in progress stops keeping others out."""
+    policy_version: int = 0
+    """Version of the VM's release policy; 0 without one."""
 
     @property
     def terms(self) -> LeaseTerms:
@@ -318,5 +329,7 @@ class PlacementState:
     """The grant of the request id."""
     move: Move | None = None
     """The move of the move id."""
+    policy: ReleasePolicyRecord | None = None
+    """The VM's release policy."""
     glass: BreakGlass | None = None
     """The newest break-glass for (vm, host) that is not closed."""

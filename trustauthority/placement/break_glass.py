@@ -10,7 +10,7 @@ Source: issue 5 (c); docs/reference/errors.md.
 
 from trustauthority.errors import BreakGlassOver, QuoteTooOld
 from trustauthority.model.placement import GrantPhase, Purpose
-from trustauthority.placement import rules
+from trustauthority.placement import release_policy, rules
 from trustauthority.placement.condition import (
     Absent,
     AllOf,
@@ -111,6 +111,7 @@ BREAK_GLASS = Transition(
         GLASS_OPEN,
         GLASS_UNUSED,
         *rules.OWNABLE,
+        *release_policy.RULES,
         rules.CLEAR_OF_OTHERS,
         rules.NOT_DRAINING,
         rules.LIVE_CAP,

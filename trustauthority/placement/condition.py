@@ -44,6 +44,11 @@ class Now:
 
 
 @dataclass(frozen=True, slots=True)
+class Hour:
+    """The hour of the week (UTC) of this decision, as lists of hours name it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Literal:
     """A constant."""
 
@@ -73,7 +78,7 @@ class Smallest:
     right: "Term"
 
 
-Term = Field | Asked | Now | Literal | Sum | Largest | Smallest
+Term = Field | Asked | Now | Hour | Literal | Sum | Largest | Smallest
 
 
 # --- conditions ------------------------------------------------------------------------------
@@ -105,6 +110,14 @@ class Absent:
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """The item is in a list that is kept as the text ``,a,b,``. Items are names: no comma in them."""
+
+    item: Term
+    names: Term
+
+
+@dataclass(frozen=True, slots=True)
 class AllOf:
     """Every condition holds."""
 
@@ -118,7 +131,7 @@ class AnyOf:
     conditions: tuple["Condition", ...]
 
 
-Condition = Compare | Absent | AllOf | AnyOf
+Condition = Compare | Absent | Listed | AllOf | AnyOf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,8 +212,9 @@ def reading(term: Term) -> Reading:
             return lambda scene: _attribute(getattr(scene.state, record), name)
         case Asked(name):
             return lambda scene: _attribute(scene.request, name)
-        case Now():
-            return lambda scene: scene.now_ms
+        case Now() | Hour():
+            tell = hour_of_week if isinstance(term, Hour) else int
+            return lambda scene: tell(scene.now_ms)
         case Literal(value):
             return lambda _scene: value
         case Sum(terms):
@@ -224,6 +238,9 @@ def predicate(condition: Condition) -> Predicate:
         case Absent(term):
             read = reading(term)
             return lambda scene: read(scene) is None
+        case Listed(item, names):
+            wanted, among = reading(item), reading(names)
+            return lambda scene: _listed(wanted(scene), among(scene))
         case AllOf(conditions):
             every = tuple(map(predicate, conditions))
             return lambda scene: all(each(scene) for each in every)
@@ -256,6 +273,15 @@ def apply(transition: Transition, scene: Scene, rows: dict[str, type[Any]]) -> P
 def fields_of(record: type[Any]) -> frozenset[str]:
     """Names of a record's columns."""
     return frozenset(each.name for each in fields(record))
+
+
+def hour_of_week(now_ms: int) -> str:
+    """``h0`` for Monday 00:00 to 01:00 UTC, up to ``h167``."""
+    return f"h{(now_ms // 3_600_000 + 72) % 168}"  # 1970 began on a Thursday
+
+
+def _listed(item: Value, names: Value) -> bool:
+    return isinstance(item, str) and isinstance(names, str) and f",{item}," in names
 
 
 def _attribute(record: object, name: str) -> Value:

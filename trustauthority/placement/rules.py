@@ -24,6 +24,7 @@ from trustauthority.model.placement import (
     Sharing,
     VmState,
 )
+from trustauthority.placement import release_policy
 from trustauthority.placement.condition import (
     Absent,
     AllOf,
@@ -332,6 +333,7 @@ GRANT_STILL_HELD = Rule(
 GRANT_CURRENT = (
     GRANT_OF_ASKER,
     *VM_USABLE,
+    *release_policy.RULES,
     GRANT_EPOCHS_CURRENT,
     GRANT_KEY_CURRENT,
     GRANT_SAME_BOOT,

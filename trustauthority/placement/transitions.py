@@ -6,7 +6,7 @@ inserted once. What it does not do: evaluate. Source: design 6.3-6.6.
 """
 
 from trustauthority.model.placement import NO_FENCE_MS, GrantPhase, MovePhase, Purpose
-from trustauthority.placement import move_rules, rules
+from trustauthority.placement import move_rules, release_policy, rules
 from trustauthority.placement.break_glass import TRANSITIONS as BREAK_GLASS_TRANSITIONS
 from trustauthority.placement.condition import (
     Asked,
@@ -58,6 +58,7 @@ GRANT = Transition(
     rules=(
         *rules.STANDING,
         *rules.OWNABLE,
+        *release_policy.RULES,
         rules.REASON,
         rules.CLEAR_OF_OTHERS,
         *rules.TAKES_VMS,
@@ -99,6 +100,7 @@ SHARE = Transition(
         *rules.STANDING,
         *rules.VM_USABLE,
         rules.VM_SHARED,
+        *release_policy.RULES,
         rules.REASON,
         rules.NEW_CAP,
     ),
@@ -240,6 +242,7 @@ PREPARE = Transition(
     rules=(
         *rules.STANDING,
         *rules.OWNABLE,
+        *release_policy.RULES,
         move_rules.MOVE_OF_VM,
         move_rules.OFFERED_TO_HOST,
         move_rules.MOVE_CURRENT,

@@ -27,6 +27,7 @@ from trustauthority.ports.keys import (
     KeyHistory,
     KeyProviders,
     Keys,
+    ReleasePolicies,
     RewrapJobs,
     Tombstones,
 )
@@ -280,6 +281,10 @@ class Transaction(Protocol):
         """What lets a host past its verdict."""
 
     @property
+    def release_policies(self) -> ReleasePolicies:
+        """Release policies of VMs."""
+
+    @property
     def rewrap_jobs(self) -> RewrapJobs:
         """Jobs that wrap many keys again."""
 
@@ -393,6 +398,7 @@ __all__ = [
     "Keys",
     "MoveOrders",
     "Placement",
+    "ReleasePolicies",
     "RewrapJobs",
     "Signer",
     "Store",

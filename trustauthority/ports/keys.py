@@ -7,6 +7,7 @@ from trustauthority.model.audit import AuditEntry
 from trustauthority.model.identifiers import HostId, RequestId, VmId
 from trustauthority.model.keyjob import KekEntry, RewrapJob
 from trustauthority.model.placement import KeyState
+from trustauthority.model.releasepolicy import ReleasePolicyEntry
 from trustauthority.model.vm import BreakGlassEntry, Tombstone, VmKeyEntry
 
 
@@ -68,6 +69,22 @@ class KeyProviders(Protocol):
 
     async def set_default(self, cluster: str, provider: str) -> None:
         """Choose a cluster's default."""
+
+
+class ReleasePolicies(Protocol):
+    """Release policies of VMs, and what of hosts they look at that nothing measures."""
+
+    async def get(self, vm: VmId) -> ReleasePolicyEntry | None:
+        """The newest release policy of a VM."""
+
+    async def put(self, entry: ReleasePolicyEntry, *, after_version: int) -> bool:
+        """Put the next version in force; False when another one came first."""
+
+    async def region(self, host: HostId) -> str:
+        """A host's region; empty when it has none."""
+
+    async def set_region(self, host: HostId, region: str) -> bool:
+        """Say in which region a host is; False when there is no such host."""
 
 
 class RewrapJobs(Protocol):

@@ -94,6 +94,9 @@ MATRIX: dict[str, dict[str, Rule]] = {
         "GetRewrap": _SEE_KEYS,
         "CancelRewrap": _KEYS,
         "ListKeyHolders": _SEE_KEYS,
+        "GetReleasePolicy": _SEE_VMS,
+        "SetReleasePolicy": _KEYS,
+        "SetHostRegion": _HOSTS,
     },
     "VmService": {
         "ProtectVm": _KEYS,

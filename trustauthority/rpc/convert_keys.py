@@ -7,6 +7,7 @@ from trustauthority.model.kms import HealthState
 from trustauthority.rpc.convert import optional_name, timestamp
 from trustauthority.services.holders import HeldKey
 from trustauthority.services.keyproviders import ProviderView
+from trustauthority.services.releasepolicies import ReleasePolicyView
 from trustauthority.v1 import admin_pb2
 from trustauthority.v1 import keyadmin_pb2 as pb
 
@@ -99,3 +100,15 @@ def held_key(held: HeldKey) -> pb.HeldKey:
         released_at=timestamp(held.released_at_ms),
         ended_at=timestamp(held.ended_at_ms),
     )
+
+
+def release_policy(view: ReleasePolicyView) -> pb.ReleasePolicy:
+    """A release policy."""
+    made = pb.ReleasePolicy(lines=view.lines)
+    if view.entry is not None:
+        made.version = view.entry.record.version
+        made.document = view.entry.document
+        made.signature = view.entry.signature
+        made.set_at.FromMilliseconds(view.entry.set_at_ms)
+        made.set_by = view.entry.set_by
+    return made

@@ -29,6 +29,7 @@ CODES: dict[type[TrustAuthorityError], grpc.StatusCode] = {
     errors.RoleRequired: _C.PERMISSION_DENIED,
     errors.ReleaseRefused: _C.FAILED_PRECONDITION,
     errors.KeyNotPermitted: _C.PERMISSION_DENIED,
+    errors.OwnerSignatureInvalid: _C.PERMISSION_DENIED,
     errors.RollbackDetected: _C.FAILED_PRECONDITION,
     errors.MoveRefused: _C.FAILED_PRECONDITION,
     errors.EscrowRejected: _C.FAILED_PRECONDITION,

@@ -10,10 +10,13 @@ from trustauthority.rpc.interceptor import current_caller
 from trustauthority.services.holders import HolderQuestion, HolderService
 from trustauthority.services.keyadmin import KeyAdministration, KeyName
 from trustauthority.services.keyproviders import KeyProviderService
+from trustauthority.services.releasepolicies import ReleasePolicyService
 from trustauthority.services.rewrap import RewrapService
 from trustauthority.v1 import keyadmin_pb2 as pb
 from trustauthority.v1 import keyadmin_pb2_grpc
 
+MAX_SIGNATURE = 128
+"""Bytes: Ed25519 has 64, P-256 in DER form at most 72."""
 _STEPS = {
     KeyStep.SUSPEND: pb.KEY_STEP_SUSPEND,
     KeyStep.RESUME: pb.KEY_STEP_RESUME,
@@ -31,12 +34,14 @@ class KeyAdminRpc(keyadmin_pb2_grpc.KeyAdministrationServiceServicer):
         providers: KeyProviderService,
         rewrap: RewrapService,
         holders: HolderService,
+        policies: ReleasePolicyService,
         wake: asyncio.Event,
     ) -> None:
         self._service = service
         self._providers = providers
         self._rewrap = rewrap
         self._holders = holders
+        self._policies = policies
         self._wake = wake
 
     async def ChangeKeyState(
@@ -169,6 +174,41 @@ class KeyAdminRpc(keyadmin_pb2_grpc.KeyAdministrationServiceServicer):
             held=[convert_keys.held_key(each) for each in held],
             next_page_token="" if place is None else str(place),
         )
+
+    # --- release policies ----------------------------------------------------------------------
+
+    async def GetReleasePolicy(
+        self, request: pb.GetReleasePolicyRequest, context: Any
+    ) -> pb.GetReleasePolicyResponse:
+        """Show a VM's release policy."""
+        view = await self._policies.get(convert.name(request.vm_id, "vm_id"))
+        return pb.GetReleasePolicyResponse(policy=convert_keys.release_policy(view))
+
+    async def SetReleasePolicy(
+        self, request: pb.SetReleasePolicyRequest, context: Any
+    ) -> pb.SetReleasePolicyResponse:
+        """Put the next version in force."""
+        if len(request.signature) > MAX_SIGNATURE:
+            raise InvalidRequest("signature: nobody's is that long", field="signature")
+        view = await self._policies.put(
+            convert.name(request.vm_id, "vm_id"),
+            request.document,
+            request.signature,
+            by=current_caller().name,
+            dry_run=request.dry_run,
+        )
+        return pb.SetReleasePolicyResponse(policy=convert_keys.release_policy(view))
+
+    async def SetHostRegion(
+        self, request: pb.SetHostRegionRequest, context: Any
+    ) -> pb.SetHostRegionResponse:
+        """Say in which region a host is."""
+        await self._policies.set_region(
+            convert.name(request.host, "host"),
+            convert.optional_name(request.region, "region"),
+            by=current_caller().name,
+        )
+        return pb.SetHostRegionResponse()
 
 
 def _key_name(

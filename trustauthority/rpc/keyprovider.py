@@ -16,6 +16,7 @@ from trustauthority.services.follow import Follower
 from trustauthority.services.keyadmin import KeyAdministration
 from trustauthority.services.keys import KeyService
 from trustauthority.services.placement import NewVm, PlacementService
+from trustauthority.services.releasepolicies import ReleasePolicyService
 from trustauthority.services.vmchanges import VmChanges
 from trustauthority.services.vmwatch import VmWatch
 from trustauthority.v1 import keyprovider_pb2 as pb
@@ -27,9 +28,12 @@ _PURPOSES = {pb.KEY_PURPOSE_START, pb.KEY_PURPOSE_MIGRATE, pb.KEY_PURPOSE_SHARE}
 class KeyProviderRpc(keyprovider_pb2_grpc.KeyProviderServiceServicer):
     """VM keys, served by the key role."""
 
-    def __init__(self, service: KeyService, admin: KeyAdministration) -> None:
+    def __init__(
+        self, service: KeyService, admin: KeyAdministration, policies: ReleasePolicyService
+    ) -> None:
         self._service = service
         self._admin = admin
+        self._policies = policies
 
     async def CreateKey(self, request: pb.CreateKeyRequest, context: Any) -> pb.CreateKeyResponse:
         """Make a VM key."""
@@ -59,6 +63,7 @@ class KeyProviderRpc(keyprovider_pb2_grpc.KeyProviderServiceServicer):
             key=convert.vm_key(key),
             releases=[convert.key_release(entry) for entry in allowed],
             epochs=[convert.vm_key(each) for each in await self._admin.epochs(vm)],
+            release_policy=(await self._policies.get(vm)).lines,
         )
 
     async def RequestKey(

@@ -19,6 +19,7 @@ from trustauthority.model.placement import LeaseTerms, PlacementState, Purpose
 from trustauthority.model.report import VerdictSeal
 from trustauthority.ports import Transaction
 from trustauthority.services.policies import cluster_policy
+from trustauthority.services.releasepolicies import require_intact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,7 @@ async def _order(
     key, vm = await tx.keys.current(state.vm.vm_id), await tx.vms.get(state.vm.vm_id)
     if key is None or vm is None:
         raise NotFound("the VM has no key", kind="key", name=state.vm.vm_id)
+    await require_intact(tx, vm.vm_id)
     _, policy = await cluster_policy(tx, host.cluster_id)
     plan = release(
         state.grant,

@@ -950,3 +950,196 @@ class HeldKey(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeldKey: _TypeAlias = HeldKey  # noqa: Y015
+
+@_typing.final
+class ReleasePolicy(_message.Message):
+    """What must hold for the host that gets one VM's key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    SET_AT_FIELD_NUMBER: _builtins.int
+    SET_BY_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Only grows; 0 when the VM has no policy."""
+    document: _builtins.bytes
+    """Canonical JSON."""
+    signature: _builtins.bytes
+    """By the owner whom the version before named; empty where it named none."""
+    set_by: _builtins.str
+    """Who put it in force."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it asks for, a line each."""
+
+    @_builtins.property
+    def set_at(self) -> _timestamp_pb2.Timestamp:
+        """When it came in force."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        document: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+        lines: _abc.Iterable[_builtins.str] | None = ...,
+        set_at: _timestamp_pb2.Timestamp | None = ...,
+        set_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["set_at", b"set_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "lines", b"lines", "set_at", b"set_at", "set_by", b"set_by", "signature", b"signature", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleasePolicy: _TypeAlias = ReleasePolicy  # noqa: Y015
+
+@_typing.final
+class GetReleasePolicyRequest(_message.Message):
+    """Names a VM."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VM_ID_FIELD_NUMBER: _builtins.int
+    vm_id: _builtins.str
+    """The VM."""
+    def __init__(
+        self,
+        *,
+        vm_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["vm_id", b"vm_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReleasePolicyRequest: _TypeAlias = GetReleasePolicyRequest  # noqa: Y015
+
+@_typing.final
+class GetReleasePolicyResponse(_message.Message):
+    """Its policy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> Global___ReleasePolicy:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        policy: Global___ReleasePolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReleasePolicyResponse: _TypeAlias = GetReleasePolicyResponse  # noqa: Y015
+
+@_typing.final
+class SetReleasePolicyRequest(_message.Message):
+    """The next version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VM_ID_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    vm_id: _builtins.str
+    """The VM."""
+    document: _builtins.bytes
+    """JSON, at most 16 KiB."""
+    signature: _builtins.bytes
+    """Ed25519, or ECDSA P-256 with SHA-256 (DER), by the owner; empty where there is none."""
+    dry_run: _builtins.bool
+    """Only check."""
+    def __init__(
+        self,
+        *,
+        vm_id: _builtins.str = ...,
+        document: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "dry_run", b"dry_run", "signature", b"signature", "vm_id", b"vm_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetReleasePolicyRequest: _TypeAlias = SetReleasePolicyRequest  # noqa: Y015
+
+@_typing.final
+class SetReleasePolicyResponse(_message.Message):
+    """The policy after it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> Global___ReleasePolicy:
+        """As stored, or as it would be."""
+
+    def __init__(
+        self,
+        *,
+        policy: Global___ReleasePolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetReleasePolicyResponse: _TypeAlias = SetReleasePolicyResponse  # noqa: Y015
+
+@_typing.final
+class SetHostRegionRequest(_message.Message):
+    """A host and a region."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    """Name or id of the host."""
+    region: _builtins.str
+    """1-63 of a-z 0-9 . _ -, or empty for none."""
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        region: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "region", b"region"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetHostRegionRequest: _TypeAlias = SetHostRegionRequest  # noqa: Y015
+
+@_typing.final
+class SetHostRegionResponse(_message.Message):
+    """Done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetHostRegionResponse: _TypeAlias = SetHostRegionResponse  # noqa: Y015

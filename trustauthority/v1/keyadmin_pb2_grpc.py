@@ -95,6 +95,21 @@ class KeyAdministrationServiceStub:
                 request_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.ListKeyHoldersRequest.SerializeToString,
                 response_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.ListKeyHoldersResponse.FromString,
                 _registered_method=True)
+        self.GetReleasePolicy = channel.unary_unary(
+                '/trustauthority.v1.KeyAdministrationService/GetReleasePolicy',
+                request_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.GetReleasePolicyRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.GetReleasePolicyResponse.FromString,
+                _registered_method=True)
+        self.SetReleasePolicy = channel.unary_unary(
+                '/trustauthority.v1.KeyAdministrationService/SetReleasePolicy',
+                request_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.SetReleasePolicyRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.SetReleasePolicyResponse.FromString,
+                _registered_method=True)
+        self.SetHostRegion = channel.unary_unary(
+                '/trustauthority.v1.KeyAdministrationService/SetHostRegion',
+                request_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.SetHostRegionRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.SetHostRegionResponse.FromString,
+                _registered_method=True)
 
 
 class KeyAdministrationServiceServicer:
@@ -185,6 +200,27 @@ class KeyAdministrationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetReleasePolicy(self, request, context):
+        """A VM's release policy.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetReleasePolicy(self, request, context):
+        """Put the next version of a VM's release policy in force.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetHostRegion(self, request, context):
+        """Say in which region a host is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KeyAdministrationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -247,6 +283,21 @@ def add_KeyAdministrationServiceServicer_to_server(servicer, server):
                     servicer.ListKeyHolders,
                     request_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.ListKeyHoldersRequest.FromString,
                     response_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.ListKeyHoldersResponse.SerializeToString,
+            ),
+            'GetReleasePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReleasePolicy,
+                    request_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.GetReleasePolicyRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.GetReleasePolicyResponse.SerializeToString,
+            ),
+            'SetReleasePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetReleasePolicy,
+                    request_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.SetReleasePolicyRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.SetReleasePolicyResponse.SerializeToString,
+            ),
+            'SetHostRegion': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetHostRegion,
+                    request_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.SetHostRegionRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.SetHostRegionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -574,6 +625,87 @@ class KeyAdministrationService:
             '/trustauthority.v1.KeyAdministrationService/ListKeyHolders',
             trustauthority_dot_v1_dot_keyadmin__pb2.ListKeyHoldersRequest.SerializeToString,
             trustauthority_dot_v1_dot_keyadmin__pb2.ListKeyHoldersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReleasePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.KeyAdministrationService/GetReleasePolicy',
+            trustauthority_dot_v1_dot_keyadmin__pb2.GetReleasePolicyRequest.SerializeToString,
+            trustauthority_dot_v1_dot_keyadmin__pb2.GetReleasePolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetReleasePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.KeyAdministrationService/SetReleasePolicy',
+            trustauthority_dot_v1_dot_keyadmin__pb2.SetReleasePolicyRequest.SerializeToString,
+            trustauthority_dot_v1_dot_keyadmin__pb2.SetReleasePolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetHostRegion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.KeyAdministrationService/SetHostRegion',
+            trustauthority_dot_v1_dot_keyadmin__pb2.SetHostRegionRequest.SerializeToString,
+            trustauthority_dot_v1_dot_keyadmin__pb2.SetHostRegionResponse.FromString,
             options,
             channel_credentials,
             insecure,

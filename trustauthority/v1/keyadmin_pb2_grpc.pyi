@@ -57,6 +57,12 @@ class KeyAdministrationServiceStub:
     """End a rewrap job; what is wrapped again stays so."""
     ListKeyHolders: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.ListKeyHoldersRequest, _keyadmin_pb2.ListKeyHoldersResponse]
     """Who held which key: every release of the audit log that is asked about, page by page."""
+    GetReleasePolicy: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.GetReleasePolicyRequest, _keyadmin_pb2.GetReleasePolicyResponse]
+    """A VM's release policy."""
+    SetReleasePolicy: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.SetReleasePolicyRequest, _keyadmin_pb2.SetReleasePolicyResponse]
+    """Put the next version of a VM's release policy in force."""
+    SetHostRegion: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.SetHostRegionRequest, _keyadmin_pb2.SetHostRegionResponse]
+    """Say in which region a host is."""
 
 @_typing.type_check_only
 class KeyAdministrationServiceAsyncStub(KeyAdministrationServiceStub):
@@ -87,6 +93,12 @@ class KeyAdministrationServiceAsyncStub(KeyAdministrationServiceStub):
     """End a rewrap job; what is wrapped again stays so."""
     ListKeyHolders: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.ListKeyHoldersRequest, _keyadmin_pb2.ListKeyHoldersResponse]  # type: ignore[assignment]
     """Who held which key: every release of the audit log that is asked about, page by page."""
+    GetReleasePolicy: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.GetReleasePolicyRequest, _keyadmin_pb2.GetReleasePolicyResponse]  # type: ignore[assignment]
+    """A VM's release policy."""
+    SetReleasePolicy: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.SetReleasePolicyRequest, _keyadmin_pb2.SetReleasePolicyResponse]  # type: ignore[assignment]
+    """Put the next version of a VM's release policy in force."""
+    SetHostRegion: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.SetHostRegionRequest, _keyadmin_pb2.SetHostRegionResponse]  # type: ignore[assignment]
+    """Say in which region a host is."""
 
 class KeyAdministrationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served by the key role."""
@@ -186,5 +198,29 @@ class KeyAdministrationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_keyadmin_pb2.ListKeyHoldersResponse, _abc.Awaitable[_keyadmin_pb2.ListKeyHoldersResponse]]:
         """Who held which key: every release of the audit log that is asked about, page by page."""
+
+    @_abc_1.abstractmethod
+    def GetReleasePolicy(
+        self,
+        request: _keyadmin_pb2.GetReleasePolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyadmin_pb2.GetReleasePolicyResponse, _abc.Awaitable[_keyadmin_pb2.GetReleasePolicyResponse]]:
+        """A VM's release policy."""
+
+    @_abc_1.abstractmethod
+    def SetReleasePolicy(
+        self,
+        request: _keyadmin_pb2.SetReleasePolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyadmin_pb2.SetReleasePolicyResponse, _abc.Awaitable[_keyadmin_pb2.SetReleasePolicyResponse]]:
+        """Put the next version of a VM's release policy in force."""
+
+    @_abc_1.abstractmethod
+    def SetHostRegion(
+        self,
+        request: _keyadmin_pb2.SetHostRegionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyadmin_pb2.SetHostRegionResponse, _abc.Awaitable[_keyadmin_pb2.SetHostRegionResponse]]:
+        """Say in which region a host is."""
 
 def add_KeyAdministrationServiceServicer_to_server(servicer: KeyAdministrationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

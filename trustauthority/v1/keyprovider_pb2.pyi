@@ -381,6 +381,7 @@ class GetKeyResponse(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     RELEASES_FIELD_NUMBER: _builtins.int
     EPOCHS_FIELD_NUMBER: _builtins.int
+    RELEASE_POLICY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def key(self) -> Global___VmKey:
         """The newest key's record."""
@@ -393,16 +394,21 @@ class GetKeyResponse(_message.Message):
     def epochs(self) -> _containers.RepeatedCompositeFieldContainer[Global___VmKey]:
         """Records of every key that the VM ever had, newest first."""
 
+    @_builtins.property
+    def release_policy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the VM's release policy asks for, a line each."""
+
     def __init__(
         self,
         *,
         key: Global___VmKey | None = ...,
         releases: _abc.Iterable[Global___KeyRelease] | None = ...,
         epochs: _abc.Iterable[Global___VmKey] | None = ...,
+        release_policy: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epochs", b"epochs", "key", b"key", "releases", b"releases"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epochs", b"epochs", "key", b"key", "release_policy", b"release_policy", "releases", b"releases"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

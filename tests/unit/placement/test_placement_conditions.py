@@ -10,7 +10,8 @@ from support.placement_rows import NOW, ask, state
 
 from trustauthority.errors import TrustAuthorityError
 from trustauthority.model import placement as nouns
-from trustauthority.placement import break_glass, move_rules, rules
+from trustauthority.model.releasepolicy import ReleasePolicyRecord
+from trustauthority.placement import break_glass, move_rules, release_policy, rules
 from trustauthority.placement.condition import (
     Absent,
     AllOf,
@@ -21,6 +22,7 @@ from trustauthority.placement.condition import (
     Condition,
     Field,
     Largest,
+    Listed,
     Literal,
     Scene,
     Smallest,
@@ -41,6 +43,7 @@ RECORDS = {
     "grant": nouns.Grant,
     "move": nouns.Move,
     "glass": nouns.BreakGlass,
+    "policy": ReleasePolicyRecord,
 }
 ASKABLE = {"request_id", "vm_id", "host_id", "grant_epoch", "move_id", "destination"} | {
     "response_hash"
@@ -55,6 +58,9 @@ def terms(thing: Term | Condition) -> Iterator[Term]:
             yield from terms(right)
         case Absent(term):
             yield from terms(term)
+        case Listed(item, names):
+            yield from terms(item)
+            yield from terms(names)
         case AllOf(inner) | AnyOf(inner) | Sum(inner):
             for each in inner:
                 yield from terms(each)
@@ -95,7 +101,7 @@ class TestTables:
         """Names are unique; each maps to one reason of the error table."""
         found = [
             each
-            for module in (rules, move_rules, break_glass)
+            for module in (rules, move_rules, break_glass, release_policy)
             for each in vars(module).values()
             if isinstance(each, rules.Rule)
         ]
@@ -225,6 +231,21 @@ class TestMeaning:
         database.close()
         scene = Scene(state=state(), request=ask(), now_ms=NOW)
         assert holds(condition, scene) == (found is not None)
+
+    @given(st.sampled_from(["", "a", "b", "a,b", ",", "%", "_", "ab", None]), st.data())
+    def test_lists_mean_the_same_in_sql(self, item, data) -> None:
+        """A name is in a list whole or not at all, also where it looks like a pattern."""
+        names = data.draw(st.lists(st.sampled_from(["a", "b", "ab", "%", "_"]), max_size=3))
+        kept = data.draw(st.sampled_from([f",{','.join(names)},", "", None]))
+        condition = Listed(Literal(item), Literal(kept))
+        scene = Scene(state=state(), request=ask(), now_ms=NOW)
+        with sqlite3.connect(":memory:") as database:
+            query = "SELECT 1 WHERE instr(?, ',' || ? || ',') > 0"
+            found = database.execute(query, (kept, item)).fetchone()
+        database.close()
+        assert holds(condition, scene) == (found is not None)
+        if item in ("a", "b", "ab") and kept is not None:
+            assert holds(condition, scene) == (item in names and kept != "")
 
     @pytest.mark.parametrize("record", ["host", "vm", "intent", "grant", "move"])
     def test_absent_rows_satisfy_nothing(self, record) -> None:

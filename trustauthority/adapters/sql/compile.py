@@ -18,7 +18,9 @@ from sqlalchemy import (
     ColumnElement,
     Executable,
     Insert,
+    Integer,
     Select,
+    String,
     Table,
     Update,
     and_,
@@ -34,8 +36,10 @@ from sqlalchemy import (
     true,
     update,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
-from trustauthority.adapters.sql import tables
+from trustauthority.adapters.sql import key_tables, tables
 from trustauthority.placement.condition import (
     Absent,
     AllOf,
@@ -45,7 +49,9 @@ from trustauthority.placement.condition import (
     Comparison,
     Condition,
     Field,
+    Hour,
     Largest,
+    Listed,
     Literal,
     Now,
     Scene,
@@ -55,6 +61,7 @@ from trustauthority.placement.condition import (
     Transition,
     Write,
     WriteKind,
+    hour_of_week,
     value_of,
 )
 from trustauthority.placement.transitions import (
@@ -65,6 +72,24 @@ from trustauthority.placement.transitions import (
     SWITCH_REPLAY,
     TRANSITIONS,
 )
+
+
+class _Position(FunctionElement[int]):
+    """Where a text begins in another one, counted from 1; 0 when it is not in it."""
+
+    type = Integer()
+    inherit_cache = True
+
+
+@compiles(_Position)
+def _instr(element: _Position, compiler: Any, **how: Any) -> str:
+    return f"instr({compiler.process(element.clauses, **how)})"
+
+
+@compiles(_Position, "postgresql")
+def _strpos(element: _Position, compiler: Any, **how: Any) -> str:
+    return f"strpos({compiler.process(element.clauses, **how)})"
+
 
 NEW_GRANTS_WINDOW_MS = 3_600_000
 """The window in which ``new_grants`` counts: one hour."""
@@ -77,6 +102,7 @@ TABLES: Mapping[str, Table] = {
     "grant": tables.grant,
     "move": tables.move,
     "glass": tables.break_glass,
+    "policy": key_tables.release_policy,
 }
 _READ = {name: table.alias(f"{name}_row") for name, table in TABLES.items()}
 _COUNTED_VM, _COUNTED_GRANT = tables.vm.alias("counted_vm"), tables.grant.alias("counted_grant")
@@ -130,7 +156,7 @@ class Decision:
     def parameters(self, scene: Scene, keys: Mapping[str, Any]) -> dict[str, Any]:
         """Everything the statement is bound to."""
         bound = {f"key_{name}": value for name, value in keys.items()}
-        bound["now"] = scene.now_ms
+        bound |= {"now": scene.now_ms, "hour": hour_of_week(scene.now_ms)}
         bound |= {f"ask_{name}": _bound(getattr(scene.request, name)) for name in self.asked}
         bound |= {f"was_{f.record}_{f.name}": plain(value_of(f, scene)) for f in self.was}
         if self.first is not None:
@@ -198,6 +224,9 @@ def _condition(condition: Condition, own: str | None) -> ColumnElement[bool]:
             return _compare(_term(left, own), comparison, _term(right, own))
         case Absent(term):
             return _term(term, own).is_(None)
+        case Listed(item, names):
+            wanted = literal(",") + _term(item, own) + literal(",")
+            return _Position(_term(names, own), wanted) > 0
         case AllOf(conditions):
             return and_(true(), *(_condition(each, own) for each in conditions))
         case AnyOf(conditions):
@@ -212,8 +241,9 @@ def _term(term: Term, own: str | None) -> ColumnElement[Any]:
             return _field(term, own)
         case Asked(name):
             return bindparam(f"ask_{name}")
-        case Now():
-            return bindparam("now")
+        case Now() | Hour():
+            by_hour = isinstance(term, Hour)
+            return bindparam("hour", type_=String()) if by_hour else bindparam("now")
         case Literal(value):
             if value is None:
                 raise TypeError("nothing compares with NULL; say Absent")
@@ -290,6 +320,9 @@ def _leaves_in(condition: Condition) -> Iterator[Term]:
             yield from _leaves(right)
         case Absent(term):
             yield from _leaves(term)
+        case Listed(item, names):
+            yield from _leaves(item)
+            yield from _leaves(names)
         case AllOf(conditions) | AnyOf(conditions):
             for each in conditions:
                 yield from _leaves_in(each)

@@ -9,8 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from trustauthority.adapters.sql import tables
 from trustauthority.adapters.sql.rows import insert_once, record
+from trustauthority.model.baseline import Component, matched_by_component
 from trustauthority.model.host import Admission, HostRecord, PendingEnrolment
 from trustauthority.model.identifiers import HostId
+from trustauthority.placement.release_policy import COMPONENTS
 
 _host = tables.host
 _NEVER_ATTESTED: dict[str, object] = {
@@ -24,7 +26,9 @@ _NEVER_ATTESTED: dict[str, object] = {
     "verdict_trust_epoch": 0,
     "verdict_policy_epoch": 0,
     "verdict_global_epoch": 0,
+    "region": "",
     "baseline": "",
+    **{f"variant_{each}": "" for each in COMPONENTS},
     "reason": "",
     "boot": b"",
     "tpm_position": b"",
@@ -126,10 +130,12 @@ class SqlHosts:
 
         Positions are 16-byte big-endian blobs, compared as such: as unsigned numbers (N17, N84).
         """
+        matched = matched_by_component(str(values.get("baseline", "")))
+        variants = {f"variant_{each.name.lower()}": matched.get(each, "") for each in Component}
         done = await self._connection.execute(
             update(_host)
             .where(_host.c.host_id == host, _host.c.tpm_position < position)
-            .values(tpm_position=position, boot=position[:8], **values)
+            .values(tpm_position=position, boot=position[:8], **values, **variants)
         )
         return done.rowcount == 1
 

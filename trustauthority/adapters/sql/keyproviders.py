@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, tuple_, update
 
-from trustauthority.adapters.sql import tables
+from trustauthority.adapters.sql import key_tables, tables
 from trustauthority.adapters.sql.catalogue import Repository
 from trustauthority.adapters.sql.rows import columns, record
 from trustauthority.model.keyjob import JobState, KekEntry, RewrapJob
 from trustauthority.model.placement import KeyState
 from trustauthority.model.vm import VmKeyEntry
 
-_kek, _key, _job = tables.kek, tables.vm_key, tables.rewrap_job
-_default = tables.default_provider
+_kek, _key, _job = key_tables.kek, tables.vm_key, key_tables.rewrap_job
+_default = key_tables.default_provider
 
 
 class SqlKeyProviders(Repository):

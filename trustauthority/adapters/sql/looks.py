@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import BindParameter, RowMapping, Select, Table, bindparam, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from trustauthority.adapters.sql import tables
+from trustauthority.adapters.sql import key_tables, tables
 from trustauthority.adapters.sql.compile import NEW_GRANTS_WINDOW_MS
 from trustauthority.adapters.sql.rows import record
 from trustauthority.model.lease import OnLeaseLoss
@@ -28,6 +28,7 @@ from trustauthority.model.placement import (
     VmRecord,
     VmState,
 )
+from trustauthority.model.releasepolicy import ReleasePolicyRecord
 
 _host, _vm, _intent, _grant = tables.host, tables.vm, tables.intent, tables.grant
 
@@ -59,6 +60,8 @@ _INTENTS = (
     .where(_intent.c.vm_id.in_(_many("vms")), _intent.c.used_by.is_(None))
     .order_by(_intent.c.expires_ms)  # the last one stays
 )
+_policy = key_tables.release_policy
+_POLICIES = select(*_columns(_policy, ReleasePolicyRecord)).where(_policy.c.vm_id.in_(_many("vms")))
 _CLUSTERS = select(tables.cluster).where(tables.cluster.c.cluster_id.in_(_many("clusters")))
 
 
@@ -75,6 +78,7 @@ class Looks:
         vms = await self._vms({vm for vm, _ in questions})
         hosts = await self._hosts(named_hosts)
         intents = await self._intents(vms)
+        policies = await self._policies(vms)
         clusters = await self._clusters({host.cluster_id for host in hosts.values()})
         authority = record(AuthorityRecord, (await self._all(select(tables.authority)))[0])
         owned = {(vm.owner, vm_id) for vm_id, vm in vms.items()}
@@ -89,6 +93,7 @@ class Looks:
                     cluster=NO_CLUSTER if host is None else clusters[host.cluster_id],
                     host=host,
                     vm=vms.get(vm_id),
+                    policy=policies.get(vm_id),
                     intent=None if host is None else intents.get((vm_id, host.host_id)),
                 )
             )
@@ -120,6 +125,10 @@ class Looks:
     async def _intents(self, vms: Collection[str]) -> Mapping[tuple[str, str], Intent]:
         rows = await self._all(_INTENTS, vms=list(vms))
         return {(row["vm_id"], row["destination"]): record(Intent, row) for row in rows}
+
+    async def _policies(self, vms: Collection[str]) -> Mapping[str, ReleasePolicyRecord]:
+        rows = await self._all(_POLICIES, vms=list(vms))
+        return {row["vm_id"]: record(ReleasePolicyRecord, row) for row in rows}
 
     async def _clusters(self, wanted: Collection[str]) -> Mapping[str, ClusterRecord]:
         rows = await self._all(_CLUSTERS, clusters=list(wanted))

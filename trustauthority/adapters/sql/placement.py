@@ -14,7 +14,7 @@ from sqlalchemy import Executable, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from trustauthority.adapters.sql import tables
+from trustauthority.adapters.sql import key_tables, tables
 from trustauthority.adapters.sql.compile import (
     DECISIONS,
     LIVE_GRANTS,
@@ -45,6 +45,7 @@ from trustauthority.model.placement import (
     VmRecord,
     VmState,
 )
+from trustauthority.model.releasepolicy import ReleasePolicyRecord
 from trustauthority.model.requests import (
     BreakGlassConfirmRequest,
     BreakGlassRenewRequest,
@@ -205,6 +206,7 @@ class SqlPlacement:
             intent=intent,
             grant=grant,
             move=await self._move(move_id),
+            policy=await self._policy(vm),
             glass=glass,
         )
         keys = {
@@ -215,6 +217,7 @@ class SqlPlacement:
             "intent": None if intent is None else intent.intent_id,
             "grant": request_id,
             "move": move_id,
+            "policy": vm,
             "glass": None if glass is None else glass.glass_id,
         }
         return state, keys
@@ -259,6 +262,11 @@ class SqlPlacement:
         )
         row = await self._first(query)
         return None if row is None else record(Intent, row)
+
+    async def _policy(self, vm: VmId | None) -> ReleasePolicyRecord | None:
+        table = key_tables.release_policy
+        row = await self._first(select(table).where(table.c.vm_id == vm))
+        return None if row is None else record(ReleasePolicyRecord, row)
 
     async def _glass(self, vm: VmId | None, host: HostId | None) -> BreakGlass | None:
         table = tables.break_glass

@@ -36,6 +36,7 @@ from trustauthority.adapters.sql.keyproviders import SqlKeyProviders, SqlRewrapJ
 from trustauthority.adapters.sql.keys import SqlKeys
 from trustauthority.adapters.sql.orders import SqlMoveOrders
 from trustauthority.adapters.sql.placement import SqlPlacement
+from trustauthority.adapters.sql.releasepolicies import SqlReleasePolicies
 from trustauthority.adapters.sql.restart import SqlRestart
 from trustauthority.adapters.sql.rows import columns
 from trustauthority.adapters.sql.schema import migrate
@@ -69,6 +70,7 @@ class SqlTransaction:
         self.keys = SqlKeys(connection, now_ms)
         self.key_history = SqlKeyHistory(connection, now_ms)
         self.key_providers = SqlKeyProviders(connection, now_ms)
+        self.release_policies = SqlReleasePolicies(connection, now_ms)
         self.rewrap_jobs = SqlRewrapJobs(connection, now_ms)
         self.placement = SqlPlacement(connection, now_ms)
         self.orders = SqlMoveOrders(connection, now_ms)

@@ -21,6 +21,8 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+from trustauthority.placement.release_policy import COMPONENTS
+
 metadata = MetaData()
 
 authority = Table(
@@ -134,6 +136,7 @@ host = Table(
     Column("admission", String(16), nullable=False),
     Column("admitted", Boolean, nullable=False),
     Column("host_class", String(63), nullable=False),
+    Column("region", String(63), nullable=False),
     Column("revoked", Boolean, nullable=False),
     Column("trust_epoch", BigInteger, nullable=False),
     Column("draining", Boolean, nullable=False),
@@ -150,6 +153,7 @@ host = Table(
     Column("verdict_policy_epoch", BigInteger, nullable=False),
     Column("verdict_global_epoch", BigInteger, nullable=False),
     Column("baseline", Text, nullable=False),
+    *(Column(f"variant_{each}", String(63), nullable=False) for each in COMPONENTS),
     Column("reason", Text, nullable=False),
     # the TPM's position, and what of its logs is known
     Column("boot", LargeBinary, nullable=False),
@@ -251,6 +255,7 @@ vm = Table(
     # the one move under way
     Column("move_id", String(64)),
     Column("move_until_ms", BigInteger, nullable=False),
+    Column("policy_version", BigInteger, nullable=False),
 )
 Index("vm_by_owner", vm.c.owner)
 
@@ -271,47 +276,6 @@ vm_key = Table(
 )
 Index("vm_key_by_provider", vm_key.c.provider, vm_key.c.vm_id, vm_key.c.key_epoch)
 Index("vm_key_to_destroy", vm_key.c.destroy_at_ms)
-
-kek = Table(
-    "key_provider_kek",
-    metadata,
-    Column("provider", String(63), primary_key=True),
-    Column("version", BigInteger, primary_key=True),
-    Column("kek_id", Text, nullable=False),
-    Column("created_at_ms", BigInteger, nullable=False),
-    Column("created_by", String(128), nullable=False),
-)
-"""Every KEK of every provider; the highest version is the current one."""
-
-default_provider = Table(
-    "cluster_key_provider",
-    metadata,
-    Column("cluster_id", ForeignKey("cluster.cluster_id"), primary_key=True),
-    Column("provider", String(63), nullable=False),
-)
-
-rewrap_job = Table(
-    "rewrap_job",
-    metadata,
-    Column("job_id", String(64), primary_key=True),
-    Column("provider", String(63), nullable=False),
-    Column("target", String(63), nullable=False),
-    Column("target_kek_id", Text, nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("total", BigInteger, nullable=False),
-    Column("done", BigInteger, nullable=False),
-    Column("failed", BigInteger, nullable=False),
-    Column("after_vm", String(63), nullable=False),
-    Column("after_epoch", BigInteger, nullable=False),
-    Column("detail", Text, nullable=False),
-    Column("worker", String(64), nullable=False),
-    Column("worker_until_ms", BigInteger, nullable=False),
-    Column("wait_until_ms", BigInteger, nullable=False),
-    Column("created_at_ms", BigInteger, nullable=False),
-    Column("created_by", String(128), nullable=False),
-    Column("updated_at_ms", BigInteger, nullable=False),
-)
-Index("rewrap_job_by_state", rewrap_job.c.state)
 
 intent = Table(
     "intent",

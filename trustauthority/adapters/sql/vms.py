@@ -26,6 +26,7 @@ class SqlVms(Repository):
             **columns(entry),
             owner_boot=b"",
             move_until_ms=0,
+            policy_version=0,
             protected_at_ms=self._now_ms,
             protected_by=by,
         )

@@ -67,3 +67,24 @@ def create() -> None:
         sa.PrimaryKeyConstraint("job_id"),
     )
     op.create_index("rewrap_job_by_state", "rewrap_job", ["state"], unique=False)
+    op.create_table(
+        "vm_release_policy",
+        sa.Column("vm_id", sa.String(length=63), nullable=False),
+        sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.Column("clusters", sa.Text(), nullable=False),
+        sa.Column("host_classes", sa.Text(), nullable=False),
+        sa.Column("regions", sa.Text(), nullable=False),
+        sa.Column("hours", sa.Text(), nullable=False),
+        sa.Column("max_evidence_age_ms", sa.BigInteger(), nullable=False),
+        sa.Column("variants_firmware", sa.Text(), nullable=False),
+        sa.Column("variants_secure_boot", sa.Text(), nullable=False),
+        sa.Column("variants_boot_loader", sa.Text(), nullable=False),
+        sa.Column("variants_kernel", sa.Text(), nullable=False),
+        sa.Column("variants_command_line", sa.Text(), nullable=False),
+        sa.Column("document", sa.LargeBinary(), nullable=False),
+        sa.Column("signature", sa.LargeBinary(), nullable=False),
+        sa.Column("set_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("set_by", sa.String(length=128), nullable=False),
+        sa.ForeignKeyConstraint(["vm_id"], ["vm.vm_id"]),
+        sa.PrimaryKeyConstraint("vm_id"),
+    )
