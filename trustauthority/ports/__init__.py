@@ -6,22 +6,19 @@ may refuse returns whether its condition held; the audit row joins the transacti
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from trustauthority.model.audit import AuditEntry, AuditEvent
 from trustauthority.model.catalogue import IdentityEntry
-from trustauthority.model.escrow import StoredKey
-from trustauthority.model.grant import ReleaseOrder
 from trustauthority.model.host import Admission, HostRecord, PendingEnrolment
 from trustauthority.model.identifiers import HostId, RequestId, VmId
-from trustauthority.model.keyjob import RewrapOrder
-from trustauthority.model.kms import KmsHealth
 from trustauthority.model.placement import AuthorityRecord, Move, PlacementState
 from trustauthority.model.requests import Request
 from trustauthority.model.retention import KeptVerdict
-from trustauthority.model.vm import IntentEntry, NewKey, VmEntry
+from trustauthority.model.vm import IntentEntry, VmEntry
 from trustauthority.placement.condition import Rule
 from trustauthority.ports.catalogue import Baselines, Catalogue, Inventory, TrustLists
+from trustauthority.ports.keyroom import EscrowRoom, KeyRoom
 from trustauthority.ports.keys import (
     BreakGlasses,
     KeyHistory,
@@ -337,46 +334,6 @@ class Signer(Protocol):
 
     def sign(self, message: bytes) -> bytes:
         """Sign; ECDSA P-256 with SHA-256 in DER form, or Ed25519, as the key is."""
-
-
-class KeyRoom(Protocol):
-    """The only place where VM keys exist in the clear: a child process that handles a batch and exits."""
-
-    @property
-    def providers(self) -> Sequence[str]:
-        """Names of the configured key providers."""
-
-    async def create_kek(self, provider: str) -> str:
-        """Make and activate a KEK in the KMS; returns its id. Raises KmsUnavailable."""
-
-    async def rotate_kek(self, provider: str, kek_id: str) -> str:
-        """Let new key material follow a KEK; returns the id to wrap under. Raises KmsUnavailable."""
-
-    async def create_key(self, provider: str, kek_id: str, aad: bytes) -> NewKey:
-        """Make a VM key and return it wrapped. Raises KmsUnavailable."""
-
-    async def rewrap(self, order: RewrapOrder) -> bytes:
-        """Unwrap a VM key and wrap it by another KEK. Raises KmsUnavailable."""
-
-    async def release(self, order: ReleaseOrder) -> bytes:
-        """Unwrap a VM key and return a signed KeyGrant v1. Raises KmsUnavailable."""
-
-    async def health(self, provider: str) -> KmsHealth:
-        """How a provider's KMS is doing, with a detail that says what to do. Does not raise."""
-
-    async def close(self) -> None:
-        """End the children."""
-
-
-@runtime_checkable
-class EscrowRoom(Protocol):
-    """What the key room does for escrow."""
-
-    async def escrow(self, key: StoredKey) -> bytes:
-        """Seal a stored VM key to the escrow key of today. Raises KmsUnavailable."""
-
-    async def answer_drill(self, key: StoredKey, challenge: bytes) -> bytes:
-        """What a holder of a stored VM key answers to a drill's challenge. Raises KmsUnavailable."""
 
 
 __all__ = [

@@ -9,12 +9,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from trustauthority.errors import InvalidRequest
 from trustauthority.model.baseline import Component
 from trustauthority.model.catalogue import (
-    AnchorEntry,
     AnchorKind,
-    BaselineEntry,
-    ClusterEntry,
     IdentityEntry,
-    InventoryEntry,
     Role,
 )
 from trustauthority.model.host import Admission
@@ -332,63 +328,6 @@ def intent(entry: IntentEntry, names: Mapping[str, str]) -> placement_pb2.Intent
         created_by=entry.created_by,
         expires_at=timestamp(entry.expires_ms),
         used=entry.used_by is not None,
-    )
-
-
-def cluster(
-    entry: ClusterEntry, *, policy_name: str, hosts: int, by_inventory: bool
-) -> admin_pb2.Cluster:
-    """A cluster."""
-    return admin_pb2.Cluster(
-        name=entry.cluster_id,
-        policy_epoch=entry.policy_epoch,
-        policy_name=policy_name,
-        hosts=hosts,
-        admit_by_inventory=by_inventory,
-        created_at=timestamp(entry.created_at_ms),
-    )
-
-
-def anchor(entry: AnchorEntry) -> admin_pb2.Anchor:
-    """An anchor."""
-    return admin_pb2.Anchor(
-        anchor_id=entry.anchor_id,
-        cluster=entry.cluster_id,
-        kind=ANCHOR_KINDS[entry.kind],
-        ek_type=str(entry.ek_type),
-        subject=entry.subject,
-        expires_at=timestamp(entry.expires_at_ms),
-        added_at=timestamp(entry.added_at_ms),
-        added_by=entry.added_by,
-    )
-
-
-def inventory_entry(entry: InventoryEntry) -> admin_pb2.InventoryEntry:
-    """A machine."""
-    return admin_pb2.InventoryEntry(
-        cluster=entry.cluster_id,
-        ek_sha256=entry.ek_sha256,
-        name=entry.name,
-        host_class=entry.host_class,
-        added_at=timestamp(entry.added_at_ms),
-        added_by=entry.added_by,
-    )
-
-
-def baseline(entry: BaselineEntry, expects: Iterable[str]) -> admin_pb2.Baseline:
-    """A variant of a component."""
-    return admin_pb2.Baseline(
-        name=entry.name,
-        cluster=entry.cluster_id,
-        state=admin_pb2.BaselineState.Value(f"BASELINE_STATE_{entry.state.name}"),
-        sha256=entry.sha256,
-        captured_from=entry.captured_from,
-        captured_at=timestamp(entry.captured_at_ms),
-        approved_by=entry.approved_by,
-        last_matched_at=timestamp(entry.last_matched_at_ms),
-        expects=expects,
-        component=COMPONENTS[entry.component],
-        host_class=entry.host_class,
     )
 
 
