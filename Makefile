@@ -3,7 +3,7 @@ SHELL := bash
 PY := .venv/bin/python
 BIN := .venv/bin
 
-.PHONY: help setup setup-libvirt demo test test-libvirt model-check lint types contracts proto check-proto reference check-reference bench capture-boot lock format
+.PHONY: help setup setup-libvirt demo test test-libvirt model-check lint types contracts proto check-proto reference check-reference bench bench-verify capture-boot lock format
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,9 +28,11 @@ test-libvirt: setup-libvirt  ## two real libvirt hosts on this machine: starts, 
 
 bench: setup  ## latency and CPU of attestation and release, in units of the same run
 	@$(PY) benchmarks/service.py
-	@PYTHONPATH=tests $(PY) benchmarks/quotes.py
-	@PYTHONPATH=tests $(PY) benchmarks/logs.py
 	@$(PY) benchmarks/placement.py
+
+bench-verify: setup  ## what verification costs, against bare OpenSSL and Keylime, with bounds; ROUNDS=9 is short
+	@deploy/bench-peers.sh || true
+	@$(PY) benchmarks/verify.py
 
 lint: setup  ## ruff, buf lint, dependency hygiene
 	@$(BIN)/ruff check .
@@ -64,6 +66,7 @@ format: setup  ## format the code
 lock: setup  ## pin every dependency by hash again
 	@.build/bootstrap/bin/uv pip compile -q --upgrade --generate-hashes --no-header --python-version 3.11 requirements/bootstrap.in -o requirements/bootstrap.txt
 	@.build/bootstrap/bin/uv pip compile -q --upgrade --generate-hashes --no-header --python-version 3.11 --all-extras --group dev pyproject.toml -o requirements/dev.txt
+	@.build/bootstrap/bin/uv pip compile -q --upgrade --generate-hashes --no-header --python-version 3.11 requirements/bench.in -o requirements/bench.txt
 
 capture-boot:  ## boot real guests in QEMU and capture their evidence (root, about 10 minutes)
 	@deploy/capture-boot/capture-boot.sh

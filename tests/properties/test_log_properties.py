@@ -1,16 +1,20 @@
 """Properties of the log decoders and replays, over arbitrary bytes and over every event."""
 
+import hashlib
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from support.corpus import CORPUS
 from support.log_vectors import event_log_vectors, ima_vectors
 from support.logbuilder import LogBuilder, good_log, ima_record, ng_data
 
 from trustauthority.appraisal.bootfacts import boot_facts
 from trustauthority.cli.evidence_eventlog import judge_boot_log
 from trustauthority.cli.evidence_ima import judge_ima_log
+from trustauthority.codec import eventlog, ima_ascii
 from trustauthority.codec.efi import (
     count_signatures,
     decode_image_load,
@@ -267,3 +271,106 @@ def test_padding_is_looked_at_once():
     header = LogBuilder(banks=("sha256",)).bytes
     with pytest.raises(MalformedEvidence):
         decode_boot_log(header + record * 100_000 + b"\x01")
+
+
+TEXT_NAMES = st.one_of(
+    st.sampled_from([b"", b"/bin/ls", b"/a b", b"a\\x20b", b"\\", b"\xff", b"/t\tb", b"/r\r"]),
+    st.binary(max_size=8).filter(lambda name: b"\n" not in name),
+)
+TEXT_DIGESTS = st.sampled_from(
+    ["aB" * 20, "ab" * 32, "ab" * 19, "0\t" + "ab" * 19, "ab" * 19 + "zz", "\u0661" * 40, "", " "]
+)
+TEXT_FILES = st.sampled_from(
+    [
+        "sha256:" + "cd" * 32,
+        "sha256:" + "cd" * 31,
+        "sha256:" + "cd" * 31 + "\tc",
+        "sha256:" + "cd" * 32 + "\t\t",
+        "sha256::" + "cd" * 32,
+        "sha1:" + "cd" * 20,
+        "sha256:",
+        "cd" * 32,
+    ]
+)
+
+
+@QUICK
+@given(
+    register=st.sampled_from(["10", " 10", "010", "1", "11", "24", ""]),
+    logged=TEXT_DIGESTS,
+    template=st.sampled_from(["ima-ng", "ima-sig", "ima"]),
+    content=TEXT_FILES,
+    name=TEXT_NAMES,
+    tail=st.sampled_from([b"", b" ", b"\r", b" x"]),
+)
+@example("10", "ab" * 20, "ima-ng", "sha256:" + "cd" * 32, b"/bin/ls", b"")
+@example("10", "ab" * 20, "ima-ng", "sha256:" + "cd" * 32, b"a\\x20b", b"")
+def test_the_short_way_through_a_text_line_is_the_long_way(
+    register, logged, template, content, name, tail
+):
+    """A usual line gives the very entry that the general reading gives, or is left to it (rule 53)."""
+    head = f"{register} {logged} {template} {content} ".encode()
+    line = head + name + tail
+    usual = ima_ascii._usual_line(line, 7, 3)
+    if usual is not None:
+        assert usual == ima_ascii._line(line, 7, 3)
+        assert type(usual) is ImaEntry
+
+
+def test_the_usual_line_is_usual():
+    """The short way is taken for what kernels write, not only never wrong."""
+    data = ng_data(b"/bin/ls")
+    logged = hashlib.sha1(data, usedforsecurity=False).hexdigest()
+    line = f"10 {logged} ima-ng sha256:{data[12:44].hex()} /bin/ls".encode()
+    assert ima_ascii._usual_line(line, 0, 0).data == data
+
+
+def decode_without_shortcut(data):
+    """A crypto-agile log record by record, each by the general way."""
+    header, offset = eventlog._legacy_record(data, 0, 0)
+    banks, _ = eventlog._decode_spec_id(header)
+    end = eventlog._content_end(data)
+    events, starts = [eventlog._header_event(header, banks)], [0]
+    while offset < end:
+        index = len(events)
+        if eventlog._is_spec_id(data, offset):
+            starts.append(index)
+            event, offset = eventlog._repeated_header(data, offset, index, banks)
+        else:
+            event, offset = eventlog._agile_record(data, offset, index, banks)
+        events.append(event)
+    return tuple(events), tuple(starts), max(0, len(data) - offset)
+
+
+def check_both_ways(data):
+    """The same records, or a refusal by both."""
+    try:
+        log = decode_boot_log(data)
+    except MalformedEvidence:
+        with pytest.raises(MalformedEvidence):
+            decode_without_shortcut(data)
+        return
+    if log.specification:
+        assert decode_without_shortcut(data) == (log.events, log.starts, log.padding)
+
+
+AGILE_SEEDS = [
+    seed for seed in SEEDS if seed[32:48] == eventlog.SPEC_ID_AGILE and seed[4:8] == b"\x03\0\0\0"
+]
+
+
+@QUICK
+@given(mutated(AGILE_SEEDS))
+def test_the_short_way_through_a_boot_record_is_the_long_way(data):
+    """Records of the usual shape are read as the general way reads them, or refused by both (rule 45)."""
+    if data[32:48] == eventlog.SPEC_ID_AGILE and data[4:8] == b"\x03\0\0\0":
+        check_both_ways(data)
+
+
+def test_both_ways_agree_on_real_logs():
+    """The same for every log of the project's captures, and of the corpus where it is present."""
+    boots = Path(__file__).parents[1] / "vectors" / "boots"
+    paths = [*boots.glob("*/eventlog.bin"), *(CORPUS / "eventlogs").glob("*")]
+    assert len(paths) >= 5
+    for path in paths:
+        check_both_ways(path.read_bytes())

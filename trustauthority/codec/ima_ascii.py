@@ -26,6 +26,8 @@ from trustauthority.model.ima import ImaEntry
 MAX_LINE_BYTES = 3 * MAX_ENTRY_BYTES
 _HIGHEST_PCR = 23
 _HASHES = {20: ("sha1",), 32: ("sha256", "sm3"), 48: ("sha384",), 64: ("sha512",)}
+_NG_HEAD = b"\x28\0\0\0sha256:\0"
+"""How a ``d-ng`` field with a SHA-256 digest begins."""
 _ESCAPE = re.compile(rb"\\x([0-9a-fA-F]{2})")
 _NUMBER_SIZES = {"iuid": 4, "igid": 4, "imode": 2}
 
@@ -41,10 +43,37 @@ def decode_ima_ascii(data: bytes) -> tuple[ImaEntry, ...]:
     entries: list[ImaEntry] = []
     offset = 0
     for line in data.split(b"\n"):
-        if line.strip():
+        usual = _usual_line(line, offset, len(entries))
+        if usual is not None:
+            entries.append(usual)
+        elif line.strip():
             entries.append(_line(line, offset, len(entries)))
         offset += len(line) + 1
     return tuple(entries)
+
+
+def _usual_line(line: bytes, offset: int, index: int) -> ImaEntry | None:
+    """What nearly all lines are, at a quarter of the cost; None leaves it to the general way.
+
+    PCR 10, a SHA-1 template digest, ``ima-ng`` with a SHA-256 digest, and a name that has one reading only:
+    no blank, no escape. A test shows that both ways always agree.
+    """
+    parts = line.split(b" ")
+    if len(parts) != 5 or len(line) > MAX_LINE_BYTES:
+        return None
+    register, digest_text, template, file_text, name = parts
+    if register != b"10" or template != b"ima-ng" or file_text[:7] != b"sha256:" or b"\\x" in name:
+        return None
+    try:
+        digest = bytes.fromhex(digest_text.decode("latin-1"))
+        content = bytes.fromhex(file_text[7:].decode("latin-1"))
+    except ValueError:
+        return None
+    # sizes of both texts: fromhex would skip blanks
+    if len(digest) != 20 or len(digest_text) != 40 or len(content) != 32 or len(file_text) != 71:
+        return None
+    rest = b"".join((_NG_HEAD, content, pack("<I", len(name) + 1), name, b"\0"))
+    return ImaEntry(index, offset, 10, digest, "ima-ng", rest)
 
 
 def _line(line: bytes, offset: int, index: int) -> ImaEntry:

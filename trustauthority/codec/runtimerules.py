@@ -59,14 +59,14 @@ def decode_runtime_rules(document: bytes) -> RuntimeRules:
         keyrings=_keyrings(values.get("keyrings", {})),
         buffers=_buffers(values.get("buffers", {})),
         hashes=hashes,
-        approved=frozenset(_approved(digests, hashes)),
+        approved=dict(_approved(digests, hashes)),
     )
 
 
 def _approved(
     digests: Mapping[str, frozenset[FileDigest]], hashes: frozenset[str]
-) -> Iterator[bytes]:
-    """What entries of accepted files look like; none for a path that no bytes decode to."""
+) -> Iterator[tuple[bytes, bytes]]:
+    """What entries of accepted files look like, with its SHA-1; none for a path that no bytes decode to."""
     for path, accepted in digests.items():
         try:
             name = path.encode("utf-8", "surrogateescape")
@@ -76,7 +76,8 @@ def _approved(
             continue
         for algorithm, digest in accepted:
             if algorithm in hashes:
-                yield encode_digest_and_path(name, algorithm, digest)
+                fields = encode_digest_and_path(name, algorithm, digest)
+                yield fields, hashlib.sha1(fields, usedforsecurity=False).digest()
 
 
 def encode_runtime_rules(files: Mapping[str, Iterable[str]], rest: Mapping[str, Any]) -> bytes:

@@ -44,9 +44,10 @@ class RuntimeRules:
     """Accepted contents of measured buffers (keys, kexec command line) by their name."""
     hashes: frozenset[str] = STRONG_HASHES
     """Hash names that count in an entry."""
-    approved: frozenset[bytes] = frozenset()
+    approved: Mapping[bytes, bytes] = field(default_factory=dict)
     """``digests`` once more, as the kernel hashes them: fields ``d-ng`` and ``n-ng`` of what is accepted
-    under its path. A faster way to the same answer; an entry outside of it is looked up by its path."""
+    under its path, and their SHA-1. A faster way to the same answer; an entry outside of it is looked up
+    by its path."""
 
 
 def path_matches(path: str, patterns: tuple[str, ...]) -> bool:

@@ -12,6 +12,8 @@ import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from struct import Struct
 from types import MappingProxyType
 
 from trustauthority.codec.tpm import decode_attest, decode_signature
@@ -230,19 +232,22 @@ def split_pcr_values(selection: tuple[PcrSelection, ...], values: bytes) -> PcrV
         PcrSelectionRejected: more or fewer bytes than the selection has PCRs.
     """
     pcrs: dict[HashAlgorithm, Mapping[int, bytes]] = {}
-    end = 0
-    for entry in selection:
-        size = entry.bank.size
-        start, end = end, end + size * len(entry.indices)
-        cuts = range(start, end, size)
-        pcrs[entry.bank] = MappingProxyType(
-            {index: values[cut : cut + size] for index, cut in zip(entry.indices, cuts)}  # noqa: B905  # as long by construction
-        )
-    if len(values) != end:
+    cuts = _cuts(tuple([(entry.bank.size, len(entry.indices)) for entry in selection]))
+    if len(values) != cuts.size:
         raise PcrSelectionRejected(
-            f"the PCR values have {len(values)} bytes, the selection asks for {end}"
+            f"the PCR values have {len(values)} bytes, the selection asks for {cuts.size}"
         )
+    pieces = iter(cuts.unpack(values))
+    for entry in selection:
+        # the indices come first: zip then takes no piece too many from the iterator
+        pcrs[entry.bank] = MappingProxyType(dict(zip(entry.indices, pieces, strict=False)))
     return MappingProxyType(pcrs)
+
+
+@lru_cache(maxsize=256)
+def _cuts(shape: tuple[tuple[int, int], ...]) -> Struct:
+    """Sizes and numbers of PCR values, in order, as one layout. Remembered: a fleet asks for few."""
+    return Struct("".join(f"{size}s" * number for size, number in shape))
 
 
 def check_pcr_digest(quote: QuoteAttest, pcr_values: bytes, signing_hash: HashAlgorithm) -> None:

@@ -8,10 +8,10 @@ judges no file: what it counts as approved is in a list of the caller's, byte by
 Source: as ``verification.runtime``. Pitfalls 51, 52, 54-56, 58.
 """
 
-import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from trustauthority.codec.ima import ImaStream, digest_and_path, ima_windows
 from trustauthority.errors import TrustAuthorityError
@@ -29,7 +29,7 @@ from trustauthority.verification.runtime import (
     template_digest_matches,
 )
 
-_NOTHING: frozenset[bytes] = frozenset()
+_NOTHING: Mapping[bytes, bytes] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +151,7 @@ class _Walk:
         start: RuntimeProgress,
         quoted: bytes | None,
         bank: HashAlgorithm,
-        approved: frozenset[bytes],
+        approved: Mapping[bytes, bytes],
     ) -> None:
         self.state = ImaReplayState(value=start.value, count=start.count)
         self.offset = start.offset
@@ -185,21 +185,18 @@ class _Walk:
         """Count what the list approves; of the others keep the places and what is wrong with them."""
         if self.first is None and window:
             self.first = window[0]
-        runs, approved, defects, hash_of = self.runs, self._approved, self.defects, hashlib.sha1
-        count = 0
+        runs, approved, defects, count = self.runs, self._approved.get, self.defects, 0
         inside = bool(runs and window) and runs[-1] == window[0].offset
         if inside:
             runs.pop()  # the run goes on in this window
         for entry in window:
             number, offset, register, logged, template, data = entry
-            fields = data if template == "ima-ng" else digest_and_path(entry)
+            plain = template == "ima-ng"
+            listed = approved(data if plain else digest_and_path(entry))
             if (
-                fields in approved
+                listed is not None
                 and register == IMA_PCR
-                and (
-                    hash_of(data, usedforsecurity=False).digest() == logged
-                    or _proves_otherwise(entry)
-                )
+                and ((plain and logged == listed) or _logged_right(entry))
                 and len(defects) < MAX_FINDINGS
             ):
                 count += 1
@@ -223,10 +220,6 @@ class _Walk:
                 self.defects.append(finding)
 
 
-def _proves_otherwise(entry: ImaEntry) -> bool:
-    """Whether a template digest of another size than SHA-1's, as new kernels log, is that of the data."""
-    return (
-        len(entry.template_digest) != HashAlgorithm.SHA1.size
-        and not entry.violation
-        and template_digest_matches(entry)
-    )
+def _logged_right(entry: ImaEntry) -> bool:
+    """Whether the logged digest is that of the data, and the entry no violation."""
+    return not entry.violation and template_digest_matches(entry)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trustauthority.cli import evidence_bundle, evidence_endorsement, evidence_files, evidence_quote
+from trustauthority.cli import bundle_answers, evidence_endorsement, evidence_files, evidence_quote
 from trustauthority.cli.evidence import evidence_app
 from trustauthority.cli.input_files import read_input
 from trustauthority.errors import InvalidRequest
@@ -83,7 +83,7 @@ def test_a_file_that_grows_while_it_is_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("module", "function", "words"),
     [
-        (evidence_bundle, "decode_bundle", ["show"]),
+        (bundle_answers, "decode_bundle", ["show"]),
         (evidence_endorsement, "decode_certificate", ["endorsement"]),
         (evidence_quote, "decode_attest", ["quote"]),
     ],

@@ -193,6 +193,22 @@ def test_runs_by_itself(tmp_path):
     assert json.loads(finished.stdout)["reason"] == "EVIDENCE_MALFORMED"
 
 
+def test_judging_a_log_loads_neither_policies_nor_the_wire(tmp_path):
+    """A log is judged without gRPC, messages, policies or a database: start-up is most of its cost."""
+    path = tmp_path / "log.bin"
+    path.write_bytes(good_log().bytes)
+    code = (
+        "import sys\n"
+        "from trustauthority.cli.evidence import main\n"
+        "status = main(sys.argv[1:])\n"
+        "heavy = {'grpc', 'google.protobuf', 'pydantic', 'sqlalchemy', 'asyncio', 'joserfc'}\n"
+        "print(status, sorted(heavy & sys.modules.keys()), file=sys.stderr)\n"
+    )
+    command = [sys.executable, "-c", code, "eventlog", str(path)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert finished.stderr == "0 []\n"
+
+
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference"
 
 
