@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 import pytest
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from trustauthority.codec.tpm import decode_public
-from trustauthority.errors import KmsUnavailable
+from trustauthority.errors import InvalidRequest, KmsUnavailable
+from trustauthority.keyrelease.keyimport import open_import
 from trustauthority.keyrelease.wrap import GRANT_ENTROPY, build_key_grant
 from trustauthority.model.grant import ReleaseOrder
 from trustauthority.model.keyjob import RewrapOrder
@@ -65,6 +67,7 @@ class FakeKeyRoom:
         self.answers: list[bytes] = []
         """Every grant that was made, whether or not it left the authority."""
         self.closed = False
+        self.import_key_private = X25519PrivateKey.generate()
         self.providers: Sequence[str] = ("default",)
         self.rewrapped = 0
         """How many keys were wrapped again."""
@@ -117,6 +120,19 @@ class FakeKeyRoom:
         nonce, vm_key = os.urandom(12), os.urandom(32)
         self.vm_keys[aad] = vm_key
         self.made.append(vm_key)
+        return NewKey(wrapped=nonce + AESGCM(self._kek(kek_id)).encrypt(nonce, vm_key, aad))
+
+    async def import_key(
+        self, provider: str, kek_id: str, aad: bytes, *, sealed: bytes, vm: str
+    ) -> NewKey:
+        """Open a sealed passphrase and return it wrapped."""
+        await self._arrive()
+        try:
+            vm_key = bytes(open_import(sealed, self.import_key_private, vm))
+        except InvalidRequest as refused:
+            raise KmsUnavailable(refused.message) from None
+        self.vm_keys[aad] = vm_key
+        nonce = os.urandom(12)
         return NewKey(wrapped=nonce + AESGCM(self._kek(kek_id)).encrypt(nonce, vm_key, aad))
 
     async def rewrap(self, order: RewrapOrder) -> bytes:

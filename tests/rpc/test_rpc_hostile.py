@@ -64,6 +64,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "DestroyKey": {"vm_id": "vm-1", "dry_run": True},
     "CancelDestroyKey": {"vm_id": "vm-1", "dry_run": True},
     "CreateKeyProvider": {"name": "default"},
+    "ImportKey": {"vm_id": "vm-1", "sealed_key": b"s" * 60},
     "SetDefaultKeyProvider": {"cluster": "lab", "provider": "default"},
     "StartRewrap": {"provider": "default", "dry_run": True},
     "ListKeyHolders": {"host": "h-1"},

@@ -15,7 +15,14 @@ from cryptography.hazmat.primitives import serialization
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from trustauthority.adapters.keyfiles import ADMIN_CA, CHALLENGE_KEY, HOST_CA, RELEASE_KEY, KeyFiles
+from trustauthority.adapters.keyfiles import (
+    ADMIN_CA,
+    CHALLENGE_KEY,
+    HOST_CA,
+    IMPORT_KEY,
+    RELEASE_KEY,
+    KeyFiles,
+)
 from trustauthority.adapters.keyroom import ChildKeyRoom, KeyRoomSettings
 from trustauthority.adapters.kms.settings import provider_from_json
 from trustauthority.adapters.sql.store import open_store
@@ -348,6 +355,7 @@ def _child_room(process: Process) -> ChildKeyRoom:
                 for name, provider in settings.providers.items()
             },
             release_key=process.files.path(RELEASE_KEY),
+            import_key=process.files.path(IMPORT_KEY),
             batch=settings.batch,
             timeout_s=settings.timeout_s,
         )

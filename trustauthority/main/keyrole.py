@@ -37,6 +37,7 @@ class KeyRole:
     rewrap: RewrapService
     policies: ReleasePolicyService
     destruction: Destruction
+    import_public: bytes
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a job was begun here: nobody waits for the next look."""
 
@@ -53,6 +54,7 @@ class KeyRole:
                 HolderService(self.store),
                 self.policies,
                 self.wake,
+                self.import_public,
             ),
             server,
         )
@@ -82,4 +84,5 @@ def open_key_role(
         rewrap=RewrapService(store, room, providers, journal),
         policies=ReleasePolicyService(store),
         destruction=Destruction(store, tombstones),
+        import_public=files.import_public(),
     )

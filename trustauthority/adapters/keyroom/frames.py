@@ -59,6 +59,7 @@ def settings_to_json(settings: KeyRoomSettings, *, warm: str = "") -> dict[str, 
     """
     return {
         "release_key": str(settings.release_key),
+        "import_key": "" if settings.import_key is None else str(settings.import_key),
         "kill_after_s": settings.lifetime_s + settings.timeout_s,
         "providers": {name: provider_to_json(kms) for name, kms in settings.providers.items()},
         "warm": [warm] if warm else [],

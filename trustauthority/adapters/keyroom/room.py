@@ -28,7 +28,7 @@ from trustauthority.model.keyjob import RewrapOrder
 from trustauthority.model.kms import HealthState, KmsHealth
 from trustauthority.model.vm import NewKey
 
-_KEY_ORDERS = frozenset({"create_key", "release", "rewrap"})
+_KEY_ORDERS = frozenset({"create_key", "import_key", "release", "rewrap"})
 """Orders that show a key to the child."""
 _NO_ANSWER = "the key room's child answered with what is no answer"
 
@@ -69,6 +69,13 @@ class ChildKeyRoom:
         """Make a VM key and return it wrapped. Raises KmsUnavailable."""
         details = {"kek_id": kek_id, "aad": aad.hex()}
         return NewKey(wrapped=_bytes(await self._order("create_key", provider, details)))
+
+    async def import_key(
+        self, provider: str, kek_id: str, aad: bytes, *, sealed: bytes, vm: str
+    ) -> NewKey:
+        """Take in a passphrase that was sealed to the import key. Raises KmsUnavailable."""
+        details = {"kek_id": kek_id, "aad": aad.hex(), "sealed": sealed.hex(), "vm": vm}
+        return NewKey(wrapped=_bytes(await self._order("import_key", provider, details)))
 
     async def rewrap(self, order: RewrapOrder) -> bytes:
         """Unwrap a VM key and wrap it by another KEK, in one child. Raises KmsUnavailable."""

@@ -14,6 +14,8 @@ class KeyRoomSettings:
     providers: Mapping[str, ProviderSettings]
     release_key: Path
     """Private key (P-256, PEM, mode 0600) that signs grants; only the child reads it."""
+    import_key: Path | None = None
+    """Private key (X25519, PEM, mode 0600) that opens imported passphrases; only the child reads it."""
     batch: int = 64
     """Keys that one child handles before it ends."""
     lifetime_s: float = 30.0
