@@ -10,6 +10,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from fakes.fake_authority import FakeAuthority
 from google.protobuf.message import Message
 from google.rpc import status_pb2
@@ -22,6 +23,7 @@ from trustauthority.appraisal.baseline import content_sha256
 from trustauthority.cli import key_rewrap
 from trustauthority.cli.exit import ExitCode
 from trustauthority.codec.pe import decode_pe
+from trustauthority.keyrelease.keyimport import open_import
 from trustauthority.keyrelease.releasepolicy import check_owner_signature
 from trustauthority.model.baseline import Component
 from trustauthority.v1 import admin_pb2 as admin
@@ -1001,3 +1003,29 @@ def test_a_wrong_release_policy_is_told_without_asking(
     assert ta("vm", "policy", "set", "payroll", "--file", str(file)).code is ExitCode.USAGE
     assert ta("vm", "policy", "set", "payroll", "--file", "/nowhere").code is ExitCode.USAGE
     assert not authority.requests
+
+
+def test_a_passphrase_is_sealed_before_it_is_sent(ta, authority: FakeAuthority, tmp_path) -> None:
+    """N69: not in the request, the output or an error; only from a file that nobody else can read."""
+    private = X25519PrivateKey.generate()
+    public = private.public_key().public_bytes_raw()
+    authority.answer("GetImportKey", keyadmin.GetImportKeyResponse(public_key=public))
+    authority.answer("ImportKey", keyadmin.ImportKeyResponse(key=KEY))
+    file = tmp_path / "passphrase"
+    file.write_bytes(b"correct horse\n")
+    words = ("key", "import", "payroll", "--from-file", str(file))
+    file.chmod(0o644)
+    assert ta(*words).code is ExitCode.USAGE
+    assert not authority.requests
+    file.chmod(0o600)
+    dry = ta(*words, "--dry-run")
+    done = ta(*words)
+    assert (dry.code, done.code) == (ExitCode.YES, ExitCode.YES)
+    assert "newline" in done.err
+    sent = authority.request(keyadmin.ImportKeyRequest).sealed_key
+    assert bytes(open_import(sent, private, "payroll")) == b"correct horse\n"
+    for shown in (dry.out, dry.err, done.out, done.err, repr(sent)):
+        assert "correct horse" not in shown
+    for content in (b"", bytes(4_097)):
+        file.write_bytes(content)
+        assert ta(*words).code is ExitCode.USAGE

@@ -12,12 +12,14 @@ from collections.abc import Callable, Sequence
 import pytest
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from trustauthority.adapters.kms.escrow import binding_of, seal_to_escrow
 from trustauthority.codec.tpm import decode_public
-from trustauthority.errors import KmsUnavailable
+from trustauthority.errors import InvalidRequest, KmsUnavailable
 from trustauthority.keyrelease.escrow import drill_answer
+from trustauthority.keyrelease.keyimport import open_import
 from trustauthority.keyrelease.wrap import GRANT_ENTROPY, build_key_grant
 from trustauthority.model.escrow import EscrowKey, StoredKey
 from trustauthority.model.grant import ReleaseOrder
@@ -71,6 +73,7 @@ class FakeKeyRoom:
         """The offline key that keys are sealed to besides."""
         self.origin = "authority.test/audit"
         self.closed = False
+        self.import_key_private = X25519PrivateKey.generate()
         self.providers: Sequence[str] = ("default",)
         self.rewrapped = 0
         """How many keys were wrapped again."""
@@ -147,6 +150,20 @@ class FakeKeyRoom:
             return AESGCM(self._kek(kek_id)).decrypt(wrapped[:12], wrapped[12:], aad)
         except InvalidTag:
             raise KmsUnavailable("the wrapped key does not unwrap under this KEK") from None
+
+    async def import_key(
+        self, provider: str, kek_id: str, aad: bytes, *, sealed: bytes, vm: str
+    ) -> NewKey:
+        """Open a sealed passphrase and return it wrapped."""
+        await self._arrive()
+        try:
+            vm_key = bytes(open_import(sealed, self.import_key_private, vm))
+        except InvalidRequest as refused:
+            raise KmsUnavailable(refused.message) from None
+        self.vm_keys[aad] = vm_key
+        nonce = os.urandom(12)
+        wrapped = nonce + AESGCM(self._kek(kek_id)).encrypt(nonce, vm_key, aad)
+        return NewKey(wrapped=wrapped, escrowed=self._escrowed(vm_key, aad))
 
     async def rewrap(self, order: RewrapOrder) -> bytes:
         """Unwrap a VM key and wrap it by another KEK."""

@@ -5,7 +5,14 @@ import asyncio
 import pytest
 from support.simulated_authority import BY, VM, SimulatedAuthority
 
-from trustauthority.errors import AlreadyExists, KeyNotPermitted, KmsUnavailable, NotFound
+from trustauthority.errors import (
+    AlreadyExists,
+    InvalidRequest,
+    KeyNotPermitted,
+    KmsUnavailable,
+    NotFound,
+)
+from trustauthority.keyrelease.keyimport import seal_import
 from trustauthority.model.placement import KeyState, LeaseClass
 from trustauthority.services.placement import NewVm
 
@@ -72,6 +79,33 @@ class TestMaking:
         with pytest.raises(NotFound):
             await authority.key_admin.create("ghost", provider="", by=BY)
         assert authority.room.vm_keys == {}
+
+
+class TestImport:
+    async def test_an_existing_passphrase(self, authority):
+        """What the owner had is what the host gets; it is on record as imported."""
+        (host,) = await authority.trusted("esx-1")
+        await protect(authority)
+        public = authority.room.import_key_private.public_key().public_bytes_raw()
+        sealed = seal_import(b"correct horse", public, VM)
+        key = await authority.key_admin.take_in(VM, sealed, provider="", by=BY)
+        assert (key.state, key.key_epoch) == (KeyState.ACTIVE, 1)
+        assert authority.open(host, await authority.request(host)) == b"correct horse"
+        assert (await authority.last("key.import"))["actor"] == BY
+        with pytest.raises(AlreadyExists):
+            await authority.key_admin.take_in(VM, sealed, provider="", by=BY)
+
+    async def test_a_key_that_was_sealed_for_another_vm(self, authority):
+        """Nobody moves a sealed passphrase to a VM of his own."""
+        await protect(authority)
+        public = authority.room.import_key_private.public_key().public_bytes_raw()
+        sealed = seal_import(b"correct horse", public, "other")
+        with pytest.raises(KmsUnavailable, match="another VM"):
+            await authority.key_admin.take_in(VM, sealed, provider="", by=BY)
+        for wrong in (b"", bytes(5_000)):
+            with pytest.raises(InvalidRequest):
+                await authority.key_admin.take_in(VM, wrong, provider="", by=BY)
+        assert await authority.log("key.import") == []
 
 
 class TestState:

@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from joserfc.jwk import ECKey, KeySet
 
 from trustauthority.errors import ConfigurationInvalid, InsecureFile
@@ -20,6 +21,7 @@ REPORT_KEY, RELEASE_KEY, AUDIT_KEY = "report-key", "release-key", "audit-key"
 CHALLENGE_KEY = "challenge-key"
 ESCROW_KEY = "escrow-key"
 """Only its public part is ever here."""
+IMPORT_KEY = "import-key"
 DATABASE = "authority.db"
 
 
@@ -133,6 +135,19 @@ class KeyFiles:
         content = self.path(REPORT_KEY, "pub").read_bytes()
         return KeySet([ECKey.import_key(content)])
 
+    def import_public(self) -> bytes:
+        """The public part (X25519, 32 bytes) of the key that passphrases are imported by.
+
+        Empty when this authority has none.
+        """
+        path = self.path(IMPORT_KEY, "pub")
+        if not path.exists():
+            return b""
+        key = serialization.load_pem_public_key(path.read_bytes())
+        if not isinstance(key, X25519PublicKey):
+            raise ConfigurationInvalid("the import key is no X25519 key", path=str(path))
+        return key.public_bytes_raw()
+
     def release_public(self) -> ec.EllipticCurvePublicKey:
         """The public part of the release key."""
         key = serialization.load_pem_public_key(self.path(RELEASE_KEY, "pub").read_bytes())
@@ -151,7 +166,9 @@ def _open_to_others(status: os.stat_result) -> bool:
     return bool(shared) or status.st_uid not in (0, os.getuid())
 
 
-def private_pem(key: ec.EllipticCurvePrivateKey | Ed25519PrivateKey) -> bytes:
+def private_pem(
+    key: ec.EllipticCurvePrivateKey | Ed25519PrivateKey | X25519PrivateKey,
+) -> bytes:
     """PKCS#8 in PEM, not encrypted: the file's mode protects it."""
     return key.private_bytes(
         serialization.Encoding.PEM,
@@ -160,7 +177,7 @@ def private_pem(key: ec.EllipticCurvePrivateKey | Ed25519PrivateKey) -> bytes:
     )
 
 
-def public_pem(key: ec.EllipticCurvePublicKey) -> bytes:
+def public_pem(key: ec.EllipticCurvePublicKey | X25519PublicKey) -> bytes:
     """SubjectPublicKeyInfo in PEM."""
     return key.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo

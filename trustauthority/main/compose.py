@@ -328,7 +328,10 @@ def _register_admin(process: Process, server: grpc.aio.Server, hosts: HostServic
 
 
 def _register_key_role(process: Process, server: grpc.aio.Server, role: KeyRole) -> list[str]:
-    role.register(server, process.follower)
+    role.register(server)
+    keyprovider_pb2_grpc.add_VmServiceServicer_to_server(
+        VmRpc(PlacementService(process.store), process.store, process.follower), server
+    )
     process.probes.append(lambda: _kms_health(role.providers))
     names = [_full_name(keyprovider_pb2, f"{each}Service") for each in ("KeyProvider", "Vm")]
     names.append(_full_name(keyadmin_pb2, "KeyAdministrationService"))

@@ -9,6 +9,7 @@ import tomlkit
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from trustauthority.adapters.clock import SystemClock
 from trustauthority.adapters.keyfiles import (
@@ -17,6 +18,7 @@ from trustauthority.adapters.keyfiles import (
     CHALLENGE_KEY,
     ESCROW_KEY,
     HOST_CA,
+    IMPORT_KEY,
     RELEASE_KEY,
     REPORT_KEY,
     SERVER_CA,
@@ -133,6 +135,9 @@ def _write_keys(files: KeyFiles) -> None:
         files.write(files.path(name), private_pem(key), secret=True)
         files.write(files.path(name, "pub"), public_pem(key.public_key()), secret=False)
     files.write(files.path(AUDIT_KEY), private_pem(Ed25519PrivateKey.generate()), secret=True)
+    opener = X25519PrivateKey.generate()
+    files.write(files.path(IMPORT_KEY), private_pem(opener), secret=True)
+    files.write(files.path(IMPORT_KEY, "pub"), public_pem(opener.public_key()), secret=False)
     files.write(files.path(CHALLENGE_KEY), secrets.token_bytes(32), secret=True)
 
 

@@ -10,14 +10,12 @@ from trustauthority.adapters.keyfiles import KeyFiles
 from trustauthority.adapters.tombstones import TOMBSTONES, FileTombstones
 from trustauthority.ports import Journal, KeyRoom, Store
 from trustauthority.rpc.keyadmin import KeyAdminRpc
-from trustauthority.rpc.keyprovider import KeyProviderRpc, VmRpc
+from trustauthority.rpc.keyprovider import KeyProviderRpc
 from trustauthority.services.destruction import Destruction
-from trustauthority.services.follow import Follower
 from trustauthority.services.holders import HolderService
 from trustauthority.services.keyadmin import KeyAdministration
 from trustauthority.services.keyproviders import KeyProviderService
 from trustauthority.services.keys import KeyService
-from trustauthority.services.placement import PlacementService
 from trustauthority.services.releasepolicies import ReleasePolicyService
 from trustauthority.services.rewrap import RewrapService, work_quietly
 from trustauthority.settings import Settings
@@ -40,10 +38,11 @@ class KeyRole:
     rewrap: RewrapService
     policies: ReleasePolicyService
     destruction: Destruction
+    import_public: bytes
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a job was begun here: nobody waits for the next look."""
 
-    def register(self, server: grpc.aio.Server, follower: Follower) -> None:
+    def register(self, server: grpc.aio.Server) -> None:
         """Add its servicers."""
         keyprovider_pb2_grpc.add_KeyProviderServiceServicer_to_server(
             KeyProviderRpc(self.keys, self.admin, self.policies), server
@@ -56,11 +55,9 @@ class KeyRole:
                 HolderService(self.store),
                 self.policies,
                 self.wake,
+                self.import_public,
             ),
             server,
-        )
-        keyprovider_pb2_grpc.add_VmServiceServicer_to_server(
-            VmRpc(PlacementService(self.store), self.store, follower), server
         )
 
     async def work(self, stopping: asyncio.Event) -> None:
@@ -89,4 +86,5 @@ def open_key_role(
         rewrap=RewrapService(store, room, providers, journal),
         policies=ReleasePolicyService(store),
         destruction=Destruction(store, tombstones),
+        import_public=files.import_public(),
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from trustauthority.adapters.keyfiles import ESCROW_KEY, RELEASE_KEY, KeyFiles
+from trustauthority.adapters.keyfiles import ESCROW_KEY, IMPORT_KEY, RELEASE_KEY, KeyFiles
 from trustauthority.adapters.keyroom import ChildKeyRoom, EscrowSettings, KeyRoomSettings
 from trustauthority.adapters.kms.escrow import load_escrow_key
 from trustauthority.adapters.kms.settings import provider_from_json
@@ -47,6 +47,7 @@ def child_room(settings: Settings, files: KeyFiles) -> ChildKeyRoom:
                 for name, provider in role.providers.items()
             },
             release_key=files.path(RELEASE_KEY),
+            import_key=files.path(IMPORT_KEY),
             escrow=escrow_settings(settings, files),
             batch=role.batch,
             timeout_s=role.timeout_s,

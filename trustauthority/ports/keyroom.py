@@ -26,6 +26,11 @@ class KeyRoom(Protocol):
     async def create_key(self, provider: str, kek_id: str, aad: bytes) -> NewKey:
         """Make a VM key and return it wrapped. Raises KmsUnavailable."""
 
+    async def import_key(
+        self, provider: str, kek_id: str, aad: bytes, *, sealed: bytes, vm: str
+    ) -> NewKey:
+        """Take in a passphrase that was sealed to the import key. Raises KmsUnavailable."""
+
     async def rewrap(self, order: RewrapOrder) -> bytes:
         """Unwrap a VM key and wrap it by another KEK. Raises KmsUnavailable."""
 

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from trustauthority.errors import InvalidRequest
+from trustauthority.errors import FailedPrecondition, InvalidRequest
 from trustauthority.keyrelease.states import KeyStep
 from trustauthority.rpc import convert, convert_keys
 from trustauthority.rpc.interceptor import current_caller
@@ -36,6 +36,7 @@ class KeyAdminRpc(keyadmin_pb2_grpc.KeyAdministrationServiceServicer):
         holders: HolderService,
         policies: ReleasePolicyService,
         wake: asyncio.Event,
+        import_public: bytes,
     ) -> None:
         self._service = service
         self._providers = providers
@@ -43,6 +44,7 @@ class KeyAdminRpc(keyadmin_pb2_grpc.KeyAdministrationServiceServicer):
         self._holders = holders
         self._policies = policies
         self._wake = wake
+        self._import_public = import_public
 
     async def ChangeKeyState(
         self, request: pb.ChangeKeyStateRequest, context: Any
@@ -80,6 +82,26 @@ class KeyAdminRpc(keyadmin_pb2_grpc.KeyAdministrationServiceServicer):
             dry_run=request.dry_run,
         )
         return pb.CancelDestroyKeyResponse(key=convert.vm_key(key))
+
+    # --- import --------------------------------------------------------------------------------
+
+    async def GetImportKey(
+        self, request: pb.GetImportKeyRequest, context: Any
+    ) -> pb.GetImportKeyResponse:
+        """Tell the import key's public part."""
+        if not self._import_public:
+            raise FailedPrecondition("this authority has no import key")
+        return pb.GetImportKeyResponse(public_key=self._import_public)
+
+    async def ImportKey(self, request: pb.ImportKeyRequest, context: Any) -> pb.ImportKeyResponse:
+        """Take in a passphrase."""
+        key = await self._service.take_in(
+            convert.name(request.vm_id, "vm_id"),
+            request.sealed_key,
+            provider=convert.optional_name(request.provider, "provider"),
+            by=current_caller().name,
+        )
+        return pb.ImportKeyResponse(key=convert.vm_key(key))
 
     # --- providers -----------------------------------------------------------------------------
 

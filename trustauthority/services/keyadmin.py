@@ -7,15 +7,21 @@ the newest answer of the audit log is what a key's releases are told from. What 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from trustauthority.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound
+from trustauthority.errors import (
+    AlreadyExists,
+    Conflict,
+    FailedPrecondition,
+    NotFound,
+)
+from trustauthority.keyrelease.keyimport import check_sealed
 from trustauthority.keyrelease.states import KeyStep, after
 from trustauthority.model.audit import AuditEvent
 from trustauthority.model.identifiers import VmId
 from trustauthority.model.placement import KeyState
-from trustauthority.model.vm import VmKeyEntry
+from trustauthority.model.vm import NewKey, VmKeyEntry
 from trustauthority.ports import KeyRoom, Store, Transaction
 from trustauthority.services.keyproviders import DEFAULT_PROVIDER, KeyProviderService
 from trustauthority.services.orders import wrapping_aad
@@ -55,6 +61,37 @@ class KeyAdministration:
 
     async def create(self, vm: str, *, provider: str, by: str) -> VmKeyEntry:
         """Make the first key of a protected VM, wrapped by the provider's KEK."""
+
+        async def make(provider: str, kek_id: str, aad: bytes) -> NewKey:
+            return await self._room.create_key(provider, kek_id, aad)
+
+        return await self._first(vm, make, provider=provider, operation="key.create", by=by)
+
+    async def take_in(self, vm: str, sealed: bytes, *, provider: str, by: str) -> VmKeyEntry:
+        """Make an existing passphrase the first key of a protected VM.
+
+        Args:
+            vm: the VM, for which the passphrase was sealed.
+            sealed: as of ``keyrelease.keyimport``; it is opened in the key room's child only.
+            provider: empty for the cluster's.
+            by: who asks.
+        """
+        check_sealed(sealed)
+
+        async def make(provider: str, kek_id: str, aad: bytes) -> NewKey:
+            return await self._room.import_key(provider, kek_id, aad, sealed=sealed, vm=vm)
+
+        return await self._first(vm, make, provider=provider, operation="key.import", by=by)
+
+    async def _first(
+        self,
+        vm: str,
+        make: Callable[[str, str, bytes], Awaitable[NewKey]],
+        *,
+        provider: str,
+        operation: str,
+        by: str,
+    ) -> VmKeyEntry:
         async with self._store.snapshot() as tx:
             entry = await tx.vms.get(vm)
             if entry is None:
@@ -64,8 +101,7 @@ class KeyAdministration:
             defaults = await tx.key_providers.defaults()
         provider = provider or defaults.get(entry.cluster_id, DEFAULT_PROVIDER)
         kek_id = (await self._providers.kek(provider, by=by)).kek_id
-        aad = wrapping_aad(entry.vm_id, 1, provider)
-        new = await self._room.create_key(provider, kek_id, aad)
+        new = await make(provider, kek_id, wrapping_aad(entry.vm_id, 1, provider))
         async with self._store.transaction() as tx:
             key = VmKeyEntry(
                 vm_id=entry.vm_id,
@@ -79,13 +115,11 @@ class KeyAdministration:
                 created_by=by,
                 changed_at_ms=tx.now_ms,
             )
-            current = await tx.key_providers.current(provider)
-            if current is None or current.kek_id != kek_id:
-                raise Conflict(f"provider {provider!r} got another KEK meanwhile; repeat")
+            await _require_current(tx, provider, kek_id)
             if not await tx.keys.put(key):
                 raise AlreadyExists(f"VM {vm!r} has a key", kind="key", name=vm)
             details: dict[str, str | int] = {"provider": provider, "kek": kek_id, "key_epoch": 1}
-            await _audit(tx, "key.create", key, by=by, details=details)
+            await _audit(tx, operation, key, by=by, details=details)
         return key
 
     async def page(self, *, after: str, limit: int) -> Sequence[VmKeyEntry]:
@@ -173,6 +207,13 @@ class KeyAdministration:
             await _swap(tx, was, now)
             await _audit(tx, "key.cancel-destroy", now, by=by, details=_step_details(was, why))
         return now
+
+
+async def _require_current(tx: Transaction, provider: str, kek_id: str) -> None:
+    """A key must not come to rest under a KEK that was replaced while the KMS made it."""
+    current = await tx.key_providers.current(provider)
+    if current is None or current.kek_id != kek_id:
+        raise Conflict(f"provider {provider!r} got another KEK meanwhile; repeat")
 
 
 async def _key(tx: Transaction, name: KeyName) -> VmKeyEntry:

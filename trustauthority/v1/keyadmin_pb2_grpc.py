@@ -50,6 +50,16 @@ class KeyAdministrationServiceStub:
                 request_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.CancelDestroyKeyRequest.SerializeToString,
                 response_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.CancelDestroyKeyResponse.FromString,
                 _registered_method=True)
+        self.GetImportKey = channel.unary_unary(
+                '/trustauthority.v1.KeyAdministrationService/GetImportKey',
+                request_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.GetImportKeyRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.GetImportKeyResponse.FromString,
+                _registered_method=True)
+        self.ImportKey = channel.unary_unary(
+                '/trustauthority.v1.KeyAdministrationService/ImportKey',
+                request_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.ImportKeyRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.ImportKeyResponse.FromString,
+                _registered_method=True)
         self.ListKeyProviders = channel.unary_unary(
                 '/trustauthority.v1.KeyAdministrationService/ListKeyProviders',
                 request_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.ListKeyProvidersRequest.SerializeToString,
@@ -132,6 +142,20 @@ class KeyAdministrationServiceServicer:
 
     def CancelDestroyKey(self, request, context):
         """Take a destruction back while its delay runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetImportKey(self, request, context):
+        """The public key to which a passphrase is sealed before it is imported.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportKey(self, request, context):
+        """Make an existing passphrase the first key of a VM.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -238,6 +262,16 @@ def add_KeyAdministrationServiceServicer_to_server(servicer, server):
                     servicer.CancelDestroyKey,
                     request_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.CancelDestroyKeyRequest.FromString,
                     response_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.CancelDestroyKeyResponse.SerializeToString,
+            ),
+            'GetImportKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetImportKey,
+                    request_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.GetImportKeyRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.GetImportKeyResponse.SerializeToString,
+            ),
+            'ImportKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportKey,
+                    request_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.ImportKeyRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.ImportKeyResponse.SerializeToString,
             ),
             'ListKeyProviders': grpc.unary_unary_rpc_method_handler(
                     servicer.ListKeyProviders,
@@ -382,6 +416,60 @@ class KeyAdministrationService:
             '/trustauthority.v1.KeyAdministrationService/CancelDestroyKey',
             trustauthority_dot_v1_dot_keyadmin__pb2.CancelDestroyKeyRequest.SerializeToString,
             trustauthority_dot_v1_dot_keyadmin__pb2.CancelDestroyKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetImportKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.KeyAdministrationService/GetImportKey',
+            trustauthority_dot_v1_dot_keyadmin__pb2.GetImportKeyRequest.SerializeToString,
+            trustauthority_dot_v1_dot_keyadmin__pb2.GetImportKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.KeyAdministrationService/ImportKey',
+            trustauthority_dot_v1_dot_keyadmin__pb2.ImportKeyRequest.SerializeToString,
+            trustauthority_dot_v1_dot_keyadmin__pb2.ImportKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

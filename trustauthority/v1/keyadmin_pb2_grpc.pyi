@@ -39,6 +39,10 @@ class KeyAdministrationServiceStub:
     """Have a key destroyed when the delay is over."""
     CancelDestroyKey: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.CancelDestroyKeyRequest, _keyadmin_pb2.CancelDestroyKeyResponse]
     """Take a destruction back while its delay runs."""
+    GetImportKey: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.GetImportKeyRequest, _keyadmin_pb2.GetImportKeyResponse]
+    """The public key to which a passphrase is sealed before it is imported."""
+    ImportKey: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.ImportKeyRequest, _keyadmin_pb2.ImportKeyResponse]
+    """Make an existing passphrase the first key of a VM."""
     ListKeyProviders: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.ListKeyProvidersRequest, _keyadmin_pb2.ListKeyProvidersResponse]
     """Key providers, with the health of their KMS."""
     GetKeyProvider: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.GetKeyProviderRequest, _keyadmin_pb2.GetKeyProviderResponse]
@@ -75,6 +79,10 @@ class KeyAdministrationServiceAsyncStub(KeyAdministrationServiceStub):
     """Have a key destroyed when the delay is over."""
     CancelDestroyKey: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.CancelDestroyKeyRequest, _keyadmin_pb2.CancelDestroyKeyResponse]  # type: ignore[assignment]
     """Take a destruction back while its delay runs."""
+    GetImportKey: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.GetImportKeyRequest, _keyadmin_pb2.GetImportKeyResponse]  # type: ignore[assignment]
+    """The public key to which a passphrase is sealed before it is imported."""
+    ImportKey: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.ImportKeyRequest, _keyadmin_pb2.ImportKeyResponse]  # type: ignore[assignment]
+    """Make an existing passphrase the first key of a VM."""
     ListKeyProviders: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.ListKeyProvidersRequest, _keyadmin_pb2.ListKeyProvidersResponse]  # type: ignore[assignment]
     """Key providers, with the health of their KMS."""
     GetKeyProvider: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.GetKeyProviderRequest, _keyadmin_pb2.GetKeyProviderResponse]  # type: ignore[assignment]
@@ -126,6 +134,22 @@ class KeyAdministrationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_keyadmin_pb2.CancelDestroyKeyResponse, _abc.Awaitable[_keyadmin_pb2.CancelDestroyKeyResponse]]:
         """Take a destruction back while its delay runs."""
+
+    @_abc_1.abstractmethod
+    def GetImportKey(
+        self,
+        request: _keyadmin_pb2.GetImportKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyadmin_pb2.GetImportKeyResponse, _abc.Awaitable[_keyadmin_pb2.GetImportKeyResponse]]:
+        """The public key to which a passphrase is sealed before it is imported."""
+
+    @_abc_1.abstractmethod
+    def ImportKey(
+        self,
+        request: _keyadmin_pb2.ImportKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyadmin_pb2.ImportKeyResponse, _abc.Awaitable[_keyadmin_pb2.ImportKeyResponse]]:
+        """Make an existing passphrase the first key of a VM."""
 
     @_abc_1.abstractmethod
     def ListKeyProviders(

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from support.escrow import OTHER_PRIVATE, PRIVATE, public
 from support.escrow import binding as escrow_binding
 from support.keyroom_orders import (
@@ -23,11 +24,13 @@ from support.kms_process import running_kms
 from support.storage_key import storage_public
 
 from hostagent.grant import read_key_grant
+from trustauthority.adapters.keyfiles import private_pem
 from trustauthority.adapters.keyroom import ChildKeyRoom, EscrowSettings, KeyRoomSettings
 from trustauthority.adapters.kms.kmip import KmipKms
 from trustauthority.codec.tpm_public import decode_public, encode_public
 from trustauthority.errors import KmsUnavailable
 from trustauthority.keyrelease.escrow import drill_answer, encode_escrow_key, open_escrowed
+from trustauthority.keyrelease.keyimport import seal_import
 from trustauthority.keyrelease.wrap import policy_digest
 from trustauthority.model.escrow import StoredKey
 from trustauthority.model.keyjob import RewrapOrder
@@ -71,6 +74,16 @@ def room(shared_room, release_key):
 
 def wrapped_by_hand(kms, kek_id, vm_key=b"known passphrase", aad=AAD):
     return KmipKms(kms.settings()).wrap(kek_id, bytearray(vm_key), aad)
+
+
+@pytest.fixture
+def import_key(kms):
+    private = X25519PrivateKey.generate()
+    path = kms.folder / "import.key"
+    path.touch(mode=0o600)
+    path.write_bytes(private_pem(private))
+    yield private, path
+    path.unlink()
 
 
 def rewrap_order(kek_id, wrapped, **changes):
@@ -122,6 +135,41 @@ class TestCreate:
         assert await room.health("other") == KmsHealth(
             state=HealthState.ERROR, detail="no KMS is configured for key provider 'other'"
         )
+
+
+class TestImport:
+    async def test_what_was_sealed_is_what_is_released(self, kms, kek_id, release_key, import_key):
+        """From the owner's file to the host: the same bytes, opened by the child alone."""
+        private, path = import_key
+        settings = room_settings(kms.settings(), release_key, import_key=path)
+        made = ChildKeyRoom(settings)
+        try:
+            for passphrase in (b"k", b"old passphrase\n", bytes(range(256)) * 16):
+                sealed = seal_import(passphrase, private.public_key().public_bytes_raw(), "vm-1")
+                assert passphrase not in sealed
+                new = await made.import_key("default", kek_id, AAD, sealed=sealed, vm="vm-1")
+                grant = await made.release(release_order(kek_id, new.wrapped))
+                assert open_grant(grant) == passphrase
+            for wrong, vm in (
+                (sealed, "vm-2"),
+                (sealed[:-1], "vm-1"),
+                (sealed[:40] + bytes([sealed[40] ^ 1]) + sealed[41:], "vm-1"),
+                (b"\2" + sealed[1:], "vm-1"),
+                (b"", "vm-1"),
+            ):
+                with pytest.raises(KmsUnavailable, match="sealed_key") as refusal:
+                    await made.import_key("default", kek_id, AAD, sealed=wrong, vm=vm)
+                assert "old passphrase" not in str(refusal.value)
+            path.chmod(0o644)
+            with pytest.raises(KmsUnavailable, match="import key"):
+                await made.import_key("default", kek_id, AAD, sealed=sealed, vm="vm-1")
+        finally:
+            await made.close()
+
+    async def test_without_an_import_key(self, room, kek_id):
+        """A room that has none takes nothing in."""
+        with pytest.raises(KmsUnavailable, match="import key"):
+            await room.import_key("default", kek_id, AAD, sealed=b"s" * 60, vm="vm-1")
 
 
 class TestRewrap:

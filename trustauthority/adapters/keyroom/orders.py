@@ -16,6 +16,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from trustauthority.adapters.keyroom.confine import die_after
 from trustauthority.adapters.keyroom.frames import (
@@ -32,10 +33,12 @@ from trustauthority.adapters.kms.settings import provider_from_json
 from trustauthority.codec.tpm_public import decode_public
 from trustauthority.errors import InsecureFile, KmsUnavailable, TrustAuthorityError
 from trustauthority.keyrelease.escrow import drill_answer
+from trustauthority.keyrelease.keyimport import open_import
 from trustauthority.keyrelease.wrap import GRANT_ENTROPY, build_key_grant
 from trustauthority.model.escrow import EscrowBinding
 from trustauthority.model.vm import NewKey
 
+_IMPORT_KEY_UNUSABLE = "the key room can't use its import key; its own log says why"
 _RELEASE_KEY_UNUSABLE = "the key room can't use its release key; its own log says why"
 
 
@@ -44,6 +47,7 @@ class Keyring:
 
     def __init__(self, configuration: Mapping[str, Any]) -> None:
         self._release_key = Path(configuration["release_key"])
+        self._import_key = str(configuration.get("import_key", ""))
         self._kill_after_s = float(configuration["kill_after_s"])
         self._settings = {
             name: provider_from_json(kms) for name, kms in configuration["providers"].items()
@@ -91,6 +95,21 @@ class Keyring:
             raise KmsUnavailable("no escrow key was chosen")
         return binding_of(aad, self._escrow["origin"])
 
+    def import_key(self) -> X25519PrivateKey:
+        """The key that opens imported passphrases, read anew each time. Raises KmsUnavailable."""
+        try:
+            key = serialization.load_pem_private_key(
+                read_secret(Path(self._import_key)), password=None
+            )
+        except (OSError, ValueError, TypeError, InsecureFile) as failure:
+            said = failure.message if isinstance(failure, InsecureFile) else type(failure).__name__
+            log(f"import key {self._import_key or '(none)'}: {said}")
+            raise KmsUnavailable(_IMPORT_KEY_UNUSABLE) from None
+        if not isinstance(key, X25519PrivateKey):
+            log(f"import key {self._import_key}: not an X25519 key")
+            raise KmsUnavailable(_IMPORT_KEY_UNUSABLE)
+        return key
+
     def release_key(self) -> ec.EllipticCurvePrivateKey:
         """The key that signs grants, read anew each time. Raises KmsUnavailable."""
         path = self._release_key
@@ -126,6 +145,17 @@ def create_key(keyring: Keyring, message: Mapping[str, Any]) -> str:
         return sealed_twice(keyring, kms, message, vm_key)
     finally:
         wipe(entropy)
+        wipe(vm_key)
+
+
+def import_key(keyring: Keyring, message: Mapping[str, Any]) -> str:
+    """Open a passphrase that was sealed to the import key; answers JSON of a NewKey, as for a new one."""
+    private = keyring.import_key()
+    kms = keyring.kms_for_keys(message["provider"])
+    vm_key = open_import(bytes.fromhex(message["sealed"]), private, message["vm"])
+    try:
+        return sealed_twice(keyring, kms, message, vm_key)
+    finally:
         wipe(vm_key)
 
 
@@ -213,6 +243,7 @@ ORDERS: Mapping[str, Callable[[Keyring, Mapping[str, Any]], str]] = {
     "create_kek": create_kek,
     "rotate_kek": rotate_kek,
     "create_key": create_key,
+    "import_key": import_key,
     "rewrap": rewrap,
     "escrow": escrow,
     "answer_drill": answer_drill,

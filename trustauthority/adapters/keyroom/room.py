@@ -31,7 +31,7 @@ from trustauthority.model.keyjob import RewrapOrder
 from trustauthority.model.kms import HealthState, KmsHealth
 from trustauthority.model.vm import NewKey
 
-_KEY_ORDERS = frozenset({"create_key", "escrow", "answer_drill", "release", "rewrap"})
+_KEY_ORDERS = frozenset({"create_key", "import_key", "escrow", "answer_drill", "release", "rewrap"})
 """Orders that show a key to the child."""
 _NO_ANSWER = "the key room's child answered with what is no answer"
 
@@ -81,6 +81,13 @@ class ChildKeyRoom:
         """What a holder of a stored VM key answers to a drill's challenge. Raises KmsUnavailable."""
         details = stored_key_to_json(key) | {"challenge": challenge.hex()}
         return _bytes(await self._order("answer_drill", key.provider, details))
+
+    async def import_key(
+        self, provider: str, kek_id: str, aad: bytes, *, sealed: bytes, vm: str
+    ) -> NewKey:
+        """Take in a passphrase that was sealed to the import key. Raises KmsUnavailable."""
+        details = {"kek_id": kek_id, "aad": aad.hex(), "sealed": sealed.hex(), "vm": vm}
+        return _new_key(await self._order("import_key", provider, details))
 
     async def rewrap(self, order: RewrapOrder) -> bytes:
         """Unwrap a VM key and wrap it by another KEK, in one child. Raises KmsUnavailable."""

@@ -28,6 +28,8 @@ class KeyRoomSettings:
     """Private key (P-256, PEM, mode 0600) that signs grants; only the child reads it."""
     escrow: EscrowSettings | None = None
     """None: keys are lost with the KMS."""
+    import_key: Path | None = None
+    """Private key (X25519, PEM, mode 0600) that opens imported passphrases; only the child reads it."""
     batch: int = 64
     """Keys that one child handles before it ends."""
     lifetime_s: float = 30.0
