@@ -66,9 +66,12 @@ proto: setup  ## regenerate the checked-in stubs from proto/
 	@$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. \
 	    --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 	    proto/trustauthority/v1/*.proto
+	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. \
+	    --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+	    hostagent/kubernetes/kms_v2.proto
 
 check-proto: proto  ## fail when the checked-in stubs differ from proto/
-	@git diff --exit-code --stat -- trustauthority/v1 || { echo "the stubs are stale: run make proto and commit"; exit 1; }
+	@git diff --exit-code --stat -- trustauthority/v1 hostagent/kubernetes || { echo "the stubs are stale: run make proto and commit"; exit 1; }
 
 reference: setup  ## regenerate docs/reference/cli.md from the commands themselves
 	@$(PY) -m trustauthority.cli.reference > docs/reference/cli.md

@@ -34,6 +34,8 @@ class Operation(StrEnum):
     PREPARE = "prepare"
     SWITCH = "switch"
     ABORT = "abort"
+    SHARE = "share"
+    """A shared secret: not a VM, so the lease machine never sends it; see ``hostagent.shared``."""
 
 
 FENCED = "FENCED"
