@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 say() { printf 'setup: %s\n' "$*" >&2; }
 
-PACKAGES=(systemd swtpm swtpm-tools libtss2-dev libtss2-tcti-swtpm0 tpm2-tools pkg-config gcc python3 python3-dev python3-venv cryptsetup-bin qemu-utils clevis clevis-luks jose)
+PACKAGES=(systemd swtpm swtpm-tools libtss2-dev libtss2-tcti-swtpm0 tpm2-tools pkg-config gcc softhsm2 python3 python3-dev python3-venv cryptsetup-bin qemu-utils clevis clevis-luks jose)
 LOCK=requirements/dev.txt
 BOOTSTRAP=requirements/bootstrap.txt
 STAMP=.venv/.locked

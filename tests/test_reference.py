@@ -10,18 +10,25 @@ from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from trustauthority.model.catalogue import Role
 from trustauthority.model.policy import Policy
 from trustauthority.rpc.authorize import MATRIX, Listener, Rule
 from trustauthority.services.keyadmin import STEPS_OF_PEOPLE
 from trustauthority.services.policies import parse_policy
-from trustauthority.settings import KmipProvider, Settings
+from trustauthority.settings import (
+    AwsProvider,
+    KmipProvider,
+    Pkcs11Provider,
+    Settings,
+    TransitProvider,
+)
 
 PROJECT = Path(__file__).resolve().parent.parent
 REFERENCE = PROJECT / "docs" / "reference"
 REQUIRED = object()
-PROVIDERS = (KmipProvider,)
+PROVIDERS = (KmipProvider, Pkcs11Provider, TransitProvider, AwsProvider)
 
 
 def rows(page: str) -> Iterator[tuple[str, list[str]]]:
@@ -65,6 +72,12 @@ def policy_keys() -> dict[str, Any]:
     return found
 
 
+def default_of(field: FieldInfo) -> Any:
+    """A default as a page writes it: no path at all is an empty one."""
+    value = field.get_default(call_default_factory=True)
+    return "" if value is None else value
+
+
 def settings_keys(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, field in model.model_fields.items():
@@ -76,7 +89,7 @@ def settings_keys(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
                 (kind,) = get_args(provider.model_fields["kind"].annotation)
                 found |= settings_keys(provider, f"{prefix}providers.NAME, kind {kind}.")
         else:
-            found[prefix + name] = REQUIRED if field.is_required() else field.default
+            found[prefix + name] = REQUIRED if field.is_required() else plain(default_of(field))
     return found
 
 

@@ -44,7 +44,7 @@ class ListenSettings(_Section):
 
 
 class KmipProvider(_Section):
-    """A KMS that speaks KMIP over mutual TLS."""
+    """A KMS that speaks KMIP over mutual TLS. It hands the KEK out for each use."""
 
     kind: Literal["kmip"]
     host: str
@@ -53,9 +53,55 @@ class KmipProvider(_Section):
     certificate: Path
     key: Path
     timeout_s: float = 5.0
+    version: str = "1.4"
+    more_servers: tuple[str, ...] = ()
+    transport_key_id: str = ""
+    transport_key: Path | None = None
 
 
-Provider = KmipProvider
+class Pkcs11Provider(_Section):
+    """An HSM behind a PKCS#11 module. The KEK stays in it."""
+
+    kind: Literal["pkcs11"]
+    module: Path
+    token: str
+    pin: Path
+    serial: str = ""
+    mechanism: str = "aes-gcm"
+    environment: dict[str, str] = Field(default_factory=dict)
+
+
+class TransitProvider(_Section):
+    """The transit engine of Vault or OpenBao. The KEK stays in it."""
+
+    kind: Literal["transit"]
+    url: str
+    ca: Path
+    certificate: Path | None = None
+    key: Path | None = None
+    role: str = ""
+    auth_mount: str = "cert"
+    token: Path | None = None
+    mount: str = "transit"
+    namespace: str = ""
+    timeout_s: float = 5.0
+
+
+class AwsProvider(_Section):
+    """AWS KMS. The KEK stays in it."""
+
+    kind: Literal["aws"]
+    region: str
+    credentials: Path
+    profile: str = "default"
+    endpoint: str = ""
+    ca: Path | None = None
+    timeout_s: float = 5.0
+
+
+Provider = Annotated[
+    KmipProvider | Pkcs11Provider | TransitProvider | AwsProvider, Field(discriminator="kind")
+]
 """A key provider of any kind; ``kind`` says which."""
 
 

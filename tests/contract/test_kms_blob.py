@@ -15,7 +15,7 @@ from trustauthority.adapters.kms.blob import (
 from trustauthority.errors import KmsUnavailable
 from trustauthority.model.kms import ProviderKind
 
-GCM = WrapAlgorithm.AES_256_GCM
+GCM = WrapAlgorithm.KEK_GCM
 KMIP = ProviderKind.KMIP
 
 
@@ -28,10 +28,11 @@ def test_the_numbers_are_the_documented_ones():
         "aws": b"\x01\x04\x01",
     }
     assert {each.name: int(each) for each in WrapAlgorithm} == {
-        "AES_256_GCM": 1,
-        "AES_KEY_WRAP_GCM": 2,
-        "TRANSIT": 3,
-        "AWS": 4,
+        "KEK_GCM": 1,
+        "TOKEN_GCM": 2,
+        "TOKEN_KEY_WRAP": 3,
+        "TRANSIT": 4,
+        "AWS": 5,
     }
 
 

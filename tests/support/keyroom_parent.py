@@ -12,21 +12,14 @@ from pathlib import Path
 
 from support.keyroom_orders import AAD, release_order, room_settings
 from trustauthority.adapters.keyroom import ChildKeyRoom
-from trustauthority.adapters.kms.settings import KmipSettings
+from trustauthority.adapters.kms.settings import provider_from_json
 
 CANARY = os.urandom(32)
 """Something that IS in this process's memory: a search that does not find it finds nothing."""
 
 
 async def main() -> None:
-    port, folder = int(sys.argv[1]), Path(sys.argv[2])
-    kms = KmipSettings(
-        host="127.0.0.1",
-        port=port,
-        ca=folder / "ca.pem",
-        certificate=folder / "client.pem",
-        key=folder / "client.key",
-    )
+    kms, folder = provider_from_json(json.loads(sys.argv[1])), Path(sys.argv[2])
     room = ChildKeyRoom(room_settings(kms, folder / "release.key", batch=8))
     kek_id = await room.create_kek("default")
     wrapped = (await room.create_key("default", kek_id, AAD)).wrapped

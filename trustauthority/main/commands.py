@@ -317,7 +317,8 @@ def validate(file: Path = DEFAULT_CONFIG) -> None:
     ----------
     file: Configuration file.
     """
+    from trustauthority.main.providers import key_providers
     from trustauthority.settings import load_settings
 
-    load_settings(file)
+    key_providers(load_settings(file).key)
     sys.stdout.write(f"{file} is valid\n")

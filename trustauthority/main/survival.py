@@ -8,8 +8,8 @@ import grpc
 from trustauthority.adapters.keyfiles import ESCROW_KEY, IMPORT_KEY, RELEASE_KEY, KeyFiles
 from trustauthority.adapters.keyroom import ChildKeyRoom, EscrowSettings, KeyRoomSettings
 from trustauthority.adapters.kms.escrow import load_escrow_key
-from trustauthority.adapters.kms.settings import provider_from_json
 from trustauthority.errors import ConfigurationInvalid
+from trustauthority.main.providers import key_providers
 from trustauthority.ports import EscrowRoom, KeyRoom, Store
 from trustauthority.rpc.administration import HealthProbe
 from trustauthority.rpc.breakglass import BreakGlassRpc, break_glass_health
@@ -42,10 +42,7 @@ def child_room(settings: Settings, files: KeyFiles) -> ChildKeyRoom:
     role = settings.key
     return ChildKeyRoom(
         KeyRoomSettings(
-            providers={
-                name: provider_from_json(provider.model_dump())
-                for name, provider in role.providers.items()
-            },
+            providers=key_providers(role),
             release_key=files.path(RELEASE_KEY),
             import_key=files.path(IMPORT_KEY),
             escrow=escrow_settings(settings, files),

@@ -3,22 +3,18 @@
 import base64
 import json
 import os
-import selectors
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from support.keyroom_orders import AAD, RELEASE, open_grant, write_release_key
+from support.keyroom_watch import PATIENCE_S, Parent, current_children, found_in_memory, proc
 from support.kms_process import running_kms
 
 from trustauthority.adapters.keyroom.child import Room
 from trustauthority.adapters.kms.kmip import KmipKms
-
-TESTS = Path(__file__).parents[2]
-PATIENCE_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -28,35 +24,9 @@ def kms(tmp_path_factory):
         yield running
 
 
-class Parent:
-    """A parent process that goes on releasing one key."""
-
-    def __init__(self, kms):
-        self.log = kms.folder / "parent.log"
-        program = "from support.keyroom_parent import main; import asyncio; asyncio.run(main())"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", program, str(kms.port), str(kms.folder)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env={"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
-            )
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.process.stdout, selectors.EVENT_READ)
-            assert selector.select(PATIENCE_S), self.log.read_text()
-        self.news = json.loads(self.process.stdout.readline())
-
-    def stop(self):
-        self.process.kill()
-        self.process.wait()
-        self.process.stdin.close()
-        self.process.stdout.close()
-
-
 @pytest.fixture(scope="module")
 def parent(kms):
-    made = Parent(kms)
+    made = Parent(kms.settings(), kms.folder)
     yield made
     made.stop()
 
@@ -85,24 +55,6 @@ def secrets(kms, parent):
             "base64": base64.b64encode(secret).rstrip(b"="),
         }.items()
     }
-
-
-def found_in_memory(pid, needles):
-    """The names of the needles that are in the writable memory of a process."""
-    found = set()
-    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
-        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-            span, mode = line.split()[:2]
-            if not mode.startswith("rw"):
-                continue
-            start, end = (int(part, 16) for part in span.split("-"))
-            try:
-                memory.seek(start)
-                content = memory.read(end - start)
-            except (OSError, ValueError, OverflowError):
-                continue  # vanished, or a special mapping
-            found |= {name for name, needle in needles.items() if needle in content}
-    return found
 
 
 class TestParent:
@@ -192,7 +144,7 @@ class TestChild:
 
     def test_it_ends_when_its_parent_is_killed(self, kms):
         """No orphan keeps keys: the pipe ends, and the kernel's alarm is behind that."""
-        mortal = Parent(kms)
+        mortal = Parent(kms.settings(), kms.folder)
         try:
             children = current_children(mortal.process.pid)
             assert children
@@ -242,20 +194,3 @@ def wait_until_confined(pid):
         assert time.monotonic() < deadline, "a child never confined itself"
         time.sleep(0.02)
     return False
-
-
-def current_children(pid):
-    """The children of a process, those of its threads included."""
-    return [
-        int(child)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for child in (task / "children").read_text().split()
-    ]
-
-
-def proc(pid, name):
-    """A file of /proc, empty when the process is gone or keeps it to itself."""
-    try:
-        return Path(f"/proc/{pid}/{name}").read_bytes()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return b""

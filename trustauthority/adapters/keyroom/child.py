@@ -25,6 +25,10 @@ class Room:
     def __init__(self, configuration: Mapping[str, Any]) -> None:
         self._keyring = Keyring(configuration)
 
+    def close(self) -> None:
+        """End what was kept open."""
+        self._keyring.close()
+
     def answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out one order; a failure is a sentence without anything secret."""
         try:
@@ -49,6 +53,8 @@ def serve(orders: BinaryIO, replies: BinaryIO) -> None:
             reply = room.answer(message)
         replies.write(encode_frame(reply))
         replies.flush()
+    if room is not None:
+        room.close()
 
 
 def main() -> int:

@@ -110,6 +110,11 @@ class Keyring:
             raise KmsUnavailable(_IMPORT_KEY_UNUSABLE)
         return key
 
+    def close(self) -> None:
+        """End the connections to every KMS."""
+        for kms in self._open.values():
+            kms.close()
+
     def release_key(self) -> ec.EllipticCurvePrivateKey:
         """The key that signs grants, read anew each time. Raises KmsUnavailable."""
         path = self._release_key

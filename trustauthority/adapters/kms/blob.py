@@ -15,21 +15,23 @@ from trustauthority.model.kms import ProviderKind
 
 VERSION = 1
 HEADER_BYTES = 3
-MAX_WRAPPED = 2 * MAX_VM_KEY
-"""Bytes of the longest blob; transit's is the longest, in base64."""
+MAX_WRAPPED = MAX_VM_KEY + 4096
+"""Bytes of the longest blob: a VM key, a one-time key in the KMS's own form, and what is around."""
 
 
 class WrapAlgorithm(IntEnum):
     """How the body of a blob was made. Numbers are never reused."""
 
-    AES_256_GCM = 1
-    """nonce[12] ‖ ciphertext ‖ tag[16], under the KEK."""
-    AES_KEY_WRAP_GCM = 2
-    """RFC 3394 wrapping[40] of a one-time key under the KEK ‖ AES-256-GCM under that key."""
-    TRANSIT = 3
-    """The text that Vault's or OpenBao's transit engine answered."""
-    AWS = 4
-    """The CiphertextBlob of AWS KMS."""
+    KEK_GCM = 1
+    """nonce[12] ‖ AES-256-GCM under the KEK, which the KMS handed out for this."""
+    TOKEN_GCM = 2
+    """Two layers; the one-time key as nonce[12] ‖ AES-GCM under the KEK in the token."""
+    TOKEN_KEY_WRAP = 3
+    """Two layers; the one-time key wrapped in the token as of RFC 3394, 40 bytes."""
+    TRANSIT = 4
+    """Two layers; the one-time key as the text that the transit engine answered."""
+    AWS = 5
+    """Two layers; the one-time key as the CiphertextBlob of AWS KMS."""
 
 
 _KINDS = {

@@ -40,6 +40,9 @@ class Kms(Protocol):
     def health(self) -> KmsHealth:
         """Ask the KMS whether it would serve us. Does not raise."""
 
+    def close(self) -> None:
+        """End connections that were kept; the next call makes new ones."""
+
 
 def outage(message: str) -> KmsUnavailable:
     """The KMS can't be reached or does not answer: what the circuit breaker counts.
