@@ -14,6 +14,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ DATABASE = "kms.db"
 _CIPHERS = "ECDHE+AESGCM"
 _POLL_S = 0.2
 _IDLE_S = 60.0
+_GOODBYE_S = 1.0
 _MAX_REQUEST = 1 << 20
 
 
@@ -151,6 +153,11 @@ class _Session(KmipSession):  # type: ignore[misc]  # PyKMIP has no types
 
     def run(self) -> None:
         try:
+            self._connection.do_handshake()
+        except OSError:
+            _leave(self._connection)
+            return
+        try:
             super().run()
         except OSError:  # the peer left while PyKMIP said goodbye
             self._connection.close()
@@ -196,6 +203,16 @@ def _tls(folder: Path, *, revoked: Path | None = None) -> ssl.SSLContext:
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     context.load_cert_chain(folder / "server.pem", folder / "server.key")
     return context
+
+
+def _leave(connection: socket.socket) -> None:
+    """Close after a failed handshake, so that the peer can read why: data unread would reset it."""
+    connection.settimeout(_GOODBYE_S)
+    with suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_WR)
+        while socket.socket.recv(connection, 4096):
+            pass
+    connection.close()
 
 
 def _reset(connection: socket.socket) -> None:

@@ -68,8 +68,8 @@ class KeyProviderService:
         raise _unknown(name)
 
     async def health(self) -> Mapping[str, KmsHealth]:
-        """How the KMS of each provider is doing; the default one is looked for in any case."""
-        names = sorted({DEFAULT_PROVIDER, *self._room.providers})
+        """How the KMS of each provider is doing; without any, the default one is missed."""
+        names = sorted(self._room.providers) or [DEFAULT_PROVIDER]
         answers = await asyncio.gather(*(self._room.health(name) for name in names))
         return dict(zip(names, answers, strict=True))
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from trustauthority.model.kms import HealthState, KmsHealth
-from trustauthority.services.keyadmin import KeyAdministration
+from trustauthority.services.keyproviders import KeyProviderService
 
 
 class Room:
@@ -32,6 +32,6 @@ async def test_each_provider_is_asked_at_once(providers, told):
     """One that is slow delays no other's line; without any, the default one is missed."""
     room = Room(providers)
     async with asyncio.timeout(10):
-        health = await KeyAdministration(store=None, room=room).health()
+        health = await KeyProviderService(store=None, room=room).health()
     assert list(health) == told
     assert [each.detail for each in health.values()] == told
