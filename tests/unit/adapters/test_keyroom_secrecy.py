@@ -174,6 +174,7 @@ class TestChild:
                 "kill_after_s": 60,
                 "providers": {},
                 "warm": [],
+                "escrow": None,
             }
         )
         try:
