@@ -20,10 +20,11 @@ def key_providers(settings: KeyRoleSettings) -> Mapping[str, ProviderSettings]:
             made[name] = provider_from_json(section.model_dump())
         except ValueError as failure:
             problems.append(f"key.providers.{name}: {failure}")
-        if getattr(section, "timeout_s", 0.0) >= settings.timeout_s:
+        waits = max(1, len(getattr(section, "more_servers", ())))
+        if waits * getattr(section, "timeout_s", 0.0) >= settings.timeout_s:
             problems.append(
                 f"key.providers.{name}.timeout_s: not below key.timeout_s ({settings.timeout_s:g}),"
-                " so that a child would be killed before the KMS is given up"
+                " with one wait per server before the last; a child would be killed before that"
             )
     if problems:
         raise ConfigurationInvalid("; ".join(problems), fields="; ".join(problems))

@@ -1,5 +1,6 @@
 """Settings of key providers: what makes no sense is refused before anything is asked."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,8 +90,9 @@ class TestConfiguration:
 
     def test_a_section_of_each_kind_is_taken(self):
         """The configuration file's sections become the adapters' settings, one to one."""
-        sections = {f"p{i}": provider_to_json(each) for i, each in enumerate(ALL)}
-        assert tuple(key_providers(self.role(**sections)).values()) == ALL
+        some = (replace(ALL[0], timeout_s=2.0), *ALL[1:])
+        sections = {f"p{i}": provider_to_json(each) for i, each in enumerate(some)}
+        assert tuple(key_providers(self.role(**sections)).values()) == some
 
     def test_all_problems_are_told_at_once(self):
         """trustauthority config validate finds what would fail at the first key."""
@@ -100,6 +102,14 @@ class TestConfiguration:
             key_providers(self.role(aws=bad, kmip=slow))
         assert "key.providers.aws: a KMS region" in str(caught.value)
         assert "key.providers.kmip.timeout_s: not below key.timeout_s (10)" in str(caught.value)
+
+    def test_there_is_time_for_the_last_server(self):
+        """Two silent servers must leave the third one time to answer before the child is killed."""
+        three = {**provider_to_json(ALL[0]), "timeout_s": 4.9}
+        assert len(ALL[0].more_servers) == 2
+        assert key_providers(self.role(kmip=three))
+        with pytest.raises(ConfigurationInvalid, match="one wait per server before the last"):
+            key_providers(self.role(kmip={**three, "timeout_s": 5.0}))
 
     @pytest.mark.parametrize(
         "section", [{}, {"kind": "barbican"}, {**provider_to_json(ALL[5]), "secret": "x"}]
