@@ -133,7 +133,7 @@ class TestChallenges:
         )
 
     async def test_three_nodes_and_sixteen_calls_each_record_one_verdict(self, authority):
-        """N06: the same challenge and evidence everywhere at once: exactly one success."""
+        """Rule 59, N06: the same challenge and evidence everywhere at once: exactly one success."""
         (host,) = await authority.trusted("esx-1")
         nodes = [authority, await authority.another_node(), await authority.another_node()]
         evidence = host.evidence(await authority.invite(host))
@@ -273,7 +273,7 @@ class TestChallenges:
 
 class TestQuotes:
     async def test_a_relayed_quote_is_refused(self, authority):
-        """N11: the right challenge, but the TLS key of another agent."""
+        """Rule 32, N11: the right challenge, but the TLS key of another agent."""
         host, other = await authority.trusted("esx-1", "esx-2")
         invitation = await authority.invite(host)
         host.relay_nonce(invitation.challenge, tls_area=other.tls_area)
@@ -422,7 +422,7 @@ class TestTpmTime:
         assert (await authority.attest(host)).verdict.passed
 
     async def test_counters_never_go_back(self, authority):
-        """S14: fewer resets or restarts than before, whatever the clock says."""
+        """Rule 50, S14: fewer resets or restarts than before, whatever the clock says."""
         (host,) = await authority.trusted("esx-1")
         await authority.attest(host)
         for field in ("reset_count", "restart_count"):
