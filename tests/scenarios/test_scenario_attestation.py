@@ -665,6 +665,37 @@ class TestRuntime:
         assert "padded" in check.detail
 
 
+WITH_USERSPACE = (
+    'name = "uki"\n[evidence]\npcrs = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 14]\n'
+    "replayed_pcrs = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 14]\n"
+)
+
+
+class TestUserspace:
+    async def test_what_user_space_measures_counts_by_its_log(self, authority):
+        """Rule 49: PCR 11 replays with the second log, at any prefix, and fails without it."""
+        (host,) = await authority.trusted("esx-1")
+        await authority.apply_policy(WITH_USERSPACE)
+        host.measure_phase("sysinit")
+        assert (await authority.attest(host)).verdict.passed
+        ahead, host.pcrs = host.pcrs, {bank: dict(values) for bank, values in host.pcrs.items()}
+        host.measure_phase("ready")
+        host.pcrs = ahead  # quoted before, logged after
+        assert (await authority.attest(host)).verdict.passed
+        host.measure_phase("evil", logged=False)
+        verdict = (await authority.attest(host)).verdict
+        assert failed_pcrs(verdict) == {11}
+        bundle = decode_bundle(await evidence_bundle(authority.store, host.name))
+        assert bundle.part("userspace.log") == host.userspace_log
+        assert failed_pcrs(judge_bundle(bundle, OWN_GROUNDS, 1).verdict) == {11}
+
+    async def test_a_policy_that_does_not_ask_needs_no_second_log(self, authority):
+        """By default PCR 11 is no claim, whatever user space does with it."""
+        (host,) = await authority.trusted("esx-1")
+        host.measure_phase("sysinit", logged=False)
+        assert (await authority.attest(host)).verdict.passed
+
+
 GOLDEN = VariantName(cluster=CLUSTER, name="golden")
 STEPS = (
     attestation,

@@ -462,7 +462,7 @@ class TestSeals:
         mine = "a" * 64
         await authority.write_sql(
             "INSERT INTO verdict SELECT :mine, :host, passed, decided_at_ms, document, seal, report, "
-            "evidence_sha256, boot_log_sha256, ima_log_sha256, size FROM verdict "
+            "evidence_sha256, boot_log_sha256, ima_log_sha256, userspace_log_sha256, size FROM verdict "
             "WHERE verdict_id = :theirs",
             mine=mine,
             host=host.host_id,
