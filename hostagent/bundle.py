@@ -66,6 +66,7 @@ def collect_bundle(
         **{f"ek-chain-{i}.der": c for i, c in enumerate(keys.endorsement.intermediates)},
         "boot.log": boot.body,
         "ima.log": ima,
+        "userspace.log": read_boot_log(logs.userspace).body,
     }
     manifest = {
         "format": FORMAT,

@@ -44,6 +44,8 @@ class LogPaths:
 
     boot: Path
     ima: Path
+    userspace: Path
+    """What user space keeps of its own measurements: not of the kernel, and often not there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,13 +108,13 @@ class Attestor:
         if fresh or kept is None or kept.expires_at_ms - _MARGIN_MS < self._clock_ms():
             kept = await self._challenge(link, timeout_ms)
         try:
-            first, boot, offset = await asyncio.to_thread(self._evidence, kept)
+            first, boot, userspace, offset = await asyncio.to_thread(self._evidence, kept)
         except (TpmError, OSError) as failure:
             raise CallFailed(local_failure("EVIDENCE_NOT_COLLECTED", failure)) from failure
         sent_at_ms = self._clock_ms()
         first.round_trip_ms = sent_at_ms - kept.asked_at_ms
         body = b"" if boot.digest == kept.known.boot_log_sha256 else boot.body
-        stream = self._stream(first, body, offset)
+        stream = self._stream(first, body, userspace, offset)
         reply = await link.answer(
             link.attestation.Attest(stream, timeout=timeout_ms / 1000, metadata=link.metadata())
         )
@@ -142,7 +144,7 @@ class Attestor:
             known=reply.known_logs,
         )
 
-    def _evidence(self, asked: Round) -> tuple[QuoteEvidence, BootLog, int]:
+    def _evidence(self, asked: Round) -> tuple[QuoteEvidence, BootLog, bytes, int]:
         # (1) the quote, over what was asked for, in the banks that this TPM has
         quoted = quote(
             self._tpm,
@@ -152,6 +154,7 @@ class Attestor:
         )
         # (2) only then the logs, so that they hold at least what the PCRs hold
         boot = read_boot_log(self._logs.boot)
+        userspace = read_boot_log(self._logs.userspace).body
         # (3) an offset counts within one boot; another boot starts from nothing
         clock = self._tpm.read_clock()
         same_boot = (clock.reset_count, clock.restart_count) == (
@@ -167,14 +170,16 @@ class Attestor:
             boot_log_sha256=boot.digest,
             ima_offset=offset,
         )
-        return first, boot, offset
+        return first, boot, userspace, offset
 
     async def _stream(
-        self, first: QuoteEvidence, boot: bytes, offset: int
+        self, first: QuoteEvidence, boot: bytes, userspace: bytes, offset: int
     ) -> AsyncIterator[AttestRequest]:
         yield AttestRequest(quote=first)
         for part in chunks(boot):
             yield AttestRequest(boot_log_chunk=part)
+        for part in chunks(userspace):
+            yield AttestRequest(userspace_log_chunk=part)
         ima = ima_chunks(self._logs.ima, offset)
         while part := await asyncio.to_thread(next, ima, b""):
             yield AttestRequest(ima_chunk=part)

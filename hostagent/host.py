@@ -50,7 +50,8 @@ class Host:
     @property
     def logs(self) -> LogPaths:
         """Where the kernel's logs are."""
-        return LogPaths(boot=self.settings.paths.boot_log, ima=self.settings.paths.ima_log)
+        paths = self.settings.paths
+        return LogPaths(boot=paths.boot_log, ima=paths.ima_log, userspace=paths.userspace_log)
 
     def certificate_left_ms(self) -> int | None:
         """Until the certificate ends, by the wall clock; None without one."""

@@ -26,6 +26,7 @@ Milliseconds = Annotated[int, Field(ge=1, le=86_400_000)]
 DEFAULT_CONFIG = Path("/etc/trustauthority/hostagent.toml")
 BOOT_LOG = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
 IMA_LOG = Path("/sys/kernel/security/ima/binary_runtime_measurements")
+USERSPACE_LOG = Path("/run/log/systemd/tpm2-measure.log")
 
 
 class ConfigurationInvalid(Exception):
@@ -89,6 +90,7 @@ class PathSettings(_Section):
     """Leases and the control socket: a file system that a reboot empties."""
     boot_log: Path = BOOT_LOG
     ima_log: Path = IMA_LOG
+    userspace_log: Path = USERSPACE_LOG
 
 
 class IntervalSettings(_Section):

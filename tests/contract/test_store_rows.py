@@ -388,6 +388,7 @@ class TestArchive:
             "evidence_sha256": "ee",
             "boot_log_sha256": b"b",
             "ima_log_sha256": b"i",
+            "userspace_log_sha256": b"u",
         }
         async with store.transaction() as tx:
             await tx.archive.put_verdict("v1", values)
@@ -412,13 +413,14 @@ def kept(number: int, *, host: str = A, passed: bool = True, boot: bytes = b"boo
         "evidence_sha256": sha256(b"evidence%d" % number).hexdigest(),
         "boot_log_sha256": sha256(boot).digest(),
         "ima_log_sha256": sha256(b"ima%d" % number).digest(),
+        "userspace_log_sha256": sha256(b"").digest(),
     }
 
 
 async def keep(tx: Transaction, number: int, **fields: Any) -> None:
     """A verdict and everything it rests on."""
     boot = fields.get("boot", b"boot")
-    for content in (boot, b"evidence%d" % number, b"ima%d" % number):
+    for content in (boot, b"evidence%d" % number, b"ima%d" % number, b""):
         await tx.archive.put_blob(content)
     await tx.archive.put_verdict(f"v{number}", kept(number, **fields))
 

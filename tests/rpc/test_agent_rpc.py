@@ -167,12 +167,14 @@ class TestAttestation:
         assert evidence.attest == b"quote" + hashlib.sha256(joined).digest()
 
     async def test_logs_go_out_whole_in_small_messages(self, world, authority):
-        """Nothing known: both logs travel verbatim in chunks of at most 256 KiB."""
+        """Nothing known: all logs travel verbatim in chunks of at most 256 KiB (rule 49)."""
+        (world.root / "userspace.log").write_bytes(b"\x1e{}\n")
         async with Running(world.agent(boottime)) as agent:
             await until(lambda: agent.machine.phase is Phase.PASSED)
         sent = authority.evidence[0]
         assert sent["boot"] == (world.root / "boot.log").read_bytes()
         assert sent["ima"] == (world.root / "ima.log").read_bytes()
+        assert sent["userspace"] == b"\x1e{}\n"
         assert max(sent["sizes"]) < 257 * 1024
 
     async def test_only_news_is_sent(self, world, authority):

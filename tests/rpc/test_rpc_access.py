@@ -329,7 +329,7 @@ async def test_a_certificate_ends_on_an_open_connection_too(authority):
 
 
 async def test_the_enrolment_listener_serves_enrolment_only(authority):
-    """N02: every other call is UNAUTHENTICATED there, whatever certificate is shown."""
+    """Rule 66, N02: every other call is UNAUTHENTICATED there, whatever certificate is shown."""
     for credentials in (None, authority.admin):
         answers = await refusals(authority, credentials, MUTUAL, "enrol")
         assert set(answers.values()) == {(Code.UNAUTHENTICATED, "UNAUTHENTICATED")}

@@ -463,7 +463,8 @@ async def test_old_evidence_is_purged_by_the_attest_role(tmp_path, roles, purges
 def old_verdict() -> dict[str, object]:
     """A verdict of 1970, on a host that is not there any more."""
     texts = dict.fromkeys(("document", "seal", "report"), "x")
-    hashes = {"evidence_sha256": "00", "boot_log_sha256": b"b", "ima_log_sha256": b"i"}
+    logs = dict.fromkeys((f"{name}_log_sha256" for name in ("boot", "ima", "userspace")), b"l")
+    hashes = {"evidence_sha256": "00", **logs}
     return {"host_id": "h-gone", "passed": True, "decided_at_ms": 1, **texts, **hashes}
 
 

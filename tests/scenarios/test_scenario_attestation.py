@@ -133,7 +133,7 @@ class TestChallenges:
         )
 
     async def test_three_nodes_and_sixteen_calls_each_record_one_verdict(self, authority):
-        """N06: the same challenge and evidence everywhere at once: exactly one success."""
+        """Rule 59, N06: the same challenge and evidence everywhere at once: exactly one success."""
         (host,) = await authority.trusted("esx-1")
         nodes = [authority, await authority.another_node(), await authority.another_node()]
         evidence = host.evidence(await authority.invite(host))
@@ -273,7 +273,7 @@ class TestChallenges:
 
 class TestQuotes:
     async def test_a_relayed_quote_is_refused(self, authority):
-        """N11: the right challenge, but the TLS key of another agent."""
+        """Rule 32, N11: the right challenge, but the TLS key of another agent."""
         host, other = await authority.trusted("esx-1", "esx-2")
         invitation = await authority.invite(host)
         host.relay_nonce(invitation.challenge, tls_area=other.tls_area)
@@ -422,7 +422,7 @@ class TestTpmTime:
         assert (await authority.attest(host)).verdict.passed
 
     async def test_counters_never_go_back(self, authority):
-        """S14: fewer resets or restarts than before, whatever the clock says."""
+        """Rule 50, S14: fewer resets or restarts than before, whatever the clock says."""
         (host,) = await authority.trusted("esx-1")
         await authority.attest(host)
         for field in ("reset_count", "restart_count"):
@@ -663,6 +663,37 @@ class TestRuntime:
         (check, *_) = failed_leaves((await authority.attest(host)).verdict.checks)
         assert check.id == "runtime.replay"
         assert "padded" in check.detail
+
+
+WITH_USERSPACE = (
+    'name = "uki"\n[evidence]\npcrs = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 14]\n'
+    "replayed_pcrs = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 14]\n"
+)
+
+
+class TestUserspace:
+    async def test_what_user_space_measures_counts_by_its_log(self, authority):
+        """Rule 49: PCR 11 replays with the second log, at any prefix, and fails without it."""
+        (host,) = await authority.trusted("esx-1")
+        await authority.apply_policy(WITH_USERSPACE)
+        host.measure_phase("sysinit")
+        assert (await authority.attest(host)).verdict.passed
+        ahead, host.pcrs = host.pcrs, {bank: dict(values) for bank, values in host.pcrs.items()}
+        host.measure_phase("ready")
+        host.pcrs = ahead  # quoted before, logged after
+        assert (await authority.attest(host)).verdict.passed
+        host.measure_phase("evil", logged=False)
+        verdict = (await authority.attest(host)).verdict
+        assert failed_pcrs(verdict) == {11}
+        bundle = decode_bundle(await evidence_bundle(authority.store, host.name))
+        assert bundle.part("userspace.log") == host.userspace_log
+        assert failed_pcrs(judge_bundle(bundle, OWN_GROUNDS, 1).verdict) == {11}
+
+    async def test_a_policy_that_does_not_ask_needs_no_second_log(self, authority):
+        """By default PCR 11 is no claim, whatever user space does with it."""
+        (host,) = await authority.trusted("esx-1")
+        host.measure_phase("sysinit", logged=False)
+        assert (await authority.attest(host)).verdict.passed
 
 
 GOLDEN = VariantName(cluster=CLUSTER, name="golden")

@@ -66,7 +66,7 @@ class TestIdentity:
         assert (entry["decision"], entry["subject"]) == ("done", host.host_id)
 
     async def test_other_keys_of_an_enrolled_tpm_overwrite_nothing(self, authority):
-        """N01: the row of an EK stays byte-identical, the attempt is refused and audited."""
+        """Rule 30, N01: the row of an EK stays byte-identical, the attempt is refused and audited."""
         host = await authority.enrolled("esx-1")
         before = await authority.record(host)
         cleared = authority.host("esx-1", tpm=replace(host.tpm, generation=2))
@@ -153,7 +153,7 @@ class TestIdentity:
 
 class TestProof:
     async def test_a_wrong_secret_uses_the_row_up(self, authority):
-        """N05: one attempt per credential; a wrong one leaves an audit entry and no host."""
+        """Rule 21, N05: one attempt per credential; a wrong one leaves an audit entry and no host."""
         host = authority.host("esx-1")
         pending = await pending_of(authority, host)
         with pytest.raises(ResidencyUnproven):
@@ -400,7 +400,7 @@ class TestAdmission:
         assert (await authority.enrol(host)).host.admission is Admission.WAITING
 
     async def test_a_new_mainboard_takes_a_name_over(self, authority):
-        """S5: re-binding is an approved operation; the old TPM is out, its row stays."""
+        """Rule 31, S5: re-binding is an approved operation; the old TPM is out, its row stays."""
         await authority.trusted("esx-1")
         old = authority.host("esx-1")
         old.host_id = (await authority.hosts.get("esx-1"))[0].host.host_id

@@ -59,7 +59,7 @@ class TestKey:
         assert authority.open(host, released) == authority.vm_key()
 
     async def test_only_this_host_opens_it(self, authority):
-        """N53: copied to another attested host, the blob opens nowhere."""
+        """Rule 61, N53: copied to another attested host, the blob opens nowhere."""
         host, other = await authority.trusted("esx-1", "esx-2")
         await authority.add_vm(any_host=True)
         released = await authority.request(host)
@@ -503,7 +503,7 @@ class TestSeals:
         mine = "a" * 64
         await authority.write_sql(
             "INSERT INTO verdict SELECT :mine, :host, passed, decided_at_ms, document, seal, report, "
-            "evidence_sha256, boot_log_sha256, ima_log_sha256, size FROM verdict "
+            "evidence_sha256, boot_log_sha256, ima_log_sha256, userspace_log_sha256, size FROM verdict "
             "WHERE verdict_id = :theirs",
             mine=mine,
             host=host.host_id,
@@ -534,7 +534,7 @@ class TestSeals:
             await nothing_leaves(authority, host, HostNotAttested)
 
     async def test_an_old_quote_binds_no_key(self, authority):
-        """N19: a key is bound to the TPM clock of a quote that is at most a minute old."""
+        """Rule 60, N19: a key is bound to the TPM clock of a quote that is at most a minute old."""
         (host,) = await authority.trusted("esx-1")
         await authority.add_vm(any_host=True)
         authority.pass_ms(60_001, host)
@@ -601,7 +601,7 @@ class TestKms:
             authority.open(host, await authority.request(host))
 
     async def test_the_service_never_holds_a_plaintext_key(self, authority):
-        """Section 9: no VM key in any row, order, answer or audit entry of the authority."""
+        """Section 9: no VM key in any row, order, answer or audit entry of the authority (rule 64)."""
         host, released = await released_vm(authority)
         key = authority.open(host, released)
         told = repr(authority.room.orders) + repr(await authority.log())

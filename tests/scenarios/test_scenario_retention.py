@@ -44,7 +44,7 @@ async def kept(authority: SimulatedAuthority, verdict_id: str) -> bool:
         if stored is None:
             return False
         parts = [bytes.fromhex(str(stored["evidence_sha256"]))]
-        parts += [bytes(stored[f"{name}_log_sha256"]) for name in ("boot", "ima")]
+        parts += [bytes(stored[f"{name}_log_sha256"]) for name in ("boot", "ima", "userspace")]
         return all([await tx.archive.get_blob(each) is not None for each in parts])
 
 

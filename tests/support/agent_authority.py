@@ -253,7 +253,7 @@ class _Attestation(at_grpc.AttestationServiceServicer):
     async def Attest(self, request_iterator, context):
         authority = self.authority
         await authority.enter("Attest", None, context)
-        evidence: dict[str, object] = {"boot": b"", "ima": b"", "sizes": []}
+        evidence: dict[str, object] = {"boot": b"", "ima": b"", "userspace": b"", "sizes": []}
         async for message in request_iterator:
             evidence["sizes"].append(message.ByteSize())
             match message.WhichOneof("part"):
@@ -263,6 +263,8 @@ class _Attestation(at_grpc.AttestationServiceServicer):
                     evidence["boot"] += message.boot_log_chunk
                 case "ima_chunk":
                     evidence["ima"] += message.ima_chunk
+                case "userspace_log_chunk":
+                    evidence["userspace"] += message.userspace_log_chunk
         authority.evidence.append(evidence)
         chain = b""
         if authority.renew_with_report:

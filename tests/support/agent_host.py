@@ -183,6 +183,7 @@ state_dir = "{root}/state"
 run_dir = "{root}/run"
 boot_log = "{root}/boot.log"
 ima_log = "{root}/ima.log"
+userspace_log = "{root}/userspace.log"
 [intervals]
 call_timeout_ms = 5000
 attest_timeout_ms = 10000

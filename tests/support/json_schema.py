@@ -1,9 +1,10 @@
 """The part of JSON Schema that docs/reference uses, so that outputs can be held against it.
 
-Knows type, enum, required, properties, additionalProperties, items, minItems, minimum, oneOf, $ref into
+Knows type, enum, required, properties, additionalProperties, propertyNames, format, items, minItems, minimum, oneOf, $ref into
 $defs; any other keyword but the descriptive ones is an error, so that none is ignored by accident.
 """
 
+from datetime import datetime
 from typing import Any
 
 _TYPES = {
@@ -103,6 +104,17 @@ def _minimum(value, rule, _schema, _root, at):
     return [f"{at}: {value} is below {rule}"] if low else []
 
 
+def _format(value, rule, _schema, _root, at):
+    assert rule == "date-time"
+    good = not isinstance(value, str) or datetime.fromisoformat(value).tzinfo is not None
+    return [] if good else [f"{at}: {value!r} is no time"]
+
+
+def _names(value, rule, _schema, root, at):
+    names = value if isinstance(value, dict) else ()
+    return [problem for name in names for problem in violations(name, rule, root, f"{at}: key")]
+
+
 _CHECKS = {
     "$ref": _reference,
     "oneOf": _one_of,
@@ -114,4 +126,6 @@ _CHECKS = {
     "items": _items,
     "minItems": _min_items,
     "minimum": _minimum,
+    "propertyNames": _names,
+    "format": _format,
 }

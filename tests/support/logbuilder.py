@@ -7,6 +7,7 @@ Formats: TCG PC Client Platform Firmware Profile 1.06, section 10; Linux ima_fs.
 """
 
 import hashlib
+import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -208,3 +209,14 @@ def ima_register(records: Sequence[bytes], bank: str = "sha256") -> bytes:
     for data in records:
         value = digest(bank, value + (digest(bank, data) if data else b"\xff" * len(value)))
     return value
+
+
+# --- user space ------------------------------------------------------------------------------
+
+
+def userspace_record(word: str, pcr: int = 11, banks: Sequence[str] = ("sha1", "sha256")) -> bytes:
+    """A record of the CEL JSON log that systemd keeps of a word it measured."""
+    digests = [{"hashAlg": bank, "digest": digest(bank, word.encode()).hex()} for bank in banks]
+    content = {"eventType": "phase", "string": word}
+    record = {"pcr": pcr, "digests": digests, "content_type": "systemd", "content": content}
+    return b"\x1e" + json.dumps(record).encode() + b"\n"

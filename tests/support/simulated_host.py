@@ -21,6 +21,7 @@ from hostagent.grant import GrantRequest, open_key_grant
 from hostagent.sealed import SealedSecret, TpmError
 from support import ek_certificates, tpm_structures
 from support.bootlogs import ImaMeasurement, read_event_log, read_ima_log, replay
+from support.logbuilder import userspace_record
 from support.logslices import event_slices
 from support.storage_key import SoftwareStorage
 from support.tpm_structures import POLICY_A, SoftwareKey, name_of, public_area, qualified
@@ -141,6 +142,8 @@ class SimulatedHost:
         """Measure a captured boot, truly."""
         self.event_log = (capture / "eventlog.bin").read_bytes()
         self.ima_log = (capture / "ima.bin").read_bytes()
+        self.userspace_log = b""
+        self.phases: list[tuple[int, str]] = []
         self._measure()
 
     def reboot(self, capture: Path = GOOD) -> None:
@@ -164,10 +167,21 @@ class SimulatedHost:
         self.ima_log += entry.encode()
         self._measure()
 
+    def measure_phase(self, word: str, pcr: int = 11, *, logged: bool = True) -> None:
+        """User space extends a PCR with a word, and logs it as systemd does."""
+        self.phases.append((pcr, word))
+        if logged:
+            self.userspace_log += userspace_record(word, pcr)
+        self._measure()
+
     def _measure(self) -> None:
         events = read_event_log(self.event_log)
         entries = read_ima_log(self.ima_log)
         self.pcrs = {bank: replay(events, entries, bank) for bank in ("sha1", "sha256")}
+        for bank, values in self.pcrs.items():
+            for pcr, word in self.phases:
+                digest = hashlib.new(bank, word.encode()).digest()
+                values[pcr] = hashlib.new(bank, values[pcr] + digest).digest()
 
     # --- lies ----------------------------------------------------------------------------------
 
@@ -337,6 +351,7 @@ class SimulatedHost:
             boot_log=self.event_log,
             ima_offset=offset,
             ima_log=self.ima_log[offset:],
+            userspace_log=self.userspace_log,
         )
 
     # --- keys ----------------------------------------------------------------------------------

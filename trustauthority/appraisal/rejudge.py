@@ -159,6 +159,7 @@ def _evidence(bundle: Bundle) -> Evidence:
         boot_log=bundle.parts.get("boot.log", b""),
         ima_offset=bundle.number("ima_offset"),
         ima_log=bundle.parts.get("ima.log", b""),
+        userspace_log=bundle.parts.get("userspace.log", b""),
     )
 
 

@@ -64,6 +64,7 @@ class QuoteFiles:
     pcrs: bytes | None
     nonce: str | None
     eventlog: bytes | None
+    userspace: bytes
     ima: bytes | None
     bank: HashAlgorithm | None
     allow_sha1: bool
@@ -183,7 +184,8 @@ def _judge_pcrs(
 
 
 def _judge_logs(judgement: QuoteJudgement, files: QuoteFiles) -> None:
-    judges = (("eventlog", files.eventlog, judge_boot), ("ima", files.ima, judge_runtime))
+    boot = partial(judge_boot, userspace=files.userspace)
+    judges = (("eventlog", files.eventlog, boot), ("ima", files.ima, judge_runtime))
     for name, data, judge in judges:
         if data is not None:
             found = judgement.run(name, partial(_judge_log, judgement, name, data, judge))
@@ -297,6 +299,7 @@ def quote(
     pcrs: Path | None = None,
     nonce: str | None = None,
     eventlog: Path | None = None,
+    userspace: Path | None = None,
     ima: Path | None = None,
     bank: HashAlgorithm | None = None,
     allow: tuple[Literal["sha1"], ...] = (),
@@ -313,6 +316,7 @@ def quote(
         pcrs: JSON file, bank to index to hex, with exactly the quoted PCRs.
         nonce: Hex of the qualifying data that was asked for.
         eventlog: Measured-boot log that must explain the PCR values; needs --pcrs.
+        userspace: Log of what user space measured afterwards (CEL JSON, as systemd keeps it).
         ima: Runtime log of which a prefix must explain PCR 10; needs --pcrs.
         bank: PCR bank that claims may rest on; default is the strongest one quoted.
         allow: What is refused by default: sha1 accepts SHA-1 signatures and a SHA-1 bank alone.
@@ -326,6 +330,7 @@ def quote(
             pcrs=None if pcrs is None else read_file(pcrs, "pcrs"),
             nonce=nonce,
             eventlog=None if eventlog is None else read_file(eventlog, "eventlog"),
+            userspace=b"" if userspace is None else read_file(userspace, "userspace"),
             ima=None if ima is None else read_file(ima, "ima"),
             bank=bank,
             allow_sha1="sha1" in allow,

@@ -26,6 +26,11 @@ from trustauthority.model.bootfacts import Severity
 from trustauthority.model.bootlog import BootLog
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.ima import IMA_PCR, ImaEntry
+from trustauthority.verification.bootreplay import (
+    Records,
+    records_of_userspace,
+    with_proven_userspace,
+)
 from trustauthority.verification.quote import PcrValues
 from trustauthority.verification.replay import VerifiedBootLog, verify_boot_log
 from trustauthority.verification.runtime import BootAggregate, check_boot_aggregate
@@ -44,18 +49,21 @@ class LogJudgement:
     findings: tuple[str, ...]
 
 
-def judge_boot(data: bytes, pcrs: PcrValues, bank: HashAlgorithm) -> LogJudgement:
-    """Explain the quoted values by a boot log.
+def judge_boot(
+    data: bytes, pcrs: PcrValues, bank: HashAlgorithm, *, userspace: bytes = b""
+) -> LogJudgement:
+    """Explain the quoted values by a boot log, and by the log of user space behind it.
 
     Raises:
-        MalformedEvidence: the bytes are no event log.
+        MalformedEvidence: the bytes are no event log, or no log of user space.
         InvalidRequest: longer than any event log.
         LogRejected: naming the PCR that the log does not explain, or the defect of the log.
     """
     if len(data) > MAX_LOG_BYTES:
         raise InvalidRequest(f"--eventlog: longer than {MAX_LOG_BYTES} bytes", field="eventlog")
     log = decode_boot_log(data)
-    verified = {quoted: _explain(log, pcrs, quoted) for quoted in pcrs}
+    records = records_of_userspace(userspace)
+    verified = {quoted: _explain(log, records, pcrs, quoted) for quoted in pcrs}
     chosen = verified[bank]
     facts = boot_facts(chosen)
     for finding in facts.findings:
@@ -77,11 +85,14 @@ def judge_boot(data: bytes, pcrs: PcrValues, bank: HashAlgorithm) -> LogJudgemen
     )
 
 
-def _explain(log: BootLog, pcrs: PcrValues, bank: HashAlgorithm) -> VerifiedBootLog:
+def _explain(
+    log: BootLog, records: Records, pcrs: PcrValues, bank: HashAlgorithm
+) -> VerifiedBootLog:
     quoted = pcrs[bank]
     asked = (_BOOT_PCRS | _USER_SPACE_PCRS) & quoted.keys()
     try:
-        verified = verify_boot_log(log, quoted, bank=bank, pcrs=asked)
+        whole = with_proven_userspace(log, records, quoted, bank=bank, pcrs=asked)
+        verified = verify_boot_log(whole, quoted, bank=bank, pcrs=asked)
     except AlgorithmUnsupported as error:
         raise LogRejected(
             f"boot log: bank {bank} is quoted and can't be replayed: {error.message}", bank=bank

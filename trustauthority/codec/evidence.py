@@ -11,6 +11,7 @@ from trustauthority.model.evidence import (
     MAX_IMA_BYTES,
     MAX_PCR_BYTES,
     MAX_SIGNATURE_BYTES,
+    MAX_USERSPACE_LOG_BYTES,
     Evidence,
 )
 
@@ -20,6 +21,7 @@ _LIMITS = {
     "pcr_values": MAX_PCR_BYTES,
     "boot_log": MAX_BOOT_LOG_BYTES,
     "ima_log": MAX_IMA_BYTES,
+    "userspace_log": MAX_USERSPACE_LOG_BYTES,
 }
 
 
@@ -32,6 +34,7 @@ def decode_evidence(
     boot_log: bytes,
     ima_offset: int,
     ima_log: bytes,
+    userspace_log: bytes = b"",
 ) -> Evidence:
     """Build Evidence from its parts.
 
@@ -44,6 +47,7 @@ def decode_evidence(
         "pcr_values": pcr_values,
         "boot_log": boot_log,
         "ima_log": ima_log,
+        "userspace_log": userspace_log,
     }
     for name, part in parts.items():
         if len(part) > _LIMITS[name]:

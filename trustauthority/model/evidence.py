@@ -13,6 +13,8 @@ MAX_PCR_BYTES = 8192
 """24 PCRs of 5 banks have 4,320 bytes."""
 MAX_BOOT_LOG_BYTES = 4 * 1024 * 1024
 """Real boot logs have 15-200 KiB."""
+MAX_USERSPACE_LOG_BYTES = 4 * 1024 * 1024
+"""systemd writes some 500 bytes per measurement, and a boot has a dozen."""
 MAX_IMA_BYTES = 64 * 1024 * 1024
 """100,000 entries have about 14 MiB."""
 
@@ -30,3 +32,5 @@ class Evidence:
     ima_offset: int
     """Where ``ima_log`` starts in the binary log of this boot."""
     ima_log: bytes
+    userspace_log: bytes = b""
+    """What user space measured after the boot loader, as it logged it; empty where it keeps no log."""

@@ -3,12 +3,16 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from trustauthority.codec.evidence import decode_evidence
 from trustauthority.errors import InvalidRequest, RoleRequired
-from trustauthority.model.evidence import MAX_BOOT_LOG_BYTES, MAX_IMA_BYTES
+from trustauthority.model.evidence import (
+    MAX_BOOT_LOG_BYTES,
+    MAX_IMA_BYTES,
+    MAX_USERSPACE_LOG_BYTES,
+)
 from trustauthority.model.host import HostRecord
 from trustauthority.rpc import convert
 from trustauthority.rpc.interceptor import current_caller
@@ -129,7 +133,8 @@ class AttestationRpc(attestation_pb2_grpc.AttestationServiceServicer):
     ) -> pb.AttestResponse:
         """Collect one piece of evidence and judge it."""
         host = calling_host()
-        quote, boot_log, ima_log = await _collect(request_iterator)
+        quote, logs = await _collect(request_iterator)
+        boot_log = bytes(logs["boot_log_chunk"])
         digest = hashlib.sha256(boot_log).digest() if boot_log else quote.boot_log_sha256
         if boot_log and quote.boot_log_sha256 not in (b"", digest):
             raise InvalidRequest("the boot log is not the one of its hash", field="boot_log")
@@ -142,7 +147,8 @@ class AttestationRpc(attestation_pb2_grpc.AttestationServiceServicer):
             pcr_values=quote.pcr_values,
             boot_log=boot_log,
             ima_offset=quote.ima_offset,
-            ima_log=ima_log,
+            ima_log=bytes(logs["ima_chunk"]),
+            userspace_log=bytes(logs["userspace_log_chunk"]),
         )
         attested = await self._service.attest(host, evidence)
         return _attested(attested, self._renewed(host, attested.verdict.decided_at_ms))
@@ -170,27 +176,32 @@ class AttestationRpc(attestation_pb2_grpc.AttestationServiceServicer):
                 yield wish
 
 
+_LIMITS = {
+    "boot_log_chunk": MAX_BOOT_LOG_BYTES,
+    "ima_chunk": MAX_IMA_BYTES,
+    "userspace_log_chunk": MAX_USERSPACE_LOG_BYTES,
+}
+
+
 async def _collect(
     parts: AsyncIterator[pb.AttestRequest],
-) -> tuple[pb.QuoteEvidence, bytes, bytes]:
+) -> tuple[pb.QuoteEvidence, Mapping[str, bytearray]]:
     """Join the parts of a stream, within their size limits as they come (N41)."""
     quote: pb.QuoteEvidence | None = None
-    boot_log, ima_log = bytearray(), bytearray()
+    logs = {name: bytearray() for name in _LIMITS}
     async for part in parts:
-        match part.WhichOneof("part"):
-            case "quote" if quote is None:
-                quote = part.quote
-            case "boot_log_chunk" if quote is not None:
-                boot_log += part.boot_log_chunk
-            case "ima_chunk" if quote is not None:
-                ima_log += part.ima_chunk
-            case _:
-                raise InvalidRequest("the quote comes first, exactly once", field="part")
-        if len(boot_log) > MAX_BOOT_LOG_BYTES or len(ima_log) > MAX_IMA_BYTES:
-            raise InvalidRequest("a log is longer than its limit", field="part")
+        name = part.WhichOneof("part")
+        if name == "quote" and quote is None:
+            quote = part.quote
+        elif name in logs and quote is not None:
+            logs[name] += getattr(part, name)
+            if len(logs[name]) > _LIMITS[name]:
+                raise InvalidRequest("a log is longer than its limit", field="part")
+        else:
+            raise InvalidRequest("the quote comes first, exactly once", field="part")
     if quote is None:
         raise InvalidRequest("the stream has no quote", field="quote")
-    return quote, bytes(boot_log), bytes(ima_log)
+    return quote, logs
 
 
 def _certification(message: pb.KeyCertification, field: str) -> KeyCertification:

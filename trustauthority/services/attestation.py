@@ -244,6 +244,7 @@ class AttestationService:
                 "evidence_sha256": evidence_sha256,
                 "boot_log_sha256": boot_log_sha256,
                 "ima_log_sha256": kept.ima_log,
+                "userspace_log_sha256": kept.userspace_log,
             },
         )
         progress, runtime = verified.runtime.progress, encode_runtime(judged.runtime)

@@ -12,7 +12,6 @@ from trustauthority.appraisal.baseline import (
     encode_baseline,
 )
 from trustauthority.appraisal.predict import predict_update
-from trustauthority.codec.eventlog import decode_boot_log
 from trustauthority.codec.tpm import decode_public
 from trustauthority.errors import (
     AlreadyExists,
@@ -33,12 +32,13 @@ from trustauthority.ports import Store, Transaction
 from trustauthority.services.hosts import find_host
 from trustauthority.services.policies import cluster_policy
 from trustauthority.services.verdicts import archived_evidence
+from trustauthority.verification.bootreplay import replay_boot
 from trustauthority.verification.quote import (
     authenticate_quote,
     check_pcr_digest,
     split_pcr_values,
 )
-from trustauthority.verification.replay import VerifiedBootLog, verify_boot_log
+from trustauthority.verification.replay import VerifiedBootLog
 
 MATCHED_EVERY_MS = 3_600_000
 
@@ -297,12 +297,16 @@ async def stored_boot_log(tx: Transaction, host: HostRecord, policy: Policy) -> 
     values = evidence.pcr_values
     check_pcr_digest(quote, values, signature.hash)
     bank = policy.evidence.bank
-    return verify_boot_log(
-        decode_boot_log(evidence.boot_log),
-        split_pcr_values(quote.selection, values)[bank],
-        bank=bank,
+    replayed = replay_boot(
+        evidence.boot_log,
+        {bank: split_pcr_values(quote.selection, values)[bank]},
         pcrs=policy.evidence.replayed_pcrs,
-    )
+        quirks=frozenset(policy.boot.quirks),
+        userspace=evidence.userspace_log,
+    )[bank]
+    if replayed.log is None:
+        raise FailedPrecondition(f"the boot log of {host.name}: {replayed.problem}")
+    return replayed.log
 
 
 async def approved_variants(tx: Transaction, cluster: str) -> list[BaselineEntry]:

@@ -84,6 +84,7 @@ async def evidence_bundle(store: Store, name: str, *, verdict_id: str = "") -> b
         "ek.certificate": host.ek_certificate,
         "boot.log": evidence.boot_log,
         "ima.log": evidence.ima_log,
+        "userspace.log": evidence.userspace_log,
         "runtime-before.json": archived.runtime_before,
         "verdict.json": str(stored["document"]).encode(),
         "report.jwt": str(stored["report"]).encode(),

@@ -63,6 +63,7 @@ class EvidenceHashes:
     """Hex SHA-256 of the evidence's small parts, in which the logs stand by their hash."""
     boot_log: bytes
     ima_log: bytes
+    userspace_log: bytes
 
 
 async def archive_evidence(
@@ -77,6 +78,7 @@ async def archive_evidence(
     """
     boot_log = await tx.archive.put_blob(evidence.boot_log)
     ima_log = await tx.archive.put_blob(evidence.ima_log)
+    userspace_log = await tx.archive.put_blob(evidence.userspace_log)
     manifest = {
         "version": 1,
         "challenge": evidence.challenge.hex(),
@@ -86,13 +88,16 @@ async def archive_evidence(
         "boot_log_sha256": boot_log.hex(),
         "ima_offset": evidence.ima_offset,
         "ima_log_sha256": ima_log.hex(),
+        "userspace_log_sha256": userspace_log.hex(),
         "runtime_before": before.ima_state.decode() if evidence.ima_offset else "",
         "position_before": before.tpm_position.hex(),
         "firmware_before": before.tpm_firmware.hex(),
     }
     encoded = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
     kept = await tx.archive.put_blob(encoded)
-    return EvidenceHashes(evidence=kept.hex(), boot_log=boot_log, ima_log=ima_log)
+    return EvidenceHashes(
+        evidence=kept.hex(), boot_log=boot_log, ima_log=ima_log, userspace_log=userspace_log
+    )
 
 
 def expected_evidence(
@@ -141,9 +146,9 @@ async def archived_evidence(tx: Transaction, evidence_sha256: str) -> ArchivedEv
     values = json.loads(manifest)
     logs = [
         await tx.archive.get_blob(bytes.fromhex(values[f"{name}_sha256"]))
-        for name in ("boot_log", "ima_log")
+        for name in ("boot_log", "ima_log", "userspace_log")
     ]
-    boot_log, ima_log = (log or b"" for log in logs)
+    boot_log, ima_log, userspace_log = (log or b"" for log in logs)
     evidence = decode_evidence(
         challenge=bytes.fromhex(values["challenge"]),
         attest=bytes.fromhex(values["attest"]),
@@ -152,6 +157,7 @@ async def archived_evidence(tx: Transaction, evidence_sha256: str) -> ArchivedEv
         boot_log=boot_log,
         ima_offset=values["ima_offset"],
         ima_log=ima_log,
+        userspace_log=userspace_log,
     )
     return ArchivedEvidence(
         evidence=evidence,

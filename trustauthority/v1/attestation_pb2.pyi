@@ -489,10 +489,13 @@ class AttestRequest(_message.Message):
     QUOTE_FIELD_NUMBER: _builtins.int
     BOOT_LOG_CHUNK_FIELD_NUMBER: _builtins.int
     IMA_CHUNK_FIELD_NUMBER: _builtins.int
+    USERSPACE_LOG_CHUNK_FIELD_NUMBER: _builtins.int
     boot_log_chunk: _builtins.bytes
     """Next bytes of the boot log; absent when its hash is known."""
     ima_chunk: _builtins.bytes
     """Next bytes of the binary IMA log from ima_offset on."""
+    userspace_log_chunk: _builtins.bytes
+    """Next bytes of the log that user space keeps of its own measurements, where it keeps one."""
     @_builtins.property
     def quote(self) -> Global___QuoteEvidence:
         """First, exactly once."""
@@ -503,12 +506,13 @@ class AttestRequest(_message.Message):
         quote: Global___QuoteEvidence | None = ...,
         boot_log_chunk: _builtins.bytes = ...,
         ima_chunk: _builtins.bytes = ...,
+        userspace_log_chunk: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["boot_log_chunk", b"boot_log_chunk", "ima_chunk", b"ima_chunk", "part", b"part", "quote", b"quote"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["boot_log_chunk", b"boot_log_chunk", "ima_chunk", b"ima_chunk", "part", b"part", "quote", b"quote", "userspace_log_chunk", b"userspace_log_chunk"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_log_chunk", b"boot_log_chunk", "ima_chunk", b"ima_chunk", "part", b"part", "quote", b"quote"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_log_chunk", b"boot_log_chunk", "ima_chunk", b"ima_chunk", "part", b"part", "quote", b"quote", "userspace_log_chunk", b"userspace_log_chunk"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["quote", "boot_log_chunk", "ima_chunk"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["quote", "boot_log_chunk", "ima_chunk", "userspace_log_chunk"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 

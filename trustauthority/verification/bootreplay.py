@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from threading import Lock
 from types import MappingProxyType
 
+from trustauthority.codec.cel import decode_userspace_log
 from trustauthority.codec.eventlog import decode_boot_log
 from trustauthority.errors import TrustAuthorityError
-from trustauthority.model.bootlog import BootLog
+from trustauthority.model.bootlog import BootLog, UserspaceRecord
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.quirk import Quirk
+from trustauthority.verification.banks import hash_constructor
 from trustauthority.verification.quote import PcrValues
-from trustauthority.verification.replay import VerifiedBootLog, verify_boot_log
+from trustauthority.verification.replay import VerifiedBootLog, replay, verify_boot_log
 
 MAX_KNOWN = 1024
 """Boots that are remembered: a fleet has a few kinds of them, and a kind per machine at worst."""
@@ -43,6 +45,9 @@ class BankReplay:
     """Why there is nothing to replay, in words; empty when there is."""
 
 
+Records = tuple[UserspaceRecord, ...]
+FIRST_USERSPACE_PCR = 8
+"""PCRs below belong to the firmware, which has its own log."""
 BootReplay = Mapping[HashAlgorithm, BankReplay]
 """The answer of each quoted bank."""
 
@@ -54,6 +59,7 @@ def replay_boot(
     pcrs: Iterable[int],
     quirks: frozenset[Quirk],
     banks: Iterable[HashAlgorithm] = (),
+    userspace: bytes = b"",
 ) -> BootReplay:
     """Replay a log in each quoted bank.
 
@@ -64,22 +70,28 @@ def replay_boot(
         quirks: known deviations that policy allows by name.
         banks: those that policy asks for; one that the log has and the quote leaves out is a problem of its
             own, since whoever filled the quoted one may hide what firmware measured (rule 40).
+        userspace: bytes of the log that user space keeps of what it measured afterwards (rule 49).
     """
     try:
         log = decode_boot_log(data)
+        records = records_of_userspace(userspace)
     except TrustAuthorityError as error:
         nothing = BankReplay(log=None, problem=error.message)
         return MappingProxyType(dict.fromkeys(quoted, nothing))
     asked = frozenset(pcrs)
     hidden = frozenset(banks).intersection(log.algorithms) - quoted.keys()
     return MappingProxyType(
-        {bank: _replay_bank(log, bank, values, asked, quirks) for bank, values in quoted.items()}
+        {
+            bank: _replay_bank(log, records, bank, values, asked, quirks)
+            for bank, values in quoted.items()
+        }
         | {bank: BankReplay(log=None, problem=_HIDDEN.format(bank=bank)) for bank in sorted(hidden)}
     )
 
 
 def _replay_bank(
     log: BootLog,
+    records: Records,
     bank: HashAlgorithm,
     values: Mapping[int, bytes],
     pcrs: frozenset[int],
@@ -88,9 +100,55 @@ def _replay_bank(
     if not log.events:
         return BankReplay(log=None, problem="the host sent no boot log")
     try:
-        return BankReplay(log=verify_boot_log(log, values, bank=bank, pcrs=pcrs, quirks=quirks))
+        whole = with_proven_userspace(log, records, values, bank=bank, pcrs=pcrs)
+        return BankReplay(log=verify_boot_log(whole, values, bank=bank, pcrs=pcrs, quirks=quirks))
     except TrustAuthorityError as error:
         return BankReplay(log=None, problem=error.message)
+
+
+def records_of_userspace(data: bytes) -> Records:
+    """Records of the second log that can count: user space has no business in the firmware's registers.
+
+    One that names such a register is left out, so that what was extended there stays unexplained.
+
+    Raises:
+        MalformedEvidence: the bytes are no log of user space.
+    """
+    return tuple(
+        record for record in decode_userspace_log(data) if record.pcr >= FIRST_USERSPACE_PCR
+    )
+
+
+def with_proven_userspace(
+    log: BootLog,
+    records: Records,
+    quoted: Mapping[int, bytes],
+    *,
+    bank: HashAlgorithm,
+    pcrs: frozenset[int],
+) -> BootLog:
+    """The log, and as many records behind it as the quoted registers hold: the log may be ahead of the quote.
+
+    All of them when no number fits; which register differs then shows in ``verify_boot_log``.
+
+    Raises:
+        AlgorithmUnsupported: the log has no such bank.
+    """
+    asked = {record.pcr for record in records} & pcrs
+    if not asked:
+        return log
+    replayed, digest_of, name = replay(log, bank), hash_constructor(bank), str(bank)
+    wanted = {pcr: quoted.get(pcr) for pcr in asked}
+    found = {pcr: replayed.value(pcr) for pcr in asked}
+    for count, record in enumerate(records):
+        if found == wanted:
+            return log.with_userspace(records[:count])
+        if record.pcr in found:
+            before, digest = found[record.pcr], record.digests.get(name)
+            if before is None or digest is None:
+                break  # that register can't be replayed any more
+            found[record.pcr] = digest_of(before + digest).digest()
+    return log.with_userspace(records)
 
 
 class KnownBoots:
@@ -115,6 +173,7 @@ class KnownBoots:
         pcrs: Iterable[int],
         quirks: frozenset[Quirk],
         banks: Iterable[HashAlgorithm] = (),
+        userspace: bytes = b"",
     ) -> BootReplay:
         """What ``replay_boot`` says."""
         asked, wanted = frozenset(pcrs), frozenset(banks)
@@ -124,14 +183,17 @@ class KnownBoots:
             for bank, registers in quoted.items()
         }
         parts = tuple((bank, *registers.items()) for bank, registers in values.items())
-        question = (hashlib.sha256(data).digest(), parts, asked, quirks, wanted)
+        logs = tuple(hashlib.sha256(log).digest() for log in (data, userspace))
+        question = (logs, parts, asked, quirks, wanted)
         with self._lock:
             found = self._known.get(question)
             if found is not None:
                 self._known.move_to_end(question)
                 return found[0]
-        answer = replay_boot(data, values, pcrs=asked, quirks=quirks, banks=wanted)
-        self._remember(question, answer, _size(data, answer))
+        answer = replay_boot(
+            data, values, pcrs=asked, quirks=quirks, banks=wanted, userspace=userspace
+        )
+        self._remember(question, answer, _size(data + userspace, answer))
         return answer
 
     def _remember(self, question: object, answer: BootReplay, size: int) -> None:

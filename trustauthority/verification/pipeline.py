@@ -141,6 +141,7 @@ def verify_evidence(
         pcrs=policy.evidence.replayed_pcrs,
         quirks=frozenset(policy.boot.quirks),
         banks=policy.evidence.quoted_banks,
+        userspace=evidence.userspace_log,
     )
     # (8) the IMA log reproduces PCR 10 at some prefix
     known = expected.progress if same_boot else None

@@ -1,10 +1,12 @@
 """The logs of ``ta evidence quote``: what replays but was written by no genuine firmware is refused."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 from support.boots import ima_entry
+from support.logbuilder import userspace_record
 
 from trustauthority.cli.quote_logs import judge_boot, judge_runtime
 from trustauthority.codec.eventlog import decode_boot_log
@@ -76,6 +78,18 @@ def test_user_space_register_gives_a_finding(pcr):
     judged = judge_boot(LOG, {SHA256: replayed(LOG) | {pcr: b"\x55" * 32}}, SHA256)
     assert [f"PCR {pcr}:" in finding for finding in judged.findings] == [True]
     assert pcr not in judged.document["verifiedPcrs"]
+
+
+@pytest.mark.parametrize("pcr", [11, 12, 13, 15])
+def test_user_space_register_with_its_log(pcr):
+    """With the log that systemd keeps the register is explained (pitfall 49)."""
+    log = userspace_record("ready", pcr)
+    start = replayed(LOG).get(pcr, bytes(32))
+    digest = hashlib.sha256(b"ready").digest()
+    quoted = replayed(LOG) | {pcr: hashlib.sha256(start + digest).digest()}
+    judged = judge_boot(LOG, {SHA256: quoted}, SHA256, userspace=log)
+    assert judged.findings == ()
+    assert pcr in judged.document["verifiedPcrs"]
 
 
 def test_bank_that_firmware_left_alone():

@@ -30,7 +30,8 @@ NOW = dt.datetime(2026, 11, 22, 12, 0, tzinfo=dt.UTC)
 def logs(tmp_path):
     (tmp_path / "boot").write_bytes(b"boot")
     (tmp_path / "ima").write_bytes(b"ima")
-    return LogPaths(boot=tmp_path / "boot", ima=tmp_path / "ima")
+    (tmp_path / "userspace").write_bytes(b"userspace")
+    return LogPaths(boot=tmp_path / "boot", ima=tmp_path / "ima", userspace=tmp_path / "userspace")
 
 
 def unpacked(content):
@@ -83,7 +84,7 @@ class TestBundle:
     def test_missing_logs_are_absent_and_not_empty(self, tmp_path):
         """A kernel without IMA or securityfs: no file, rather than an empty one."""
         tpm = SoftwareTpmPort()
-        nowhere = LogPaths(boot=tmp_path / "none", ima=tmp_path / "none")
+        nowhere = LogPaths(**dict.fromkeys(("boot", "ima", "userspace"), tmp_path / "none"))
         names, _ = unpacked(collect_bundle(tpm, tpm.keys(), nowhere, labels={}, now=NOW))
         assert {"boot.log", "ima.log"} & set(names) == set()
 

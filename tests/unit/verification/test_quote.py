@@ -186,7 +186,7 @@ class TestClock:
         ids=["same", "clock back", "restarts back", "resets back"],
     )
     def test_not_forward(self, last):
-        """An equal or earlier tuple is a replay, a rollback or a clone (N17)."""
+        """An equal or earlier tuple is a replay, a rollback or a clone (N17, rule 16)."""
         clock, reset_count, restart_count = last
         seen = ClockInfo(
             clock=clock, reset_count=reset_count, restart_count=restart_count, safe=True
@@ -226,7 +226,7 @@ class TestSelections:
             check_selection_matches(SELECTION[1:], asked)
 
     def test_an_empty_bank_is_not_no_bank(self):
-        """A bank without PCRs that was not asked for is a difference."""
+        """A bank without PCRs that was not asked for is a difference (rule 5)."""
         empty = PcrSelection(bank=HashAlgorithm.SHA384, indices=())
         with pytest.raises(PcrSelectionRejected, match="banks"):
             check_selection_matches((*SELECTION, empty), SELECTION)

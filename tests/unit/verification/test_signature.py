@@ -108,7 +108,7 @@ class TestRefused:
     @pytest.mark.parametrize("scheme", list(TpmAlgorithm))
     @pytest.mark.parametrize("key", [EC, RSA], ids=["ec", "rsa"])
     def test_scheme_that_is_not_one_of_the_key(self, key, scheme):
-        """Even where key and signature agree on a scheme, it must be one of the key's kind (14)."""
+        """Even where key and signature agree on a scheme, it must be one of the key's kind (rules 11, 14)."""
         own = {EC: TpmAlgorithm.ECDSA, RSA: TpmAlgorithm.RSASSA}[key]
         public = decode_public(key.public)
         claimed = Scheme(algorithm=scheme, hash=HashAlgorithm.SHA256)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import Select, and_, delete, exists, func, insert, not_, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -24,12 +25,12 @@ def _is_newest() -> ColumnElement[bool]:
     return exists().where(newest)
 
 
-_PARTS: Select[tuple[str, bytes, bytes, int]] = select(
-    _verdict.c.evidence_sha256,
+_LOGS = (
     _verdict.c.boot_log_sha256,
     _verdict.c.ima_log_sha256,
-    _verdict.c.size,
+    _verdict.c.userspace_log_sha256,
 )
+_PARTS: Select[Any] = select(_verdict.c.size, _verdict.c.evidence_sha256, *_LOGS)
 
 
 class SqlEvidenceArchive:
@@ -111,9 +112,9 @@ class SqlEvidenceArchive:
         gone = await self._connection.execute(delete(_verdict).where(chosen, not_(_is_newest())))
         if not gone.rowcount:
             return 0
-        freed = int(row.size)
-        parts = {bytes.fromhex(row.evidence_sha256), row.boot_log_sha256, row.ima_log_sha256}
-        for sha256 in sorted(map(bytes, parts)):
+        size, evidence, *logs = row
+        freed = int(size)
+        for sha256 in sorted({bytes.fromhex(evidence), *map(bytes, logs)}):
             freed += await self._remove_blob(sha256)
         return freed
 
@@ -121,11 +122,7 @@ class SqlEvidenceArchive:
         """Remove one blob unless a verdict still rests on it."""
         size = await self._connection.scalar(select(_blob.c.size).where(_blob.c.sha256 == sha256))
         used = exists().where(
-            or_(
-                _verdict.c.evidence_sha256 == sha256.hex(),
-                _verdict.c.boot_log_sha256 == sha256,
-                _verdict.c.ima_log_sha256 == sha256,
-            )
+            or_(_verdict.c.evidence_sha256 == sha256.hex(), *(column == sha256 for column in _LOGS))
         )
         gone = await self._connection.execute(
             delete(_blob).where(_blob.c.sha256 == sha256, not_(used))

@@ -186,6 +186,7 @@ verdict = Table(
     Column("evidence_sha256", String(64), nullable=False),
     Column("boot_log_sha256", LargeBinary, nullable=False),
     Column("ima_log_sha256", LargeBinary, nullable=False),
+    Column("userspace_log_sha256", LargeBinary, nullable=False),
     Column("size", BigInteger, nullable=False),
 )
 Index("verdict_by_host", verdict.c.host_id, verdict.c.decided_at_ms)
@@ -193,6 +194,7 @@ Index("verdict_by_age", verdict.c.passed, verdict.c.decided_at_ms, verdict.c.siz
 Index("verdict_by_evidence", verdict.c.evidence_sha256)
 Index("verdict_by_boot_log", verdict.c.boot_log_sha256)
 Index("verdict_by_ima_log", verdict.c.ima_log_sha256)
+Index("verdict_by_userspace_log", verdict.c.userspace_log_sha256)
 
 blob = Table(
     "evidence_blob",

@@ -185,12 +185,13 @@ def _hosts() -> None:
         sa.Column("evidence_sha256", sa.String(length=64), nullable=False),
         sa.Column("boot_log_sha256", sa.LargeBinary(), nullable=False),
         sa.Column("ima_log_sha256", sa.LargeBinary(), nullable=False),
+        sa.Column("userspace_log_sha256", sa.LargeBinary(), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("verdict_id"),
     )
     op.create_index("verdict_by_host", "verdict", ["host_id", "decided_at_ms"], unique=False)
     op.create_index("verdict_by_age", "verdict", ["passed", "decided_at_ms", "size"], unique=False)
-    for name in ("evidence", "boot_log", "ima_log"):
+    for name in ("evidence", "boot_log", "ima_log", "userspace_log"):
         op.create_index(f"verdict_by_{name}", "verdict", [f"{name}_sha256"], unique=False)
     op.create_table(
         "evidence_blob",
