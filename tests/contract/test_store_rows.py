@@ -73,8 +73,8 @@ class TestCatalogue:
             assert await tx.catalogue.apply_policy(cluster("nowhere")) is None
             assert await tx.catalogue.create_cluster(cluster("staging"))
             entry, _ = await tx.catalogue.clusters()
-            assert await tx.catalogue.cluster(entry.cluster_id) == entry
-            assert await tx.catalogue.cluster("nowhere") is None
+            assert await tx.catalogue.clusters(entry.cluster_id) == [entry]
+            assert await tx.catalogue.clusters("nowhere") == []
         assert (entry.policy_document, entry.policy_epoch) == ('{"a":1}', 2)
         assert entry.live_grants_cap == 3
 

@@ -52,7 +52,8 @@ async def cluster_policy(tx: Transaction, cluster: str) -> tuple[ClusterEntry, P
     Raises:
         NotFound: no such cluster.
     """
-    entry = await tx.catalogue.cluster(cluster)
-    if entry is None:
+    # an empty name would list all of them
+    found = await tx.catalogue.clusters(cluster) if cluster else ()
+    if not found:
         raise NotFound(f"there is no cluster {cluster!r}", kind="cluster", name=cluster)
-    return entry, parse_policy(entry.policy_document)
+    return found[0], parse_policy(found[0].policy_document)
