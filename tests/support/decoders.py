@@ -142,7 +142,7 @@ DECODERS: tuple[Decoder, ...] = (
     ),
     Decoder("ima_ascii.decode_ima_ascii", "ima", decode_ima_ascii, seeds.ima_logs, _UNSUPPORTED),
     Decoder("ima.ima_windows", "ima", ways.windows, seeds.ima_logs, _UNSUPPORTED),
-    Decoder("ima.digest_and_path", "ima", ways.entry(ima.digest_and_path), seeds.ima_entries),
+    Decoder("ima.unsigned_part", "ima", ways.entry(ima.unsigned_part), seeds.ima_entries),
     Decoder("ima_log.is_ascii", "ima", is_ascii, seeds.ima_logs),
     Decoder("ima_log.decode_ima_log", "ima", decode_ima_log, seeds.ima_logs, _UNSUPPORTED),
     Decoder(

@@ -285,16 +285,14 @@ def path_and_digest(entry: ImaEntry) -> tuple[str, str, bytes]:
     return fields.path, fields.algorithm, fields.digest
 
 
-def digest_and_path(entry: ImaEntry) -> bytes:
-    """The first two fields of an ``ima-ng`` or ``ima-sig`` entry, as the kernel hashed them.
+def unsigned_part(entry: ImaEntry) -> bytes:
+    """An ``ima-sig`` entry without its signature: fields ``d-ng`` and ``n-ng``, as ``ima-ng`` has them.
 
     What a set of approved entries is asked for: an entry with the fields of a well-formed one is
-    well-formed. Empty for other templates, and for a signature that does not fill the rest.
+    well-formed. Empty for other templates, other hashes, and a signature that does not fill the rest.
     """
-    data, template = entry.data, entry.template
-    if template == "ima-ng":
-        return data
-    if template != "ima-sig" or data[:12] != _SHA256_PREFIX or len(data) < _NAME_AT:
+    data = entry.data
+    if entry.template != "ima-sig" or data[:12] != _SHA256_PREFIX or len(data) < _NAME_AT:
         return b""
     end = _NAME_AT + _U32.unpack_from(data, _NAME_SIZE_AT)[0]
     if end + 4 > len(data) or end + 4 + _U32.unpack_from(data, end)[0] != len(data):

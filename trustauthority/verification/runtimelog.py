@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from trustauthority.codec.ima import ImaStream, digest_and_path, ima_windows
+from trustauthority.codec.ima import ImaStream, ima_windows, unsigned_part
 from trustauthority.errors import TrustAuthorityError
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.ima import IMA_PCR, ImaEntry, ImaReplayState
@@ -210,7 +210,7 @@ class _Walk:
         for entry in window:
             number, offset, register, logged, template, data = entry
             plain = template == "ima-ng"
-            listed = approved(data if plain else digest_and_path(entry))
+            listed = approved(data if plain else unsigned_part(entry))
             if (
                 listed is not None
                 and register == IMA_PCR
