@@ -138,3 +138,11 @@ def test_revoke_asks_and_then_revokes(ta, authority: FakeAuthority) -> None:
     assert not authority.requests
     assert ta("identity", "revoke", "bob", "--yes").code is ExitCode.YES
     assert authority.request(admin.RevokeIdentityRequest).name == "bob"
+
+
+def test_every_role_can_be_given():
+    """A role that the authority knows and ta can't give would stay with the first identity."""
+    from trustauthority.cli import identity
+    from trustauthority.model.catalogue import Role as Known
+
+    assert {str(role) for role in Known} == {str(role) for role in identity.RoleName}

@@ -1,5 +1,6 @@
 """Escrow: every VM key is sealed to the offline key, drills prove it, and another key can replace it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -103,6 +104,22 @@ class TestResealing:
         assert open_escrowed(kept, PRIVATE, expected=binding(VM, origin=ORIGIN))
         authority.room.recover()
         assert (await service.reseal(after="", limit=10, by=BY)).resealed == 1
+
+    async def test_a_key_that_is_destroyed_meanwhile_stays_destroyed(self, authority):
+        """N64: sealing anew never brings the escrow of a destroyed key back."""
+        await authority.add_vm()
+        service = with_key(authority, OTHER_PRIVATE)
+        gate = authority.room.hold()
+        sealing = asyncio.create_task(service.reseal(after="", limit=10, by=BY))
+        await gate.reached.wait()
+        erase = "UPDATE vm_key SET wrapped = :nothing, escrowed = :nothing, state = 'destroyed'"
+        await authority.write_sql(erase, nothing=b"")
+        gate.open()
+        done = await sealing
+        assert (done.resealed, len(done.failed)) == (0, 1)
+        assert await exported(authority) == {}
+        again = await service.reseal(after="", limit=10, by=BY)
+        assert (again.resealed, again.failed) == (0, [])
 
     async def test_without_an_escrow_key(self, authority):
         """Nothing can be sealed to nothing, and VMs that are not escrowed are named."""

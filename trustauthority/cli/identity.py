@@ -33,6 +33,7 @@ class RoleName(StrEnum):
     OPERATOR = "operator"
     PLACEMENT = "placement"
     IDENTITY = "identity"
+    BREAK_GLASS = "break-glass"
 
 
 @app.command(
