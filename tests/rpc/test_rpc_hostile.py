@@ -64,6 +64,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "DestroyKey": {"vm_id": "vm-1", "dry_run": True},
     "CancelDestroyKey": {"vm_id": "vm-1", "dry_run": True},
     "CreateKeyProvider": {"name": "default"},
+    "RollKey": {"vm_id": "vm-1", "dry_run": True},
+    "SwitchKey": {"vm_id": "vm-1", "key_epoch": 2, "dry_run": True},
     "ImportKey": {"vm_id": "vm-1", "sealed_key": b"s" * 60},
     "SetDefaultKeyProvider": {"cluster": "lab", "provider": "default"},
     "StartRewrap": {"provider": "default", "dry_run": True},
