@@ -3,7 +3,7 @@ SHELL := bash
 PY := .venv/bin/python
 BIN := .venv/bin
 
-.PHONY: help setup setup-libvirt demo test test-libvirt model-check lint types contracts proto check-proto reference check-reference bench bench-verify capture-boot lock format
+.PHONY: help setup setup-libvirt demo demo-libvirt test test-libvirt model-check lint types contracts proto check-proto reference check-reference bench bench-verify bench-libvirt capture-boot lock format fuzz mutate coverage
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,7 +24,21 @@ setup-libvirt: setup
 	@deploy/setup-libvirt.sh
 
 test-libvirt: setup-libvirt  ## two real libvirt hosts on this machine: starts, moves, faults (root, about 4 minutes)
-	@$(BIN)/pytest tests/libvirt -m libvirt -n 3 --dist load
+	@$(BIN)/pytest tests/libvirt -m libvirt -n 4 --dist load
+
+demo-libvirt: setup-libvirt  ## an encrypted VM starts, moves and is refused on two real libvirt hosts, narrated (root)
+	@$(PY) deploy/demo-libvirt
+
+fuzz: setup  ## fuzz the decoders with atheris; TARGET=x509 for one family, SECONDS=600 in all
+	@PYTHONPATH=tests $(PY) -m fuzz $(if $(TARGET),--target $(TARGET)) --seconds $(or $(SECONDS),600)
+
+COVERED := codec verification appraisal
+COVERAGE_TESTS := tests/unit/codec tests/unit/verification tests/unit/appraisal tests/unit/cli tests/properties tests/fuzz tests/scenarios
+coverage: setup  ## branch coverage of codec, verification and appraisal; fails below 100 %
+	@$(BIN)/pytest $(COVERED:%=--cov=trustauthority/%) --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100 $(COVERAGE_TESTS)
+
+mutate: setup  ## mutation testing; PACKAGE=codec|verification|appraisal, SAMPLE=400 SEED=1 for a sample
+	@PYTHONPATH=tests $(PY) -m mutate $(or $(PACKAGE),codec) --sample $(or $(SAMPLE),0) --seed $(or $(SEED),1)
 
 bench: setup  ## latency and CPU of attestation and release, in units of the same run
 	@$(PY) benchmarks/service.py
@@ -33,6 +47,9 @@ bench: setup  ## latency and CPU of attestation and release, in units of the sam
 bench-verify: setup  ## what verification costs, against bare OpenSSL and Keylime, with bounds; ROUNDS=9 is short
 	@deploy/bench-peers.sh || true
 	@$(PY) benchmarks/verify.py
+
+bench-libvirt: setup-libvirt  ## what protection costs: start, move, time from revoke to gone (root)
+	@$(PY) benchmarks/libvirt.py
 
 lint: setup  ## ruff, buf lint, dependency hygiene
 	@$(BIN)/ruff check .
@@ -49,9 +66,12 @@ proto: setup  ## regenerate the checked-in stubs from proto/
 	@$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. \
 	    --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 	    proto/trustauthority/v1/*.proto
+	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. \
+	    --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+	    hostagent/kubernetes/kms_v2.proto
 
 check-proto: proto  ## fail when the checked-in stubs differ from proto/
-	@git diff --exit-code --stat -- trustauthority/v1 || { echo "the stubs are stale: run make proto and commit"; exit 1; }
+	@git diff --exit-code --stat -- trustauthority/v1 hostagent/kubernetes || { echo "the stubs are stale: run make proto and commit"; exit 1; }
 
 reference: setup  ## regenerate docs/reference/cli.md from the commands themselves
 	@$(PY) -m trustauthority.cli.reference > docs/reference/cli.md

@@ -4,7 +4,8 @@ Stage: I/O of the agent. Why: while libvirtd autostarts, it serves nobody, so no
 it; and after a power failure the authority may come up later than the hosts. Trusts libvirt for
 which domains have autostart set. Guarantees that this happens once a boot (the mark lies where a
 reboot empties), only while this host is attested, with a bounded number of tries for each VM, and
-that each start goes through the hook like any other. Does not start VMs that somebody stopped later.
+that each start goes through the hook like any other and leaves saved memory behind, which could not be
+restored anyway. Does not start VMs that somebody stopped later.
 """
 
 import asyncio
@@ -76,7 +77,7 @@ class Autostart:
         code, out, _ = await self.virsh.run("list", "--autostart", "--inactive", "--uuid")
         if code == 0 and uuid not in out.split():
             return True  # it runs, or somebody wants it no more
-        code, _, problem = await self.virsh.run("start", uuid, limit_s=_START_S)
+        code, _, problem = await self.virsh.run("start", "--force-boot", uuid, limit_s=_START_S)
         _log.info(
             "autostart", domain=uuid, outcome="refused" if code else "started", detail=problem
         )

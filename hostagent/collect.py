@@ -143,11 +143,11 @@ class Attestor:
         )
 
     def _evidence(self, asked: Round) -> tuple[QuoteEvidence, BootLog, int]:
-        # (1) the quote, over exactly what was asked for
+        # (1) the quote, over what was asked for, in the banks that this TPM has
         quoted = quote(
             self._tpm,
             self._keys,
-            tuple(BankSelection(bank=s.bank, indices=tuple(s.indices)) for s in asked.selections),
+            active_selections(self._tpm, asked.selections),
             qualifying_data(asked.challenge, self._keys.identity.name),
         )
         # (2) only then the logs, so that they hold at least what the PCRs hold
@@ -178,6 +178,25 @@ class Attestor:
         ima = ima_chunks(self._logs.ima, offset)
         while part := await asyncio.to_thread(next, ima, b""):
             yield AttestRequest(ima_chunk=part)
+
+
+def active_selections(tpm: TpmPort, asked: Iterable[PcrSelection]) -> tuple[BankSelection, ...]:
+    """What was asked for, without banks that have no PCRs here. Raises TpmError when none is left.
+
+    Many machines come without a SHA-1 bank; TPM2_Quote over one fails. Leaving out one that is active gains a
+    host nothing: the boot log says which banks firmware measured into.
+    """
+    active = {bank.bank for bank in tpm.active_banks()}
+    asked = tuple(asked)
+    selections = tuple(
+        BankSelection(bank=each.bank, indices=tuple(each.indices))
+        for each in asked
+        if each.bank in active
+    )
+    if not selections:
+        wanted = ", ".join(each.bank for each in asked)
+        raise TpmError(f"none of the banks that are asked for ({wanted}) is active in this TPM")
+    return selections
 
 
 def quote(

@@ -63,6 +63,7 @@ _WISHES = {
 _GRACE_S = 30.0
 _QUOTE_LASTS_MS = 40_000
 """A key is released on a quote of at most 60 s, less the time that asking takes."""
+_FOR_KEYS = frozenset({Operation.REQUEST, Operation.PREPARE, Operation.SHARE})
 _LONGEST_WAIT_S = 5.0
 """The loop turns at least so often: cheap, and the watchdog sees it."""
 
@@ -106,7 +107,7 @@ class Agent:
         self.machine = AgentMachine(pace=pace)
         self.keeper = VmKeeper(
             self.store,
-            self._call_for_vm,
+            self.call_for_vm,
             self.enforcement,
             self.clock_ms,
             pace=pace,
@@ -114,7 +115,7 @@ class Agent:
         )
         self.desk = VmDesk(
             keeper=self.keeper,
-            opener=self._opener,
+            opener=self.opener,
             clock_ms=self.clock_ms,
             timeout_s=intervals.answer_timeout_ms / 1000,
         )
@@ -317,9 +318,13 @@ class Agent:
         call = link.placement.ReportMoveOrder(request, timeout=timeout_s, metadata=link.metadata())
         await link.answer(call)
 
-    async def _call_for_vm(self, vm_id: str, asked: Send) -> Answered:
+    async def call_for_vm(self, vm_id: str, asked: Send) -> Answered:
+        """Send one request about a VM or a secret, with a fresh quote before it where it is for a key.
+
+        Raises CallFailed when there is no definitive answer.
+        """
         timeout_s = self.host.settings.intervals.call_timeout_ms / 1000
-        asks_for_key = asked.operation in {Operation.REQUEST, Operation.PREPARE}
+        asks_for_key = asked.operation in _FOR_KEYS
         if asks_for_key and not self._quoted_lately():
             # a key is bound to the TPM clock of a recent quote; who is not trusted is told so below
             with contextlib.suppress(CallFailed):
@@ -340,7 +345,8 @@ class Agent:
         if failure.kind is FailureKind.UNKNOWN_CALLER:
             self.feed(AttestWanted())
 
-    def _opener(self) -> KeyOpener:
+    def opener(self) -> KeyOpener:
+        """What opens grants in this host's TPM. Raises CallFailed while it is not enrolled."""
         return KeyOpener(
             tpm=self.host.tpm,
             keys=self.host.keys,

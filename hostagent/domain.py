@@ -9,6 +9,7 @@ passed-through devices and raw QEMU arguments (N75). It does not cover memory, C
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -48,6 +49,10 @@ class Domain:
     disk_secrets: tuple[str, ...]
     vtpm_secret: str
     profile_sha256: bytes
+    active: bool = False
+    """Whether it is the definition of a domain that runs, or is paused."""
+    exposures: tuple[str, ...] = ()
+    """Where a running VM's decrypted disk goes now, one sentence each; libvirt calls no hook for it."""
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -69,6 +74,8 @@ def read_domain(definition: bytes) -> Domain:
         disk_secrets=_disk_secrets(root),
         vtpm_secret=_vtpm_secret(root),
         profile_sha256=_profile(root),
+        active=root.get("id") is not None,
+        exposures=tuple(_exposures(root)),
     )
 
 
@@ -110,6 +117,28 @@ def _checked(uuids: list[str]) -> list[str]:
     if not all(_UUID.fullmatch(uuid) for uuid in uuids):
         raise DefinitionInvalid("a secret is not named by its uuid")
     return uuids
+
+
+def _exposures(root: ET.Element) -> Iterator[str]:
+    """Block copies and overlays of encrypted disks that are not encrypted themselves."""
+    for disk in root.iterfind("devices/disk"):
+        name = _get(disk, "target", "dev")
+        below = disk.find("backingStore//encryption") is not None
+        if below and disk.find("source/encryption") is None and disk.find("encryption") is None:
+            yield f"disk {name} is written in the clear to {_place(disk.find('source'))}"
+        mirror = disk.find("mirror")
+        if mirror is not None and mirror.find("source/encryption") is None and _is_encrypted(disk):
+            yield f"disk {name} is copied in the clear to {_place(mirror.find('source'))}"
+
+
+def _is_encrypted(disk: ET.Element) -> bool:
+    return any(disk.find(path) is not None for path in ("source/encryption", "encryption"))
+
+
+def _place(source: ET.Element | None) -> str:
+    known = ("file", "dev", "name", "volume")
+    found = [source.get(each) for each in known if source is not None and source.get(each)]
+    return str(found[0]) if found else "somewhere"
 
 
 # --- profile ---------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ QEMU is gone here; and that an arrived VM runs only after its claim was accepted
 import asyncio
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -17,20 +17,24 @@ from hostagent.channel import new_request_id
 from hostagent.control import Json, refusal
 from hostagent.domain import DefinitionInvalid, Domain, read_domain
 from hostagent.failure import CallFailed
+from hostagent.inspector import Inspector
 from hostagent.lease_model import Claim, GiveUp, HandOver, Phase, Stopped, VmAction
-from hostagent.libvirt_vms import LibvirtVms, is_active
+from hostagent.libvirt_vms import Known, LibvirtVms, is_active
 from hostagent.vm_desk import VM_ID, VmDesk
 
 _log = structlog.get_logger("hostagent.hook")
 _ARRIVING = re.compile(r"paused \((migrating|starting up)\)")
 _LEFT = frozenset({Phase.RUNNING, Phase.PAUSED})
+_HERE = _LEFT | {Phase.PREPARED}
 _STARTING = (
     "libvirtd serves nobody while it starts, so it can't be lent a key;"
     " hostagent starts VMs with autostart once it does"
 )
 _BEAT_S = 0.4
+_PATIENT_LOOKS = 3
+_END_S = 5.0
 _LOOK_EVERY = 20
-"""Beats between looks for VMs that ended without their ``release`` having reached us."""
+"""Beats between looks at a VM, for what no hook told; more when there are more VMs than that."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,6 +46,9 @@ class HookDesk:
     may_ask: Callable[[], bool]
     patience_s: float
     """How long a start waits for an agent that is not attested yet (rack power-on)."""
+    inspector: Inspector
+    _missed: dict[str, int] = field(default_factory=dict)
+    """How many looks in a row a VM that should start or arrive was not there."""
 
     async def handle(self, request: Json) -> Json:
         """Answer one hook. Raises CallFailed, KeyError, TypeError, ValueError."""
@@ -83,6 +90,7 @@ class HookDesk:
         if self._is_prepared(domain):
             return self._watched(domain)
         await self._settle_former_life(domain.vm_id)
+        await self._let_end(domain.vm_id)
         if self.desk.keeper.view(domain.vm_id).phase is not Phase.IDLE:
             return self._busy(domain)
         return await self._obtain(domain, move_id="")
@@ -91,9 +99,17 @@ class HookDesk:
         if not domain.move_id:
             detail = "nobody offered it to this host: migrate it with «hostagent vm migrate»"
             return refusal("MOVE_NOT_OFFERED", detail)
+        await self._let_end(domain.vm_id)
         if self.desk.keeper.view(domain.vm_id).phase is not Phase.IDLE:
             return self._busy(domain)
-        return await self._obtain(domain, move_id=domain.move_id)
+        answer = await self._obtain(domain, move_id=domain.move_id)
+        return {"ok": True} if answer["ok"] else answer  # prepare follows, and has it watched
+
+    async def _let_end(self, vm_id: str) -> None:
+        """Stopped and started again in one breath: the grant may still be on its way back."""
+        await self.desk.keeper.settled(
+            vm_id, lambda v: v.phase is not Phase.GIVING_BACK, min(self.patience_s, _END_S)
+        )
 
     async def _obtain(self, domain: Domain, *, move_id: str) -> Json:
         if not domain.disk_secrets:
@@ -128,8 +144,10 @@ class HookDesk:
     async def _release(self, domain: Domain) -> Json:
         """QEMU is gone: the last step of a move away, or the end of the VM here."""
         if self._is_ours(domain):
+            known = self.vms.known[domain.vm_id]
             self._gone(domain.vm_id)
             await self.vms.take_back(domain.vm_id)
+            self.inspector.look_back(domain.vm_id, known)
         return {"ok": True}
 
     def _gone(self, vm_id: str) -> None:
@@ -147,16 +165,36 @@ class HookDesk:
 
     async def tend(self) -> None:
         """Claim what arrived, give back what ended unseen. Runs until cancelled."""
-        beat = 0
-        while True:
-            await asyncio.sleep(_BEAT_S)
-            beat += 1
-            for vm_id, known in list(self.vms.known.items()):
-                phase = self.desk.keeper.view(vm_id).phase
-                if phase is Phase.PREPARED and known.started:
-                    await self._claim(vm_id)
-                elif phase in _LEFT and (beat % _LOOK_EVERY == 0) and known.started:
-                    await self._settle_former_life(vm_id)
+        beat, busy = 0, dict[str, asyncio.Task[None]]()
+        try:
+            while True:
+                await asyncio.sleep(_BEAT_S)
+                beat += 1
+                every = max(_LOOK_EVERY, len(self.vms.known))  # one look a beat, with many VMs
+                for place, vm_id in enumerate(list(self.vms.known)):
+                    if vm_id not in busy or busy[vm_id].done():  # nobody waits for another's VM
+                        tending = self._tend(vm_id, looks=(beat + place) % every == 0)
+                        busy[vm_id] = asyncio.create_task(tending)
+        finally:
+            for task in busy.values():
+                task.cancel()
+            await asyncio.gather(*busy.values(), return_exceptions=True)
+
+    async def _tend(self, vm_id: str, *, looks: bool) -> None:
+        try:
+            known, phase = self.vms.known[vm_id], self.desk.keeper.view(vm_id).phase
+            if phase is Phase.PREPARED and known.started:
+                await self._claim(vm_id)
+            if looks and phase in _HERE:
+                await self._look(vm_id, known, phase)
+        except Exception:  # noqa: BLE001 - a bug for one VM must not end the care for all
+            _log.exception("tending-failed", vm=vm_id)
+
+    async def _look(self, vm_id: str, known: Known, phase: Phase) -> None:
+        if phase is Phase.PREPARED or not known.started:
+            await self._miss(vm_id)
+        elif not await self.inspector.look(vm_id):
+            await self._settle_former_life(vm_id)
 
     async def _claim(self, vm_id: str) -> None:
         known, keeper = self.vms.known[vm_id], self.desk.keeper
@@ -167,6 +205,24 @@ class HookDesk:
             await self.vms.act(VmAction.PAUSE, vm_id, "it arrived before its move was switched")
         keeper.receive(vm_id, Claim(fresh_id=new_request_id()))
         await keeper.settled(vm_id, lambda view: view.renewal is None, self.desk.timeout_s)
+
+    async def _miss(self, vm_id: str) -> None:
+        """What is not there at three looks will not start or arrive: make room for the next try.
+
+        The hook may have died, or given up, before the agent's answer came; then nobody starts QEMU.
+        """
+        known, keeper = self.vms.known.get(vm_id), self.desk.keeper
+        if known is None:
+            return
+        before, state = keeper.view(vm_id), await self.vms.virsh.state(known.uuid)
+        if state is None or is_active(state) or self.vms.known.get(vm_id) is not known:
+            self._missed.pop(vm_id, None)
+            return
+        self._missed[vm_id] = self._missed.get(vm_id, 0) + 1
+        if self._missed[vm_id] >= _PATIENT_LOOKS and keeper.view(vm_id).phase is before.phase:
+            del self._missed[vm_id]
+            _log.warning("never-came", vm=vm_id, state=state)
+            keeper.receive(vm_id, Stopped(fresh_id=new_request_id()))
 
     async def _settle_former_life(self, vm_id: str) -> None:
         """A VM whose QEMU is gone while its lease goes on is given back."""

@@ -17,6 +17,7 @@ from hostagent.daemon import Agent
 from hostagent.events import Phase
 from hostagent.front import handle
 from hostagent.hook_desk import HookDesk
+from hostagent.inspector import Inspector
 from hostagent.lease_model import Phase as LeasePhase
 from hostagent.libvirt_vms import LibvirtVms
 from hostagent.order_taker import OrderTaker, Peers, mover
@@ -34,6 +35,11 @@ async def hooks_served(agent: Agent, vms: LibvirtVms) -> AsyncIterator[None]:
         vms=vms,
         may_ask=lambda: agent.machine.may_ask,
         patience_s=settings.libvirt.patience_ms / 1000,
+        inspector=Inspector(
+            vms=vms,
+            keeper=agent.keeper,
+            destroys=settings.libvirt.on_exposure == "destroy",
+        ),
     )
     server = await serve(settings.paths.run_dir, desk.handle, name=HOOK_SOCKET, limit=MAX_HOOK_LINE)
     _log.info("hooks-served", action="serve", libvirt=vms.virsh.uri)

@@ -224,7 +224,7 @@ def _on_renewed(view: LeaseView, reply: Reply, now_ms: int) -> Step:
     if view.renewal is None:
         return view, ()
     if not reply.accepted:
-        return _on_not_renewed(view, reply)
+        return _on_not_renewed(view, reply, now_ms)
     renewed = _under(view, reply, view.renewal.first_send_ms)
     if now_ms >= renewed.run_until_ms:
         return replace(view, renewal=None), ()
@@ -237,14 +237,17 @@ def _on_renewed(view: LeaseView, reply: Reply, now_ms: int) -> Step:
     return replace(renewed, errand=view.errand), (watchdog,)
 
 
-def _on_not_renewed(view: LeaseView, reply: Reply) -> Step:
+def _on_not_renewed(view: LeaseView, reply: Reply, now_ms: int) -> Step:
     waiting = replace(view, renewal=None)
     if view.phase is Phase.PREPARED:
         return waiting, ()  # not switched, or not yet
     if reply.reason == FENCED:
         return LeaseView(), (VmAction.DESTROY,)
     if reply.reason == HOST_REVOKED and view.phase is Phase.RUNNING:
-        return replace(waiting, phase=Phase.PAUSED, errand=None), (VmAction.PAUSE,)
+        paused = replace(waiting, phase=Phase.PAUSED, errand=None)
+        if view.destroys_at_once:  # the next tick, which is due now, destroys and gives back
+            paused = replace(paused, run_until_ms=now_ms, destroy_at_ms=now_ms)
+        return paused, (VmAction.PAUSE,)
     return waiting, ()
 
 
@@ -296,13 +299,15 @@ _ERRANDS: Mapping[Operation, Callable[[LeaseView, Reply, int], Step]] = {
 def _under(view: LeaseView, reply: Reply, first_send_ms: int) -> LeaseView:
     """The view of a lease that began when its request was first sent."""
     run_until = first_send_ms + reply.lease_ms + reply.continue_for_ms
+    margin = 0 if reply.destroys_at_once else reply.skew_ms // 2
     return LeaseView(
         phase=Phase.RUNNING,
         grant_epoch=reply.grant_epoch,
         run_until_ms=run_until,
-        destroy_at_ms=run_until + reply.skew_ms // 2,
+        destroy_at_ms=run_until + margin,
         renew_at_ms=first_send_ms + reply.lease_ms // RENEW_FRACTION,
         lease_ms=reply.lease_ms,
+        destroys_at_once=reply.destroys_at_once,
         move_id=view.move_id,
         destination=view.destination,
     )

@@ -34,6 +34,8 @@ class Operation(StrEnum):
     PREPARE = "prepare"
     SWITCH = "switch"
     ABORT = "abort"
+    SHARE = "share"
+    """A shared secret: not a VM, so the lease machine never sends it; see ``hostagent.shared``."""
 
 
 FENCED = "FENCED"
@@ -66,6 +68,8 @@ class LeaseView:
     errand: Pending | None = None
     renewal: Pending | None = None
     lease_ms: int = 0
+    destroys_at_once: bool = False
+    """At the end of the lease the VM is destroyed without a pause in between."""
     move_id: str | None = None
     destination: str = ""
 
@@ -151,6 +155,7 @@ class Reply:
     """The lease, or for PREPARE how long the authority keeps the preparation."""
     continue_for_ms: int = 0
     skew_ms: int = 0
+    destroys_at_once: bool = False
 
 
 Event = (

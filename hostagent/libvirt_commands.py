@@ -119,7 +119,10 @@ class _Shown:
         if now != self._told:
             self._told = now
             shown = f" {percent} %" if progress.step is MoveStep.COPYING and percent else ""
-            narrate(f"{progress.step.value}{shown} {progress.detail}".rstrip())
+            detail = (
+                progress.detail if progress.step is not MoveStep.STAYS else ""
+            )  # said at the end
+            narrate(f"{progress.step.value}{shown} {detail}".rstrip())
 
 
 def _asks(settings: Settings) -> Ask:

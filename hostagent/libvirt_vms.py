@@ -37,6 +37,10 @@ class Known:
     at_ms: int = 0
     """CLOCK_BOOTTIME at which the watchdog kills QEMU."""
     started: bool = False
+    profile: str = ""
+    """Hex profile digest of the definition that was started."""
+    told: str = ""
+    """What was said last of how the running VM differs from that."""
     held: bool = False
     """Paused by the agent, or incoming: the agent may resume it."""
 
@@ -68,7 +72,11 @@ class LibvirtVms:
     def note(self, vm_id: str, domain: Domain, *, incoming: bool) -> None:
         """Remember which domain a VM is, before its key is asked for. Raises OSError."""
         self.known[vm_id] = Known(
-            name=domain.name, uuid=domain.uuid, secrets=domain.secrets, held=incoming
+            name=domain.name,
+            uuid=domain.uuid,
+            secrets=domain.secrets,
+            profile=domain.profile_sha256.hex(),
+            held=incoming,
         )
         self._store(vm_id)
 
@@ -131,6 +139,8 @@ class LibvirtVms:
         known = self.known.get(vm_id)
         if known is None:
             return True  # its key went to somebody else on this host, not to libvirt
+        if action is VmAction.DESTROY:
+            return await self._destroy(vm_id, known, why)
         state = await self.virsh.state(known.uuid)
         if state is None:
             return False
@@ -139,8 +149,6 @@ class LibvirtVms:
                 return await self._pause(vm_id, known, state, why)
             case VmAction.RESUME:
                 return await self._resume(vm_id, known, state)
-            case VmAction.DESTROY:
-                return await self._destroy(vm_id, known, state, why)
             case _:
                 return True
 
@@ -164,17 +172,26 @@ class LibvirtVms:
             await self._tell(known, "", live=True)
         return code == 0
 
-    async def _destroy(self, vm_id: str, known: Known, state: str, why: str) -> bool:
-        if is_active(state):
+    async def _destroy(self, vm_id: str, known: Known, why: str) -> bool:
+        """First of all end it: time runs, and an inactive domain takes no harm."""
+        ended, _, _ = await self.virsh.run("destroy", known.uuid)
+        state = await self.virsh.state(known.uuid)
+        if state is None or is_active(state):
+            return False
+        if ended == 0 and why:
             await self._tell(known, why, live=False)
-            await self.virsh.run("destroy", known.uuid)
-            state = await self.virsh.state(known.uuid) or "unknown"
-        if is_active(state) or not await self.take_back(vm_id):
+        if not await self.take_back(vm_id):
             return False
         if self.known.get(vm_id) is known:
             del self.known[vm_id]
             self._path(vm_id).unlink(missing_ok=True)
         return True
+
+    async def tell(self, known: Known, why: str, *, live: bool) -> None:
+        """Say something where an administrator looks, once."""
+        if known.told != why:
+            known.told = why
+            await self._tell(known, why, live=live)
 
     async def _tell(self, known: Known, why: str, *, live: bool) -> None:
         """Leave the reason where an administrator looks: the domain's metadata. Best effort."""

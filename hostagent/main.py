@@ -32,6 +32,8 @@ from hostagent.host import AgentRuns, only_agent, open_host
 from hostagent.keys import KeyStateInvalid, TpmChanged, forget_keys
 from hostagent.libvirt_commands import vm_app
 from hostagent.libvirt_vms import LibvirtVms
+from hostagent.secret_commands import secret_app
+from hostagent.secret_front import shared_secrets_served
 from hostagent.settings import DEFAULT_CONFIG, ConfigurationInvalid, load
 from hostagent.terminal import narrate, refused, say
 from hostagent.tpm import TpmError
@@ -44,6 +46,7 @@ app = App(name="hostagent", help=__doc__.splitlines()[0], version="0.1.0")
 app.command(key_app)
 app.command(move_app)
 app.command(vm_app)
+app.command(secret_app)
 
 _log = structlog.get_logger("hostagent")
 
@@ -171,6 +174,7 @@ async def _serve(config: Path) -> int:
             await stack.enter_async_context(server)
             if isinstance(agent.enforcement, LibvirtVms):
                 await stack.enter_async_context(hooks_served(agent, agent.enforcement))
+            await stack.enter_async_context(shared_secrets_served(agent))
             await agent.run()
     return 0
 

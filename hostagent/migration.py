@@ -120,6 +120,12 @@ def _no(reason: str, detail: str, exit_code: int) -> MoveResult:
     return MoveResult(ok=False, reason=reason, detail=detail, exit_code=exit_code)
 
 
+def _sentence(problem: str) -> str:
+    """Our hook's own words, where libvirt quotes them behind the command line of the hook."""
+    _, ours, words = problem.rpartition("trustauthority: ")
+    return (ours + words).strip()
+
+
 @dataclass(slots=True)
 class _Move:
     order: MoveOrder
@@ -138,7 +144,7 @@ class _Move:
         state = await self.virsh.state(self.order.domain)
         if code != 0 and (state is None or is_active(state)):  # it may have left all the same
             await self._metadata("--remove")
-            return await self.stay("NOT_COPIED", problem or "virsh migrate failed")
+            return await self.stay("NOT_COPIED", _sentence(problem) or "virsh migrate failed")
         self.observe(MoveProgress(step=MoveStep.HANDING_OVER, percent=100))
         return await self._arrived()
 

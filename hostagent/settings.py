@@ -133,6 +133,28 @@ class LibvirtSettings(_Section):
     """Encrypt the memory on its way. It holds the key of the disk."""
     peer_unsafe: bool = False
     """As for virsh migrate --unsafe: libvirt does not take the disks for shared ones."""
+    on_exposure: Literal["warn", "destroy"] = "warn"
+    """What happens to a VM whose decrypted disk is copied to where it is not encrypted."""
+
+
+class SecretSettings(_Section):
+    """A shared secret that programs of this host may have; its name is the key of its section."""
+
+    subject: Name | None = None
+    """What the authority calls it; the name of the section when not given."""
+    users: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    """User ids that may ask for it on ``run_dir/secrets.sock``."""
+    volumes: tuple[str, ...] = ()
+    """Volumes that systemd-cryptsetup unlocks with it, by their names in crypttab."""
+
+
+class KubernetesSettings(_Section):
+    """The KMS v2 plug-in of a control-plane host."""
+
+    subject: Name | None = None
+    """The shared secret from which it encrypts. Without it nothing listens."""
+    socket: Path = Path("/run/trustauthority-hostagent/kms.sock")
+    """Where kube-apiserver finds it; mode 0600."""
 
 
 class Settings(BaseSettings):
@@ -147,6 +169,8 @@ class Settings(BaseSettings):
     intervals: IntervalSettings = IntervalSettings()
     enforcement: EnforcementSettings = EnforcementSettings()
     libvirt: LibvirtSettings = LibvirtSettings()
+    secrets: dict[Name, SecretSettings] = Field(default_factory=dict)
+    kubernetes: KubernetesSettings = KubernetesSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -169,6 +193,10 @@ class Settings(BaseSettings):
         }
         if self.enforcement.program is not None:
             paths["enforcement.program"] = self.enforcement.program
+        paths["kubernetes.socket"] = self.kubernetes.socket
+        volumes = [each for secret in self.secrets.values() for each in secret.volumes]
+        if len(volumes) != len(set(volumes)):
+            raise ValueError("secrets: a volume is unlocked by one secret")
         relative = [key for key, path in paths.items() if not path.is_absolute()]
         if self.enforcement.program is not None and self.libvirt.uri is not None:
             raise ValueError("enforcement.program and libvirt.uri exclude each other")

@@ -13,10 +13,17 @@ from hostagent.failure import CallFailed, FailureKind
 from hostagent.lease_model import Operation, Reply, Send
 from trustauthority.v1 import keyprovider_pb2 as keys
 from trustauthority.v1 import placement_pb2 as placement
-from trustauthority.v1.common_pb2 import LeaseTerms
+from trustauthority.v1.common_pb2 import ON_LEASE_LOSS_DESTROY, LeaseTerms
 
 UNLIMITED_MS = 100 * 365 * 86_400_000
 """What «0, unlimited» on the wire means to the lease machine: a hundred years."""
+
+_PURPOSES = {
+    Operation.REQUEST: keys.KEY_PURPOSE_START,
+    Operation.PREPARE: keys.KEY_PURPOSE_MIGRATE,
+    Operation.SHARE: keys.KEY_PURPOSE_SHARE,
+}
+_MAY_BE_UNLIMITED = frozenset({Operation.REQUEST, Operation.RENEW, Operation.SHARE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +59,7 @@ async def send(link: AuthorityLink, vm_id: str, asked: Send, timeout_s: float) -
 async def _send(link: AuthorityLink, vm_id: str, asked: Send, timeout_s: float) -> Answered:
     metadata = link.metadata(asked.request_id)
     match asked.operation:
-        case Operation.REQUEST | Operation.PREPARE:
+        case Operation.REQUEST | Operation.PREPARE | Operation.SHARE:
             return await _request_key(link, vm_id, asked, timeout_s)
         case Operation.RENEW:
             renewed = await link.answer(
@@ -89,7 +96,7 @@ async def _request_key(link: AuthorityLink, vm_id: str, asked: Send, timeout_s: 
             keys.RequestKeyRequest(
                 vm_id=vm_id,
                 request_id=asked.request_id,
-                purpose=keys.KEY_PURPOSE_MIGRATE if prepares else keys.KEY_PURPOSE_START,
+                purpose=_PURPOSES[asked.operation],
                 move_id=asked.move_id if prepares else "",
             ),
             timeout=timeout_s,
@@ -142,7 +149,7 @@ def _accepted(
 ) -> Answered:
     terms = lease if lease is not None else LeaseTerms()
     # a lease may be unlimited; a preparation never is
-    unlimited = asked.operation in {Operation.REQUEST, Operation.RENEW} and terms.lease_ms == 0
+    unlimited = asked.operation in _MAY_BE_UNLIMITED and terms.lease_ms == 0
     reply = Reply(
         operation=asked.operation,
         request_id=echoed_id,  # the machine ignores a reply that echoes another id
@@ -151,5 +158,6 @@ def _accepted(
         lease_ms=UNLIMITED_MS if unlimited else terms.lease_ms,
         continue_for_ms=terms.continue_for_ms,
         skew_ms=terms.skew_ms,
+        destroys_at_once=terms.on_lease_loss == ON_LEASE_LOSS_DESTROY,
     )
     return Answered(reply=reply)

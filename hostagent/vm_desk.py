@@ -72,12 +72,12 @@ class VmDesk:
                 raise ValueError(f"do: {unknown} is not known")
 
     async def lend_key(
-        self, vm_id: str, *, move_id: str, profile_sha256: bytes, hand_out: HandOut
+        self, vm_id: str, *, move_id: str, profile_sha256: bytes | None, hand_out: HandOut
     ) -> Json:
         """Ask for a VM's key, open it and hand it out. Raises CallFailed, or what ``hand_out`` does.
 
         A ``profile_sha256`` other than the VM was protected with is refused after the grant: the
-        caller gives back, and no key is opened (N75).
+        caller gives back, and no key is opened (N75). None is for uses that run no definition.
         """
         request_id, prepares = new_request_id(), bool(move_id)
         opener = self.opener()
@@ -85,8 +85,9 @@ class VmDesk:
         if isinstance(grant, dict):
             return grant
         last = self.keeper.last_answer(vm_id)
-        if last is not None and last.profile_sha256 not in {b"", profile_sha256}:
-            raise CallFailed(_other_profile(last.profile_sha256, profile_sha256))
+        protected = last.profile_sha256 if last is not None else b""
+        if protected and profile_sha256 not in {None, protected}:
+            raise CallFailed(_other_profile(protected, profile_sha256 or b""))
         self._check_lease(vm_id)
         opened = await opener.open(
             grant, vm_id=vm_id, request_id=request_id, prepares=prepares, hand_out=hand_out

@@ -307,6 +307,8 @@ class VmKeeper:
         if reply.accepted and answered.key_grant:
             live.grant, record.granted = answered.key_grant, reply.request_id
         self.receive(vm_id, reply)
+        if is_timed(record.view) and record.view.destroy_at_ms <= self._clock_ms():
+            self.receive(vm_id, Tick(fresh_id=new_request_id()))
         if reply.operation is Operation.RENEW and not reply.accepted:
             self._ask_later(record)
 

@@ -23,6 +23,7 @@ HandOut = Callable[[bytearray], None]
 
 _EPOCHS = "epochs.json"
 _PURPOSES = {True: "prepare", False: "run"}
+_SHARE = "share"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,14 @@ class KeyOpener:
     state_dir: Path
 
     async def open(
-        self, wire: bytes, *, vm_id: str, request_id: str, prepares: bool, hand_out: HandOut | None
+        self,
+        wire: bytes,
+        *,
+        vm_id: str,
+        request_id: str,
+        prepares: bool = False,
+        shared: bool = False,
+        hand_out: HandOut | None,
     ) -> OpenedKey:
         """Open a grant, let ``hand_out`` have the key, wipe it. Raises CallFailed, or as that does."""
         try:
@@ -54,14 +62,14 @@ class KeyOpener:
                 wire,
                 vm_id=vm_id,
                 request_id=request_id,
-                prepares=prepares,
+                purpose=_SHARE if shared else _PURPOSES[prepares],
                 hand_out=hand_out,
             )
         except GrantRefused as failure:
             raise CallFailed(_refused(failure)) from failure
 
     def _open(
-        self, wire: bytes, *, vm_id: str, request_id: str, prepares: bool, hand_out: HandOut | None
+        self, wire: bytes, *, vm_id: str, request_id: str, purpose: str, hand_out: HandOut | None
     ) -> OpenedKey:
         release_key = self.identity.release_key()
         grant = read_key_grant(wire, (release_key,))
@@ -71,7 +79,7 @@ class KeyOpener:
             host_id=self.identity.host_id,
             storage_name=self.keys.storage.name,
             request_id=request_id,
-            purpose=_PURPOSES[prepares],
+            purpose=purpose,
             lowest_grant_epoch=lowest[0],
             lowest_key_epoch=lowest[1],
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 FAULT_FILE = "fault"
 MAX_DELAY_S = 600.0
+MAX_SKEW_S = 1e8
 
 
 class FaultKind(StrEnum):
@@ -18,8 +19,18 @@ class FaultKind(StrEnum):
     """Each answer is late."""
     WRONG_KEY = "wrong-key"
     """Get answers with another key's bytes."""
+    WRONG_TENANT = "wrong-tenant"
+    """Every key belongs to somebody else."""
     TRUNCATED = "truncated"
     """Half an answer, then the end of the connection."""
+    REVOKED = "revoked"
+    """Every client certificate is on the revocation list: no handshake is completed."""
+    SKEW = "skew"
+    """The clock is wrong."""
+
+
+WITH_NUMBER = frozenset({FaultKind.SLOW, FaultKind.SKEW})
+WORDS = "none, down, slow:SECONDS, wrong-key, wrong-tenant, truncated, revoked or skew:SECONDS"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,31 +38,30 @@ class Fault:
     """One fault."""
 
     kind: FaultKind
-    delay_s: float = 0.0
-    """Seconds before each answer, of SLOW."""
+    seconds: float = 0.0
+    """Before each answer, of SLOW; ahead of the right time, of SKEW (or behind, if negative)."""
 
     def __str__(self) -> str:
-        return f"slow:{self.delay_s:g}" if self.kind is FaultKind.SLOW else str(self.kind)
+        return f"{self.kind}:{self.seconds:g}" if self.kind in WITH_NUMBER else str(self.kind)
 
 
 NO_FAULT = Fault(kind=FaultKind.NONE)
 
 
 def parse_fault(text: str) -> Fault:
-    """Read ``none``, ``down``, ``slow:SECONDS``, ``wrong-key`` or ``truncated``.
-
-    Raises ValueError for anything else.
-    """
+    """Read what ``WORDS`` says. Raises ValueError for anything else."""
     name, colon, number = text.strip().partition(":")
     if name not in set(FaultKind):
-        raise ValueError("a fault is none, down, slow:SECONDS, wrong-key or truncated")
+        raise ValueError(f"a fault is {WORDS}")
     kind = FaultKind(name)
-    if (kind is FaultKind.SLOW) != bool(colon):
-        raise ValueError("slow takes a number of seconds, slow:5, and nothing else does")
-    delay_s = float(number) if colon else 0.0
-    if not 0 <= delay_s <= MAX_DELAY_S:
+    if (kind in WITH_NUMBER) != bool(colon):
+        raise ValueError("slow and skew take a number of seconds, slow:5, and nothing else does")
+    seconds = float(number) if colon else 0.0
+    if kind is FaultKind.SLOW and not 0 <= seconds <= MAX_DELAY_S:
         raise ValueError(f"a delay is between 0 and {MAX_DELAY_S:g} seconds")
-    return Fault(kind=kind, delay_s=delay_s)
+    if not abs(seconds) <= MAX_SKEW_S:
+        raise ValueError(f"a skew is at most {MAX_SKEW_S:g} seconds")
+    return Fault(kind=kind, seconds=seconds)
 
 
 def write_fault(folder: Path, fault: Fault) -> None:

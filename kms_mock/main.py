@@ -15,7 +15,7 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter
 
 from kms_mock import pki
-from kms_mock.faults import NO_FAULT, parse_fault, write_fault
+from kms_mock.faults import NO_FAULT, WORDS, parse_fault, write_fault
 
 CONFIG = "kms-mock.toml"
 DEFAULT_PORT = 15696
@@ -66,7 +66,7 @@ def fault(folder: Path, what: str) -> int:
 
     Args:
         folder: A folder that init made.
-        what: none, down, slow:SECONDS, wrong-key or truncated.
+        what: none, down, slow:SECONDS, wrong-key, wrong-tenant, truncated, revoked, skew:SECONDS.
     """
     if not folder.is_dir():
         return _no(f"there is no {folder}")
@@ -82,9 +82,7 @@ def serve(
     folder: Path,
     *,
     port: int | None = None,
-    fault: Annotated[
-        str, Parameter(help="none, down, slow:SECONDS, wrong-key, truncated")
-    ] = "none",
+    fault: Annotated[str, Parameter(help=f"{WORDS}.")] = "none",
 ) -> int:
     """Serve until SIGTERM or SIGINT. Prints one line to stdout when ready.
 

@@ -50,8 +50,11 @@ def issue(
     usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.CLIENT_AUTH,
     hosts: tuple[str, ...] = ("localhost",),
     addresses: tuple[str, ...] = ("127.0.0.1",),
+    lifetime: timedelta = _LIFETIME,
 ) -> None:
     """Write ``NAME.pem`` and ``NAME.key``. To the KMS, the name is whose keys are whose.
+
+    A negative ``lifetime`` makes a certificate that has ended.
 
     Raises FileExistsError when there is such a key already, ValueError for a name with a path.
     """
@@ -60,7 +63,7 @@ def issue(
     issuer = _load_issuer(folder)
     key = ec.generate_private_key(ec.SECP256R1())
     _write_key(folder / f"{name}.key", key)
-    builder = _builder(_name(name), issuer.certificate.subject, key.public_key())
+    builder = _builder(_name(name), issuer.certificate.subject, key.public_key(), lifetime)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
     builder = builder.add_extension(_usage(certificates=False), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
@@ -69,6 +72,25 @@ def issue(
         names += [x509.IPAddress(IPv4Address(address)) for address in addresses]
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     (folder / f"{name}.pem").write_bytes(_pem(builder.sign(issuer.key, hashes.SHA256())))
+
+
+def revoke_all(folder: Path) -> Path:
+    """Write a revocation list with every certificate of the folder; returns its path."""
+    issuer, now = _load_issuer(folder), datetime.now(UTC)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(issuer.certificate.subject)
+        .last_update(now - _BACKDATED)
+        .next_update(now + _LIFETIME)
+    )
+    for path in folder.glob("*.pem"):
+        number = x509.load_pem_x509_certificate(path.read_bytes()).serial_number
+        revoked = x509.RevokedCertificateBuilder().serial_number(number).revocation_date(now)
+        builder = builder.add_revoked_certificate(revoked.build())
+    list_path = folder / "revoked.crl"
+    signed = builder.sign(issuer.key, hashes.SHA256())
+    list_path.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    return list_path
 
 
 def _load_issuer(folder: Path) -> _Issuer:
@@ -80,7 +102,10 @@ def _load_issuer(folder: Path) -> _Issuer:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    lifetime: timedelta = _LIFETIME,
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
@@ -89,8 +114,8 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _BACKDATED)
-        .not_valid_after(now + _LIFETIME)
+        .not_valid_before(min(now, now + lifetime) - _BACKDATED)
+        .not_valid_after(now + lifetime)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 

@@ -2,7 +2,7 @@
 
 Stage: development only. PyKMIP parses, executes and encodes every message; here are the listener
 (PyKMIP's own takes 10 s to stop, starts another process and reads its signals), the faults, and the
-words that say what this is. Guarantees: loopback only; TLS 1.2 with a client certificate; stops
+words that say what this is. Guarantees: loopback only; TLS 1.2 or 1.3 with a client certificate; stops
 within 2 s; key bytes never in a log. Does NOT keep keys safe: they lie in the clear in ``kms.db``.
 """
 
@@ -12,15 +12,18 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import kmip
 from kmip.core import exceptions, policy
+from kmip.core.messages import contents
 from kmip.services.server.engine import KmipEngine
 from kmip.services.server.session import KmipSession
 
+from kms_mock import pki
 from kms_mock.faults import Fault, FaultKind, read_fault
 
 ADDRESS = "127.0.0.1"
@@ -78,8 +81,11 @@ class MockKms:
             _reset(connection)
             return
         connection.settimeout(_IDLE_S)
+        context = self._context
+        if self.fault().kind is FaultKind.REVOKED:
+            context = _tls(self._folder, revoked=pki.revoke_all(self._folder))
         try:
-            secure = self._context.wrap_socket(
+            secure = context.wrap_socket(
                 connection, server_side=True, do_handshake_on_connect=False
             )
         except OSError:  # gone already
@@ -103,6 +109,19 @@ class _Engine(KmipEngine):  # type: ignore[misc]  # PyKMIP has no types
         response = super()._process_query(payload)
         if response.vendor_identification is not None:
             response.vendor_identification = VENDOR
+        return response
+
+    def _get_object_with_access_controls(self, uid: str, operation: Any) -> Any:
+        if self._fault().kind is FaultKind.WRONG_TENANT:
+            raise exceptions.PermissionDenied("Could not locate object")
+        return super()._get_object_with_access_controls(uid, operation)
+
+    def _build_response(self, version: Any, batch_items: Any) -> Any:
+        response = super()._build_response(version, batch_items)
+        fault = self._fault()
+        if fault.kind is FaultKind.SKEW:
+            stamp = contents.TimeStamp(int(time.time() + fault.seconds))
+            response.response_header.time_stamp = stamp
         return response
 
     def _process_get(self, payload: Any) -> Any:
@@ -155,23 +174,26 @@ class _Session(KmipSession):  # type: ignore[misc]  # PyKMIP has no types
                     _reset(self._connection)
                     raise exceptions.ConnectionClosed
                 case FaultKind.SLOW:
-                    self._stopping.wait(fault.delay_s)
+                    self._stopping.wait(fault.seconds)
                 case FaultKind.TRUNCATED:
                     self._connection.sendall(bytes(data)[: len(data) // 2])
                     raise exceptions.ConnectionClosed
-                case FaultKind.NONE | FaultKind.WRONG_KEY:
+                case _:  # the others are in the engine or in TLS
                     pass
             self._connection.sendall(bytes(data))
         except OSError:
             raise exceptions.ConnectionClosed from None
 
 
-def _tls(folder: Path) -> ssl.SSLContext:
+def _tls(folder: Path, *, revoked: Path | None = None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_CIPHERS)
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(folder / "ca.pem")
+    if revoked is not None:
+        context.load_verify_locations(revoked)
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     context.load_cert_chain(folder / "server.pem", folder / "server.key")
     return context
 

@@ -105,8 +105,8 @@ def test_examples_are_accepted(page: str) -> None:
 def recorded_operations() -> set[str]:
     """Every operation that some audit entry can have, read off the syntax trees."""
     pattern = re.compile(
-        r"(?:authority|identity|cluster|policy|runtime-rules|anchor|crl|inventory|baseline|host|provider|vm|key|lease"
-        r"|placement|move|order|access)\.[a-z]+(?:-[a-z]+)*"
+        r"(?:authority|identity|cluster|policy|evidence|runtime-rules|anchor|crl|inventory|baseline|host|provider|vm|key"
+        r"|lease|placement|move|order|access)\.[a-z]+(?:-[a-z]+)*"
     )
     found = set()
     for path in (

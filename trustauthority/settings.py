@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trustauthority.errors import ConfigurationInvalid, InsecureFile
+from trustauthority.model.retention import Retention
 
 Address = Annotated[str, Field(pattern=r"^(?:\[[0-9A-Fa-f:.]+\]|[^\s:/]+):\d{1,5}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?$")]
@@ -66,7 +67,33 @@ class KeyRoleSettings(_Section):
     timeout_s: float = 10.0
     destroy_delay_s: int = Field(default=7 * 24 * 3600, ge=0)
     """How long the destruction of a VM key can be taken back."""
+    escrow: Annotated[str, Field(pattern=r"^(?:none|[0-9a-f]{64})$")] = "none"
+    """Key id of the offline key to which every VM key is sealed besides, or ``none``."""
     providers: dict[Name, Provider] = Field(default_factory=dict)
+
+
+DAY_MS = 24 * 3_600 * 1_000
+_MIB = 1 << 20
+
+
+class EvidenceSettings(_Section):
+    """How long verdicts and their evidence are kept."""
+
+    keep_passed_days: int = Field(default=30, ge=0, le=36_500)
+    """Verdicts that passed, with their evidence. A host's newest one always stays."""
+    keep_failed_days: int = Field(default=365, ge=0, le=36_500)
+    """Verdicts that failed, with their evidence."""
+    max_mib: int = Field(default=8_192, ge=1)
+    """Above this the oldest go before their time, those that passed first."""
+
+    @property
+    def retention(self) -> Retention:
+        """The same in units of the core."""
+        return Retention(
+            keep_passed_ms=self.keep_passed_days * DAY_MS,
+            keep_failed_ms=self.keep_failed_days * DAY_MS,
+            max_bytes=self.max_mib * _MIB,
+        )
 
 
 class Settings(_Section):
@@ -78,6 +105,7 @@ class Settings(_Section):
     """Name of this authority: issuer of reports and origin of the audit log."""
     listen: ListenSettings = ListenSettings()
     key: KeyRoleSettings = KeyRoleSettings()
+    evidence: EvidenceSettings = EvidenceSettings()
 
 
 def load_settings(path: Path) -> Settings:

@@ -1,6 +1,7 @@
 """The eight acts. Each states what it expects; the demo succeeds only if all of it held."""
 
 import base64
+import secrets
 import shutil
 import signal
 import time
@@ -89,9 +90,20 @@ def _start_authority(stage: Stage, tell: Narrator) -> None:
     )
     port = stage.address("kmip").rpartition(":")[2]
     stage.start("kms", "kms-mock", "serve", kms, "--port", port, ready="ready")
+    secret = stage.folder / "escrow-passphrase"
+    secret.touch(mode=0o600)
+    secret.write_text(secrets.token_urlsafe(24) + "\n")
+    words = ("--private", stage.folder / "escrow.key", "--public", stage.folder / "escrow.pub")
+    made = stage.run("ta", "key", "escrow", "keygen", *words, "--passphrase-file", secret)
+    _done(
+        tell,
+        "ta key escrow keygen: the offline key that survives us (kept here only for you)",
+        made,
+    )
     made = stage.run(
         "trustauthority",
         "init",
+        *("--escrow-public", stage.folder / "escrow.pub"),
         "--state",
         stage.folder / "authority",
         "--config",

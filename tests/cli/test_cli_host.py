@@ -346,6 +346,16 @@ def test_evidence_is_saved_whole_and_private(ta, authority: FakeAuthority) -> No
     assert ta("host", "evidence", "a", "--out", str(target), "--force").code is ExitCode.YES
 
 
+def test_evidence_behind_an_earlier_verdict_is_asked_for_by_its_id(ta, authority) -> None:
+    """Rule 67: each verdict of the audit log can be looked at again while it is kept."""
+    authority.answer("GetEvidence", lambda _: [admin.GetEvidenceResponse(chunk=b"abc")])
+    for name, words in (("new", []), ("old", ["--verdict", "5f" * 32])):
+        out = str(ta.home / name)
+        assert ta("host", "evidence", "a", "--out", out, *words).code is ExitCode.YES
+    asked = [request.verdict_id for request in authority.requests]
+    assert asked == ["", "5f" * 32]
+
+
 def test_evidence_that_breaks_off_leaves_no_file(ta, authority: FakeAuthority, monkeypatch) -> None:
     """Half a bundle, or one without end, is not a bundle."""
     monkeypatch.setattr("trustauthority.cli.host.MAX_BUNDLE_SIZE", 4)

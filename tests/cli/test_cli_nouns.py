@@ -69,7 +69,12 @@ VM = stamped(
         vm_id="payroll",
         cluster="prod",
         lease_class=keys.LEASE_CLASS_STRICT,
-        lease=common.LeaseTerms(lease_ms=300_000, continue_for_ms=60_000, skew_ms=10_000),
+        lease=common.LeaseTerms(
+            lease_ms=300_000,
+            continue_for_ms=60_000,
+            skew_ms=10_000,
+            on_lease_loss=common.ON_LEASE_LOSS_CONTINUE_FOR,
+        ),
         owner_host_id="h-1",
         owner_host_name="esx-a01",
         grant_epoch=4,
@@ -296,6 +301,7 @@ SCREENS = {
             "  cluster                prod\n"
             "  lease                  strict 5m\n"
             "  fence after            lease + 1m10s\n"
+            "  on lease loss          continue-for 1m\n"
             "  any host               no\n"
             "  profile                any definition\n"
             "  key                    active\n"

@@ -1,6 +1,7 @@
 """The contract of the store ports: catalogue, identities, VMs, keys, snapshots."""
 
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -17,12 +18,15 @@ from support.stores import (
     cluster,
     intent_entry,
     populate,
+    position,
     rows_of,
+    verdict,
     vm_entry,
     vm_key,
 )
 
 from trustauthority.adapters.sql import tables
+from trustauthority.adapters.sql.store import SqlStore
 from trustauthority.errors import StoreUnavailable
 from trustauthority.model.baseline import BaselineState, Component, MatchedVariant
 from trustauthority.model.catalogue import (
@@ -37,6 +41,7 @@ from trustauthority.model.catalogue import (
 from trustauthority.model.identifiers import HostId, VmId
 from trustauthority.model.keyjob import JobState, KekEntry, RewrapJob
 from trustauthority.model.placement import UNLIMITED_MS, KeyState, LeaseClass
+from trustauthority.ports import Transaction
 
 DIGEST = bytes(range(32))
 U32, U64 = 2**32 - 1, 2**64 - 1
@@ -66,7 +71,10 @@ class TestCatalogue:
             changed = cluster(policy_document='{"a":1}', policy_epoch=99, live_grants_cap=3)
             assert await tx.catalogue.apply_policy(changed) == 2
             assert await tx.catalogue.apply_policy(cluster("nowhere")) is None
-            (entry,) = await tx.catalogue.clusters()
+            assert await tx.catalogue.create_cluster(cluster("staging"))
+            entry, _ = await tx.catalogue.clusters()
+            assert await tx.catalogue.clusters(entry.cluster_id) == [entry]
+            assert await tx.catalogue.clusters("nowhere") == []
         assert (entry.policy_document, entry.policy_epoch) == ('{"a":1}', 2)
         assert entry.live_grants_cap == 3
 
@@ -379,11 +387,14 @@ class TestArchive:
         store = await stores.open()
         values = {
             "host_id": A,
+            "passed": True,
             "decided_at_ms": 1,
             "document": "{}",
             "seal": "s",
             "report": "r",
-            "evidence_sha256": "e",
+            "evidence_sha256": "ee",
+            "boot_log_sha256": b"b",
+            "ima_log_sha256": b"i",
         }
         async with store.transaction() as tx:
             await tx.archive.put_verdict("v1", values)
@@ -394,6 +405,96 @@ class TestArchive:
         with pytest.raises(DBAPIError):
             async with store.transaction() as tx:
                 await tx.archive.put_verdict("v1", values)
+
+
+def kept(number: int, *, host: str = A, passed: bool = True, boot: bytes = b"boot") -> dict:
+    """Columns of a verdict with parts of its own, but for the boot log."""
+    return {
+        "host_id": host,
+        "passed": passed,
+        "decided_at_ms": number,
+        "document": "d" * 10,
+        "seal": "s" * 10,
+        "report": "r" * 10,
+        "evidence_sha256": sha256(b"evidence%d" % number).hexdigest(),
+        "boot_log_sha256": sha256(boot).digest(),
+        "ima_log_sha256": sha256(b"ima%d" % number).digest(),
+    }
+
+
+async def keep(tx: Transaction, number: int, **fields: Any) -> None:
+    """A verdict and everything it rests on."""
+    boot = fields.get("boot", b"boot")
+    for content in (boot, b"evidence%d" % number, b"ima%d" % number):
+        await tx.archive.put_blob(content)
+    await tx.archive.put_verdict(f"v{number}", kept(number, **fields))
+
+
+class TestRetention:
+    async def removable(self, store: SqlStore, **times: int) -> list[str]:
+        async with store.snapshot() as tx:
+            found = await tx.archive.removable(
+                **({"passed_before_ms": 100, "failed_before_ms": 100, "limit": 10} | times)
+            )
+        return [each.verdict_id for each in found]
+
+    async def test_what_may_go_first(self, stores: Stores) -> None:
+        """Those that passed before those that failed, oldest first, each by its own limit (rule 67)."""
+        store = await stores.open()
+        await populate(store)
+        async with store.transaction() as tx:
+            for number in (5, 3, 1):
+                await keep(tx, number)
+            for number in (4, 2):
+                await keep(tx, number, passed=False)
+        assert await self.removable(store) == ["v1", "v3", "v5", "v2", "v4"]
+        assert await self.removable(store, limit=4) == ["v1", "v3", "v5", "v2"]
+        assert await self.removable(store, passed_before_ms=3) == ["v1", "v2", "v4"]
+        assert await self.removable(store, failed_before_ms=0) == ["v1", "v3", "v5"]
+        assert await self.removable(store, passed_before_ms=0, failed_before_ms=2) == []
+
+    async def test_the_newest_verdict_of_a_host_never_goes(self, stores: Stores) -> None:
+        """Whatever the limits say, and whoever asks: also when it became the newest meanwhile."""
+        store = await stores.open()
+        await populate(store)
+        async with store.transaction() as tx:
+            await keep(tx, 1)
+            await keep(tx, 2)
+            stale = await tx.archive.removable(passed_before_ms=9, failed_before_ms=9, limit=9)
+            assert [each.verdict_id for each in stale] == ["v1", "v2"]
+            newest = verdict(2, verdict_id="v2")
+            assert await tx.hosts.record_verdict(A, position=position(clock=2_000), values=newest)
+            await tx.archive.remove(stale)
+            assert await tx.archive.get_verdict("v1") is None
+            assert await tx.archive.get_verdict("v2") is not None
+            assert await tx.archive.get_blob(sha256(b"ima2").digest()) == b"ima2"
+        assert await self.removable(store) == []
+
+    async def test_what_another_verdict_rests_on_stays(self, stores: Stores) -> None:
+        """A boot log is kept once for many verdicts, and goes with the last of them."""
+        store = await stores.open()
+        async with store.transaction() as tx:
+            await keep(tx, 1)
+            await keep(tx, 2)
+            before = await tx.archive.stored_bytes()
+            both = await tx.archive.removable(passed_before_ms=9, failed_before_ms=9, limit=9)
+            freed = await tx.archive.remove(both[:1])
+            assert freed == 30 + len(b"evidence1") + len(b"ima1")
+            assert await tx.archive.stored_bytes() == before - freed
+            assert await tx.archive.get_blob(sha256(b"boot").digest()) == b"boot"
+            assert await tx.archive.remove(both) == before - freed  # the first is gone already
+            assert await tx.archive.stored_bytes() == 0
+        assert await rows_of(store, tables.blob) == await rows_of(store, tables.verdict) == []
+
+    async def test_one_content_in_two_places(self, stores: Stores) -> None:
+        """Content addressing knows no kinds: a boot log may be somebody's runtime log."""
+        store = await stores.open()
+        async with store.transaction() as tx:
+            await keep(tx, 1)
+            await keep(tx, 2, boot=b"ima1")
+            (first, _) = await tx.archive.removable(passed_before_ms=9, failed_before_ms=9, limit=9)
+            await tx.archive.remove([first])
+            assert await tx.archive.get_blob(sha256(b"ima1").digest()) == b"ima1"
 
 
 class TestSnapshot:

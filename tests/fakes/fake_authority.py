@@ -19,12 +19,22 @@ from grpc_status import rpc_status
 from trustauthority.v1 import (
     admin_pb2,
     attestation_pb2,
+    breakglass_pb2,
+    escrow_pb2,
     keyadmin_pb2,
     keyprovider_pb2,
     placement_pb2,
 )
 
-FILES = (admin_pb2, attestation_pb2, keyadmin_pb2, keyprovider_pb2, placement_pb2)
+FILES = (
+    admin_pb2,
+    attestation_pb2,
+    breakglass_pb2,
+    escrow_pb2,
+    keyadmin_pb2,
+    keyprovider_pb2,
+    placement_pb2,
+)
 DOMAIN = "trustauthority.dev"
 CHECKPOINT = "ta-checkpoint-bin"
 

@@ -15,10 +15,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from trustauthority.adapters.kms.escrow import binding_of, seal_to_escrow
 from trustauthority.codec.tpm import decode_public
 from trustauthority.errors import InvalidRequest, KmsUnavailable
+from trustauthority.keyrelease.escrow import drill_answer
 from trustauthority.keyrelease.keyimport import open_import
 from trustauthority.keyrelease.wrap import GRANT_ENTROPY, build_key_grant
+from trustauthority.model.escrow import EscrowKey, StoredKey
 from trustauthority.model.grant import ReleaseOrder
 from trustauthority.model.keyjob import RewrapOrder
 from trustauthority.model.kms import HealthState, KmsHealth
@@ -66,6 +69,9 @@ class FakeKeyRoom:
         self.orders: list[ReleaseOrder] = []
         self.answers: list[bytes] = []
         """Every grant that was made, whether or not it left the authority."""
+        self.escrow_key: EscrowKey | None = None
+        """The offline key that keys are sealed to besides."""
+        self.origin = "authority.test/audit"
         self.closed = False
         self.import_key_private = X25519PrivateKey.generate()
         self.providers: Sequence[str] = ("default",)
@@ -120,7 +126,30 @@ class FakeKeyRoom:
         nonce, vm_key = os.urandom(12), os.urandom(32)
         self.vm_keys[aad] = vm_key
         self.made.append(vm_key)
-        return NewKey(wrapped=nonce + AESGCM(self._kek(kek_id)).encrypt(nonce, vm_key, aad))
+        wrapped = nonce + AESGCM(self._kek(kek_id)).encrypt(nonce, vm_key, aad)
+        return NewKey(wrapped=wrapped, escrowed=self._escrowed(vm_key, aad))
+
+    async def escrow(self, key: StoredKey) -> bytes:
+        """Seal a stored VM key to the escrow key of today."""
+        await self._arrive()
+        return self._escrowed(self._unwrapped(key.kek_id, key.wrapped, key.aad), key.aad)
+
+    async def answer_drill(self, key: StoredKey, challenge: bytes) -> bytes:
+        """Answer as the real child does."""
+        await self._arrive()
+        vm_key = self._unwrapped(key.kek_id, key.wrapped, key.aad)
+        return drill_answer(vm_key, binding_of(key.aad, self.origin), challenge)
+
+    def _escrowed(self, vm_key: bytes, aad: bytes) -> bytes:
+        if self.escrow_key is None:
+            return b""
+        return seal_to_escrow(vm_key, binding_of(aad, self.origin), self.escrow_key)
+
+    def _unwrapped(self, kek_id: str, wrapped: bytes, aad: bytes) -> bytes:
+        try:
+            return AESGCM(self._kek(kek_id)).decrypt(wrapped[:12], wrapped[12:], aad)
+        except InvalidTag:
+            raise KmsUnavailable("the wrapped key does not unwrap under this KEK") from None
 
     async def import_key(
         self, provider: str, kek_id: str, aad: bytes, *, sealed: bytes, vm: str
@@ -133,12 +162,13 @@ class FakeKeyRoom:
             raise KmsUnavailable(refused.message) from None
         self.vm_keys[aad] = vm_key
         nonce = os.urandom(12)
-        return NewKey(wrapped=nonce + AESGCM(self._kek(kek_id)).encrypt(nonce, vm_key, aad))
+        wrapped = nonce + AESGCM(self._kek(kek_id)).encrypt(nonce, vm_key, aad)
+        return NewKey(wrapped=wrapped, escrowed=self._escrowed(vm_key, aad))
 
     async def rewrap(self, order: RewrapOrder) -> bytes:
         """Unwrap a VM key and wrap it by another KEK."""
         await self._arrive()
-        vm_key = self._unwrap(order.kek_id, order.wrapped, order.aad)
+        vm_key = self._unwrapped(order.kek_id, order.wrapped, order.aad)
         nonce = os.urandom(12)
         self.vm_keys[order.target_aad] = vm_key
         self.rewrapped += 1
@@ -150,7 +180,7 @@ class FakeKeyRoom:
         self.orders.append(order)
         await self._arrive()
         order = self._before_release(order)
-        vm_key = self._unwrap(order.kek_id, order.wrapped, order.aad)
+        vm_key = self._unwrapped(order.kek_id, order.wrapped, order.aad)
         grant = build_key_grant(
             binding=order.binding,
             vm_key=vm_key,
@@ -179,12 +209,6 @@ class FakeKeyRoom:
             await self._gates.pop(0).wait()
         if self._failure is not None:
             raise self._failure
-
-    def _unwrap(self, kek_id: str, wrapped: bytes, aad: bytes) -> bytes:
-        try:
-            return AESGCM(self._kek(kek_id)).decrypt(wrapped[:12], wrapped[12:], aad)
-        except InvalidTag:
-            raise KmsUnavailable("the wrapped key does not unwrap under this KEK") from None
 
     def _kek(self, kek_id: str) -> bytes:
         if kek_id not in self.keks:

@@ -1,10 +1,12 @@
 """Starts and live migrations of an encrypted VM between two real libvirt hosts."""
 
+import threading
+
 import pytest
 from support.libvirt_hosts import migrate_words
-from support.two_hosts import BAD_BOOT, VM, TwoHosts, wait_until
+from support.two_hosts import BAD_BOOT, NAMES, VM, TwoHosts, wait_until
 
-pytestmark = pytest.mark.libvirt
+pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(300)]
 
 
 class TestStart:
@@ -31,6 +33,22 @@ class TestStart:
         assert said.code != 0
         assert "GRANT_HELD_ELSEWHERE" in said.err
         two.runs_on("host-a")
+
+    def test_both_hosts_at_once(self, two: TwoHosts) -> None:
+        """N48: two hooks, two agents, one grant: one start works, the other is refused."""
+        codes: dict[str, int] = {}
+
+        def start(name: str) -> None:
+            codes[name] = two.start_vm(name).code
+
+        starts = [threading.Thread(target=start, args=(name,)) for name in NAMES]
+        for each in starts:
+            each.start()
+        for each in starts:
+            each.join(60)
+        winners = [name for name in NAMES if codes[name] == 0]
+        assert len(winners) == 1, codes
+        two.runs_on(winners[0])
 
     def test_shut_down_is_given_back_at_once(self, two: TwoHosts) -> None:
         """The other host needs no fence when the VM ended here."""
@@ -77,7 +95,7 @@ class TestMove:
     def test_to_a_revoked_host(self, two: TwoHosts) -> None:
         """S7: after a revocation nothing moves there."""
         two.started()
-        two.ta("host", "revoke", "host-b", "--why", "test", "--yes")
+        two.revoke("host-b")
         done = two.move("host-a", "host-b")
         assert done.code == 1, done.said
         assert "HOST_REVOKED" in done.said

@@ -52,11 +52,15 @@ class TestMigrate:
         two.kill_agent("host-a")
         order = two.ta("vm", "migrate", VM, "host-b", "--no-wait", "-o", "name").said.split()[-1]
         two.ta("host", "revoke", "host-b", "--why", "test", "--yes")
-        two.start_agent("host-a")
-        wait_until(lambda: orders(two)[0]["state"] == "failed", 40, "the order failed")
-        assert orders(two)[0]["orderId"] == order
-        assert "HOST_REVOKED" in orders(two)[0]["detail"]
-        two.runs_on("host-a")
+        try:
+            two.start_agent("host-a")
+            wait_until(lambda: orders(two)[0]["state"] == "failed", 40, "the order failed")
+            assert orders(two)[0]["orderId"] == order
+            assert "HOST_REVOKED" in orders(two)[0]["detail"]
+            two.runs_on("host-a")
+        finally:
+            two.ta("host", "reinstate", "host-b", "--yes")
+            wait_until(lambda: two.stage.agent("host-b", "attest").code == 0, 20, "it passes again")
 
     def test_agent_down_while_it_is_ordered(self, two: TwoHosts) -> None:
         """The hint is lost: the agent asks for its orders when it is back."""

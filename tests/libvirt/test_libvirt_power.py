@@ -1,29 +1,13 @@
-"""Power failures: a rack that comes up in the worst order, a source that dies in the middle."""
+"""A rack is powered on: hosts, hooks and autostart come up before the authority does."""
 
 import signal
 import time
 
 import pytest
+from support.power import power_off, power_on
 from support.two_hosts import ROLES, VM, TwoHosts
 
-pytestmark = pytest.mark.libvirt
-
-
-def power_off(two: TwoHosts, name: str) -> None:
-    """Everything of a host is gone at once: agent, libvirt, QEMU, vTPM, TPM."""
-    two.kill_agent(name)
-    host = two.libvirt[name]
-    host.stop(signal.SIGKILL)
-    host.close()
-    two.stage.hosts[name].tpm.stop()
-
-
-def power_on(two: TwoHosts, name: str, *, attests: bool = True) -> None:
-    """The host boots: /run is empty, the TPM was reset, libvirt and agent start."""
-    two.libvirt[name].empty_run()
-    two.stage.boot_host(name, two.stage.hosts[name].boot)
-    two.start_agent(name, '"now": "passed"' if attests else '"event": "hooks-served"')
-    two.libvirt[name].start()
+pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(300)]
 
 
 class TestRack:

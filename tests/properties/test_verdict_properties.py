@@ -34,13 +34,12 @@ HEADER, EVENTS = event_slices(GOOD.boot_log)
 OWN = ("/trustauthority/codec/", "/trustauthority/verification/", "/trustauthority/appraisal/")
 
 
-def flips(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
-    """Each byte's place and the data with one bit of it flipped, all eight bits in turn."""
+def flips(data: bytes, bit: int, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+    """The data with this bit of one byte flipped, for each byte in turn."""
     for place in range(start, len(data) if end is None else end):
-        for bit in range(8):
-            changed = bytearray(data)
-            changed[place] ^= 1 << bit
-            yield place, bytes(changed)
+        changed = bytearray(data)
+        changed[place] ^= 1 << bit
+        yield bytes(changed)
 
 
 def named_pcrs(verdict: Verdict) -> set[int]:
@@ -70,60 +69,67 @@ def test_the_good_bundle_passes():
 
 # --- every bit -----------------------------------------------------------------------------------
 
+each_bit = pytest.mark.parametrize("bit", range(8))
 
+
+@each_bit
 @pytest.mark.parametrize("part", ["attest", "signature", "pcr_values"])
-def test_every_bit_of_the_quote_counts(part):
+def test_every_bit_of_the_quote_counts(part, bit):
     """A flipped bit of attest, signature or PCR values is no evidence at all (N12, N13, N15)."""
-    for _, changed in flips(getattr(GOOD, part)):
+    for changed in flips(getattr(GOOD, part), bit):
         with pytest.raises((EvidenceRejected, MalformedEvidence)):
             judge(replace(GOOD, **{part: changed}))
 
 
+@each_bit
 @pytest.mark.parametrize("bank", BANKS)
-def test_every_bit_of_a_logged_digest_names_its_register(bank):
+def test_every_bit_of_a_logged_digest_names_its_register(bank, bit):
     """The bank and the PCR, and no other PCR (N13)."""
     for place in PLACES:
         if place.what != bank:
             continue
-        for _, changed in flips(GOOD.boot_log, place.start, place.end):
+        for changed in flips(GOOD.boot_log, bit, place.start, place.end):
             verdict = judge(replace(GOOD, boot_log=changed))
             assert not verdict.passed
             assert log_pcrs(verdict, bank) == {place.pcr}
             assert all(not log_pcrs(verdict, other) for other in BANKS if other != bank)
 
 
+@each_bit
 @pytest.mark.parametrize("what", ["pcr", "count", "algorithm", "size"])
-def test_every_bit_of_the_structure_counts(what):
+def test_every_bit_of_the_structure_counts(what, bit):
     """An event moved to another PCR fails both; a broken frame is no log, and no claim (rule 45)."""
     moved = 0
     for place in PLACES:
         if place.what != what:
             continue
-        for _, changed in flips(GOOD.boot_log, place.start, place.end):
+        for changed in flips(GOOD.boot_log, bit, place.start, place.end):
             verdict = judge(replace(GOOD, boot_log=changed))
             assert not verdict.passed
             assert named_pcrs(verdict)
             moved += place.pcr in log_pcrs(verdict, "sha256")
-    assert moved or what != "pcr"
+    assert moved or what != "pcr" or bit > 4
 
 
+@each_bit
 @pytest.mark.parametrize("what", ["type", "data", "header"])
-def test_bits_that_no_digest_covers_claim_nothing_new(what):
+def test_bits_that_no_digest_covers_claim_nothing_new(what, bit):
     """Types and hints may be wrong without being found out; they never prove anything (rules 37, 38)."""
     refused = 0
     for place in PLACES:
         if place.what != what:
             continue
-        for _, changed in flips(GOOD.boot_log, place.start, place.end):
+        for changed in flips(GOOD.boot_log, bit, place.start, place.end):
             verdict = judge(replace(GOOD, boot_log=changed))
             assert claims_nothing_new(verdict) if verdict.passed else failures(verdict.checks)
             refused += not verdict.passed
-    assert refused > 400
+    assert refused > 50
 
 
-def test_every_bit_of_the_runtime_log_counts():
+@each_bit
+def test_every_bit_of_the_runtime_log_counts(bit):
     """Template digest, name, data or frame: PCR 10 fails (N22, rules 51-58)."""
-    for _, changed in flips(GOOD.ima_log):
+    for changed in flips(GOOD.ima_log, bit):
         verdict = judge(replace(GOOD, ima_log=changed))
         assert not verdict.passed
         assert 10 in named_pcrs(verdict)

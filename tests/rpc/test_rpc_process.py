@@ -63,8 +63,14 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("process")
     ports = {name: free_port() for name in ("enrol", "mutual", "key")}
     addresses = [f"--{name}=127.0.0.1:{port}" for name, port in ports.items()]
-    made = run("init", "--state", folder / "authority", "--config", folder / "ta.toml", *addresses)
+    words = ("init", "--state", folder / "authority", "--config", folder / "ta.toml", *addresses)
+    unsaid = run(*words)
+    assert unsaid.returncode == 2
+    assert "--escrow-public" in unsaid.stderr
+    assert not (folder / "authority").exists()
+    made = run(*words, "--no-escrow")
     assert made.returncode == 0, made.stderr
+    assert "loses the KMS loses every VM" in made.stderr
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [

@@ -1,5 +1,7 @@
 """Files of an authority and what follows from losing them: N60, N64, N91, S6."""
 
+import asyncio
+import contextlib
 import os
 import shutil
 from dataclasses import replace
@@ -20,7 +22,7 @@ from trustauthority.errors import (
     TrustAuthorityError,
 )
 from trustauthority.main.backup import accept_loss, read_backup, write_backup
-from trustauthority.main.serve import keep_house, parse_roles
+from trustauthority.main.serve import keep_house, parse_roles, purging
 from trustauthority.model.identifiers import ClusterId, HostId, VmId
 from trustauthority.model.placement import KeyState
 from trustauthority.settings import load_settings
@@ -439,6 +441,40 @@ async def test_housekeeping_survives_a_store_that_does_not_answer(tmp_path):
         assert answer.code is Code.OK  # reads go on
         create = await call(authority.channel(authority.admin), CREATE, CREATE.request(name="x"))
         assert (create.code, create.reason) == (Code.UNAVAILABLE, "STORE_UNAVAILABLE")
+
+
+@pytest.mark.parametrize(("roles", "purges"), [({"attest"}, True), ({"placement"}, False)])
+async def test_old_evidence_is_purged_by_the_attest_role(tmp_path, roles, purges):
+    """Rule 67: again and again while the process runs, in one role only, and it ends with the process."""
+    await initialised(tmp_path)
+    async with served(tmp_path, roles=frozenset(roles)) as authority:
+        stop = asyncio.Event()
+        async with purging(authority.process, stop, every_s=0.01):
+            for number in (1, 2):
+                async with authority.store.transaction() as tx:
+                    await tx.archive.put_verdict(str(number), old_verdict())
+                await _until_gone(authority, str(number), limit_s=20 if purges else 0.2)
+                async with authority.store.snapshot() as tx:
+                    gone = await tx.archive.get_verdict(str(number)) is None
+                assert gone is purges
+        assert stop.is_set() is purges
+
+
+def old_verdict() -> dict[str, object]:
+    """A verdict of 1970, on a host that is not there any more."""
+    texts = dict.fromkeys(("document", "seal", "report"), "x")
+    hashes = {"evidence_sha256": "00", "boot_log_sha256": b"b", "ima_log_sha256": b"i"}
+    return {"host_id": "h-gone", "passed": True, "decided_at_ms": 1, **texts, **hashes}
+
+
+async def _until_gone(authority: Authority, verdict_id: str, *, limit_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(limit_s):
+            while True:
+                async with authority.store.snapshot() as tx:
+                    if await tx.archive.get_verdict(verdict_id) is None:
+                        return
+                await asyncio.sleep(0.01)
 
 
 async def test_the_keys_of_other_roles_are_not_read(tmp_path):

@@ -1,13 +1,16 @@
 """Attestation end to end: what passes, what fails a host, and what proves nothing at all."""
 
 import asyncio
+import hashlib
 import os
+import struct
 from dataclasses import replace
 from types import FunctionType
 from typing import Any
 
 import pytest
-from support.bootlogs import read_event_log
+from support.bootlogs import read_event_log, read_ima_log
+from support.logbuilder import NO_ACTION, legacy_record, spec_id
 from support.logslices import event_slices
 from support.simulated_authority import BY, CLUSTER, HOUR_MS, SimulatedAuthority
 from support.simulated_host import BOOTS, SimulatedHost
@@ -361,15 +364,46 @@ class TestQuotes:
         await refuse(authority, host, evidence, PcrSelectionRejected)
 
     async def test_no_claim_rests_on_sha1(self, authority):
-        """N14: the SHA-1 bank may be absent; where it is quoted it must replay as well."""
+        """N14: the SHA-1 bank may be absent; where it is active it is quoted and must replay as well."""
         (host,) = await authority.trusted("esx-1")
+        both, host.event_log = host.event_log, without_sha1(host.event_log)
         host.lies.banks = ("sha256",)
         assert (await authority.attest(host)).verdict.passed
+        host.event_log = both
         host.lies.banks = ("sha1", "sha256")
         host.lie_about_pcr(4, "sha1")
         attested = await authority.attest(host)
         assert not attested.verdict.passed
         assert failed_pcrs(attested.verdict) >= {4}
+
+    async def test_an_active_bank_may_not_be_left_out(self, authority):
+        """Rule 40: the log says that firmware measured into SHA-1, and the quote is silent about it."""
+        (host,) = await authority.trusted("esx-1")
+        host.lies.banks = ("sha256",)
+        verdict = (await authority.attest(host)).verdict
+        assert not verdict.passed
+        (check,) = failed_leaves(verdict.checks)
+        assert check.id == "boot-log.sha1"
+        assert "the quote leaves out" in check.detail
+
+    async def test_a_log_without_the_quoted_bank_fails(self, authority):
+        """Rule 39: no other bank is tried for one that the log does not have."""
+        (host,) = await authority.trusted("esx-1")
+        host.event_log = without_sha1(host.event_log)
+        verdict = (await authority.attest(host)).verdict
+        (check,) = failed_leaves(verdict.checks)
+        assert check.id == "boot-log.sha1"
+        assert "no sha1 bank" in check.detail
+
+
+def without_sha1(raw: bytes) -> bytes:
+    """The same boot as firmware without a SHA-1 bank logs it."""
+    records = [legacy_record(0, NO_ACTION, bytes(20), spec_id([(0x0B, 32)]))]
+    for event in read_event_log(raw):
+        digest = event.digests["sha256"]
+        head = struct.pack("<IIIH", event.pcr, event.kind, 1, 0x0B) + digest
+        records.append(head + struct.pack("<I", len(event.data)) + event.data)
+    return b"".join(records)
 
 
 class TestTpmTime:
@@ -590,6 +624,46 @@ class TestRuntime:
             "runtime.boot-aggregate"
         ]
 
+    @pytest.mark.parametrize("together", [True, False], ids=["one-delta", "two-deltas"])
+    async def test_each_boot_aggregate_must_be_of_this_boot(self, authority, together):
+        """Rule 56: kexec adds another one; a wrong one counts wherever it stands."""
+        (host,) = await authority.trusted("esx-1")
+        await authority.apply_policy(STRICT_RUNTIME)
+        if together:
+            host.reboot()
+        else:
+            assert (await authority.attest(host)).verdict.passed
+        pcrs = b"".join(host.pcrs["sha256"][pcr] for pcr in range(10))
+        host.measure_file("boot_aggregate", pcrs)
+        assert (await authority.attest(host)).verdict.passed
+        host.measure_file("boot_aggregate", b"another kernel's")
+        failed = failed_leaves((await authority.attest(host)).verdict.checks)
+        assert [check.id for check in failed] == ["runtime.boot-aggregate"]
+
+    async def test_a_later_boot_aggregate_heals_nothing(self, authority):
+        """Rule 56: a process may call a file of its own so; the first entry is the kernel's."""
+        (host,) = await authority.trusted("esx-1")
+        await authority.apply_policy(STRICT_RUNTIME)
+        host.reboot()
+        host.ima_log = (BOOTS / "secureboot-off" / "ima.bin").read_bytes()
+        pcrs = b"".join(host.pcrs["sha256"][pcr] for pcr in range(10))
+        host.measure_file("boot_aggregate", pcrs)
+        failed = failed_leaves((await authority.attest(host)).verdict.checks)
+        assert [check.id for check in failed] == ["runtime.boot-aggregate"]
+
+    async def test_a_kernel_that_pads_sha1_is_refused_by_name(self, authority):
+        """Rule 51: kernels before 5.8 extend padded SHA-1 digests; no claim rests on those."""
+        (host,) = await authority.trusted("esx-1")
+        host.reboot()
+        value = bytes(32)
+        for entry in read_ima_log(host.ima_log):
+            padded = entry.digest("sha1").ljust(32, b"\0")
+            value = hashlib.sha256(value + padded).digest()
+        host.lies.pcrs["sha256", 10] = value
+        (check, *_) = failed_leaves((await authority.attest(host)).verdict.checks)
+        assert check.id == "runtime.replay"
+        assert "padded" in check.detail
+
 
 GOLDEN = VariantName(cluster=CLUSTER, name="golden")
 STEPS = (
@@ -674,7 +748,7 @@ class TestCrashes:
         attested = await authority.attest(host)
         failed = failed_leaves(attested.verdict.checks)
         assert [(check.id, "crashed" in check.detail) for check in failed] == [
-            ("secure-boot", True)
+            ("secure-boot.crashed", True)
         ]
         assert await authority.standing(host) == "failed"
 

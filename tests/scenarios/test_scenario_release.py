@@ -15,10 +15,12 @@ from trustauthority.errors import (
     HostNotAttested,
     KeyNotPermitted,
     KmsUnavailable,
+    PolicyInvalid,
     QuoteTooOld,
     RateLimited,
     StoreUnavailable,
 )
+from trustauthority.model.lease import OnLeaseLoss
 from trustauthority.model.placement import LeaseClass
 from trustauthority.model.policy import Policy
 from trustauthority.services.keys import ReleasedKey
@@ -185,6 +187,45 @@ class TestLease:
         host.pass_ms(20_001)
         with pytest.raises(GrantRefused, match="the TPM does not open"):
             authority.open(host, released)
+
+
+class TestTerms:
+    @pytest.mark.parametrize(
+        ("leases", "loss", "longer"),
+        [
+            ("", OnLeaseLoss.PAUSE_THEN_DESTROY, 0),
+            ('on_lease_loss = "destroy"', OnLeaseLoss.DESTROY, 0),
+            (
+                'on_lease_loss = "continue-for"\ncontinue_for_ms = 60000',
+                OnLeaseLoss.CONTINUE_FOR,
+                60_000,
+            ),
+        ],
+    )
+    async def test_what_happens_at_the_end_is_part_of_the_lease(
+        self, authority, leases, loss, longer
+    ):
+        """S8: the host is told what to do at the end, and the fence counts what it may run on."""
+        await authority.apply_policy(f'name = "loss"\n[leases]\nstrict_ms = 20000\n{leases}\n')
+        _, released = await released_vm(authority)
+        assert (released.terms.on_lease_loss, released.terms.continue_for_ms) == (loss, longer)
+        entry = await authority.placement.get(VM)
+        assert entry.fence_until_ms - entry.lease_until_ms == longer + entry.skew_ms
+
+    @pytest.mark.parametrize(
+        "leases",
+        [
+            'on_lease_loss = "continue-for"',
+            "continue_for_ms = 1",
+            'on_lease_loss = "destroy"\ncontinue_for_ms = 1',
+            'on_lease_loss = "ignore"',
+            'on_lease_loss = "continue-for"\ncontinue_for_ms = -1',
+        ],
+    )
+    async def test_a_policy_that_contradicts_itself_is_refused(self, authority, leases):
+        """A length without continue-for, or the other way round, would mean something else to each reader."""
+        with pytest.raises(PolicyInvalid):
+            await authority.apply_policy(f'name = "loss"\n[leases]\n{leases}\n')
 
 
 class TestReason:
@@ -461,8 +502,9 @@ class TestSeals:
         _, stored = await authority.hosts.get(other.host_id)
         mine = "a" * 64
         await authority.write_sql(
-            "INSERT INTO verdict SELECT :mine, :host, decided_at_ms, document, seal, report, "
-            "evidence_sha256 FROM verdict WHERE verdict_id = :theirs",
+            "INSERT INTO verdict SELECT :mine, :host, passed, decided_at_ms, document, seal, report, "
+            "evidence_sha256, boot_log_sha256, ima_log_sha256, size FROM verdict "
+            "WHERE verdict_id = :theirs",
             mine=mine,
             host=host.host_id,
             theirs=theirs,

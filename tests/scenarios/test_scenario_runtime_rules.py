@@ -249,7 +249,7 @@ async def test_a_fleet_loads_the_rules_once(
 async def test_a_long_log_is_verified_beside_the_event_loop(
     authority: SimulatedAuthority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One host's long log keeps no other host waiting, and is judged all the same (N45)."""
+    """One host's long logs keep no other host waiting, and are judged all the same (N45)."""
     (host,) = await authority.trusted("a")
     await put_in_force(authority, host)
     threads: list[int] = []
@@ -260,7 +260,7 @@ async def test_a_long_log_is_verified_beside_the_event_loop(
 
     monkeypatch.setattr(judgement, "verify_evidence", verify)
     assert (await authority.attest(host)).verdict.passed
-    monkeypatch.setattr(judgement, "MAX_INLINE_IMA_BYTES", 10)
+    monkeypatch.setattr(judgement, "MAX_INLINE_BYTES", 10)
     host.measure_file("/usr/local/bin/miner", b"not ours")
     verdict = (await authority.attest(host)).verdict
     assert "1 refused" in files_check(verdict).found

@@ -38,6 +38,11 @@ from trustauthority.v1 import placement_pb2 as pl
 from trustauthority.v1 import placement_pb2_grpc as pl_grpc
 
 ORIGIN = "authority.test/audit"
+_PURPOSES = {
+    kp.KEY_PURPOSE_START: Purpose.RUN,
+    kp.KEY_PURPOSE_MIGRATE: Purpose.PREPARE,
+    kp.KEY_PURPOSE_SHARE: Purpose.SHARE,
+}
 VM_KEY = b"canary-secret-of-vm-0123456789ab"
 
 
@@ -70,6 +75,7 @@ class Authority:
         self.standing = common.STANDING_PASSED
         self.admission = at.ADMISSION_ADMITTED
         self.certificate_life = timedelta(hours=1)
+        self.secret, self.key_epoch = VM_KEY, 1
         self.lease_ms, self.continue_ms, self.skew_ms = 3_600_000, 0, 0
         self.known = at.KnownLogs()
         self.evidence: list[dict[str, object]] = []
@@ -306,20 +312,19 @@ class _Keys(kp_grpc.KeyProviderServiceServicer):
         await authority.enter("RequestKey", request, context)
         host = authority.host
         storage = decode_public(host.request.storage_public)
-        prepares = request.purpose == kp.KEY_PURPOSE_MIGRATE
         binding = GrantBinding(
             vm_id=request.vm_id,
             host_id=host.host_id,
             storage_name=b"\x00\x0b" + hashlib.sha256(host.request.storage_public).digest(),
             grant_epoch=5,
-            key_epoch=1,
+            key_epoch=authority.key_epoch,
             request_id=request.request_id,
-            purpose=Purpose.PREPARE if prepares else Purpose.RUN,
+            purpose=_PURPOSES[request.purpose],
             clock_bound=1 << 40,
         )
         grant = build_key_grant(
             binding=binding,
-            vm_key=VM_KEY,
+            vm_key=authority.secret,
             storage=storage,
             pcrs={HashAlgorithm.SHA256: {7: bytes(32)}},
             counters=bytes(8),

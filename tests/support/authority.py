@@ -34,6 +34,7 @@ from trustauthority.codec.tlog import Checkpoint, encode_checkpoint, encode_note
 from trustauthority.main.compose import Process, Surroundings, running
 from trustauthority.main.initialise import InitPlan, initialise
 from trustauthority.model.catalogue import IdentityEntry, Role
+from trustauthority.model.escrow import EscrowKey
 from trustauthority.model.host import Admission
 from trustauthority.ports import KeyRoom
 from trustauthority.rpc.limits import PeerLimits
@@ -42,6 +43,8 @@ from trustauthority.settings import ListenSettings, Settings
 from trustauthority.v1 import (
     admin_pb2,
     attestation_pb2,
+    breakglass_pb2,
+    escrow_pb2,
     keyadmin_pb2,
     keyprovider_pb2,
     placement_pb2,
@@ -49,7 +52,15 @@ from trustauthority.v1 import (
 
 ALL_ROLES = frozenset({"attest", "key", "placement", "admin"})
 ORIGIN = "test.trustauthority.local"
-PROTOCOL = (attestation_pb2, keyadmin_pb2, keyprovider_pb2, placement_pb2, admin_pb2)
+PROTOCOL = (
+    attestation_pb2,
+    keyadmin_pb2,
+    keyprovider_pb2,
+    placement_pb2,
+    admin_pb2,
+    escrow_pb2,
+    breakglass_pb2,
+)
 DAY_MS = 24 * 3_600_000
 TIMEOUT_S = 10
 
@@ -282,7 +293,7 @@ def generous_limits() -> PeerLimits:
     return PeerLimits(enrolment_per_second=100_000, calls_per_second=100_000)
 
 
-async def initialised(folder: Path, **changes: Any) -> Path:
+async def initialised(folder: Path, *, escrow: EscrowKey | None = None, **changes: Any) -> Path:
     """Set up an authority below a folder, as ``trustauthority init`` does; returns its configuration."""
     values: dict[str, Any] = {
         "state_dir": folder / "authority",
@@ -302,6 +313,7 @@ async def initialised(folder: Path, **changes: Any) -> Path:
             admin="admin",
             identity_dir=folder / "identity",
             server=settings.listen.mutual,
+            escrow=escrow,
         )
     )
     return config

@@ -169,8 +169,17 @@ def cels() -> list[bytes]:
 
 
 def rules() -> list[bytes]:
-    rest = {"excluded": ["/tmp/*"], "buffers": {}, "anywhere": ["sha256:" + "11" * 32]}
-    return [encode_runtime_rules({"/usr/bin/qemu": ["sha256:" + "00" * 32]}, rest)]
+    key = ek_certificates.public_key_info(ek_certificates.ec_private_key(3))
+    keys = [base64.b64encode(each).decode() for each in (key, ek_certificates.root())]
+    rest = {
+        "anywhere": ["sha256:" + "11" * 32],
+        "buffers": {"kexec-cmdline": ["sha256:" + "22" * 32]},
+        "excluded": ["/tmp/*"],
+        "hashes": ["sha256"],
+        "keyrings": {"distribution": {"keys": keys, "paths": ["/usr/*"]}},
+    }
+    files = {"/usr/bin/qemu": ["sha256:" + "00" * 32]}
+    return [encode_runtime_rules(files, rest), encode_runtime_rules(files, {})]
 
 
 def policies() -> list[bytes]:

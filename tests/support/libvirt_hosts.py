@@ -1,7 +1,7 @@
-"""Two libvirt hosts on one machine: each a libvirtd in mount and UTS namespaces of its own.
+"""Two libvirt hosts on one machine: each a libvirtd in mount, UTS and network namespaces of its own.
 
 What it makes real: libvirtd, its hooks, QEMU (TCG), LUKS disks, swtpm as vTPM, live migration over a
-unix socket. What it does not: separate kernels, so a process of one host is visible to the other.
+unix socket or, with TLS, a veth pair. What it does not: separate kernels, so a process of one host is visible to the other.
 Needs root. Each host ends with its VMs when the context is left; only processes started here are
 ended, by id.
 """
@@ -15,7 +15,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-READY_S = 20
+READY_S = 30
+ADDRESSES = ("10.99.0.1", "10.99.0.2")
 _BINDS = {
     "etc": "/etc/libvirt",
     "lib": "/var/lib/libvirt",
@@ -24,6 +25,7 @@ _BINDS = {
     "cache": "/var/cache/libvirt",
     "swtpm": "/var/log/swtpm",
 }
+_UNSHARE = ("unshare", "--mount", "--uts", "--net", "--propagation", "private")
 _LIBVIRTD = """\
 host_uuid = "{uuid}"
 unix_sock_group = "root"
@@ -45,6 +47,9 @@ stdio_handler = "file"
 swtpm_user = "root"
 swtpm_group = "root"
 """
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy" / "libvirt"
+CERTIFICATES = "/etc/libvirt/migrate"
+"""Where a host finds its certificates of migration; in deployments it is /etc/pki/libvirt-migrate."""
 BOOT_SECTOR = bytes.fromhex(
     "ea057c000031c08ed88ec08ed0bc007c8816007efb8b1e6c04f4a16c0429d883f80972f5b80102b90200b6008a16007ebb0080cd13be00807303be547cac84c074d388c1bafd03eca82074fb88c8baf803eeebe9450a00"
 )
@@ -77,15 +82,27 @@ class LibvirtHost:
     folder: Path
     uuid: str
     process: subprocess.Popen[bytes] | None = None
+    prelude: str = ""
+    """Shell lines that run in the host's namespaces before libvirtd."""
     hook_log: Path = field(init=False)
 
     def __post_init__(self) -> None:
         self.hook_log = self.folder / "hook.log"
-        for name in (*_BINDS, "etc/hooks", "etc/qemu", "lib/qemu", "lib/swtpm", "lib/secrets"):
+        for name in (
+            *_BINDS,
+            "etc/hooks",
+            "etc/migrate",
+            "etc/qemu",
+            "lib/qemu",
+            "lib/swtpm",
+            "lib/secrets",
+        ):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         shutil.copytree("/etc/libvirt/nwfilter", self.folder / "etc/nwfilter", dirs_exist_ok=True)
         (self.folder / "etc" / "libvirtd.conf").write_text(_LIBVIRTD.format(uuid=self.uuid))
-        (self.folder / "etc" / "qemu.conf").write_text(_QEMU)
+        shipped = (DEPLOY / "qemu.conf").read_text()
+        shipped = shipped.replace("/etc/pki/libvirt-migrate", CERTIFICATES)
+        (self.folder / "etc" / "qemu.conf").write_text(_QEMU + shipped)
 
     # --- life --------------------------------------------------------------------------------
 
@@ -100,10 +117,10 @@ class LibvirtHost:
             f"mkdir -p {there}; mount --bind {self.folder / here} {there}"
             for here, there in _BINDS.items()
         )
-        script = f"set -e\nhostname {self.name}\n{binds}\nexec /usr/sbin/libvirtd --pid-file {self.folder}/libvirtd.pid"
+        script = f"set -e\nhostname {self.name}\n{binds}\n{self.prelude}\nexec /usr/sbin/libvirtd --pid-file {self.folder}/libvirtd.pid"
         with (self.folder / "libvirtd.out").open("ab") as out:
             self.process = subprocess.Popen(
-                ["unshare", "--mount", "--uts", "--propagation", "private", "bash", "-c", script],
+                [*_UNSHARE, "bash", "-c", script],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -174,6 +191,27 @@ class LibvirtHost:
         files = (self.folder / "run" / "qemu").glob("*.pid")
         pids = [int(file.read_text()) for file in files if file.name != "driver.pid"]
         return [pid for pid in pids if Path(f"/proc/{pid}").exists() and not _is_zombie(pid)]
+
+
+def cabled(one: LibvirtHost, other: LibvirtHost) -> tuple[str, str]:
+    """Join the networks of two hosts by a veth pair; their addresses. Gone with either libvirtd."""
+    pids = [one.process.pid, other.process.pid]
+    words = ("ip", "link", "add", "ta0", "netns", str(pids[0]), "type", "veth")
+    subprocess.run([*words, "peer", "name", "ta0", "netns", str(pids[1])], check=True)
+    for pid, address in zip(pids, ADDRESSES, strict=True):
+        for command in (f"ip addr add {address}/24 dev ta0", "ip link set ta0 up"):
+            subprocess.run(["nsenter", "-t", str(pid), "-n", *command.split()], check=True)
+    return ADDRESSES
+
+
+def certified(hosts: dict[str, LibvirtHost], folder: Path) -> None:
+    """Give each host a certificate of migration, as the how-to says."""
+    script = DEPLOY / "migration-certificate.sh"
+    subprocess.run([script, "ca", folder], check=True)
+    for (name, host), address in zip(hosts.items(), ADDRESSES, strict=True):
+        subprocess.run([script, "host", folder, name, address], check=True)
+        target = host.folder / "etc" / "migrate"
+        shutil.copytree(folder / name, target, dirs_exist_ok=True)
 
 
 def migrate_words(target: LibvirtHost, vm: str, *more: str) -> tuple[str, ...]:

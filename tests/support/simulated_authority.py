@@ -23,15 +23,18 @@ from support.stores import SqliteStores
 from trustauthority.adapters.sql.store import SqlStore
 from trustauthority.adapters.tombstones import FileTombstones
 from trustauthority.model.catalogue import AnchorKind
+from trustauthority.model.escrow import EscrowKey
 from trustauthority.model.host import HostRecord
-from trustauthority.model.placement import LeaseClass
+from trustauthority.model.placement import LeaseClass, Sharing
 from trustauthority.services.attestation import AttestationService, Attested, Invitation
 from trustauthority.services.audit import AuditService
 from trustauthority.services.baselines import BaselineService, VariantName
+from trustauthority.services.break_glass import BreakGlassService
 from trustauthority.services.catalogue import CatalogueService
 from trustauthority.services.certificates import new_authority
 from trustauthority.services.destruction import Destruction
 from trustauthority.services.enrolment import ActivatedHost, EnrolmentService
+from trustauthority.services.escrow import EscrowService
 from trustauthority.services.holders import HolderService
 from trustauthority.services.hosts import HostService
 from trustauthority.services.keyadmin import KeyAdministration
@@ -97,6 +100,13 @@ class SimulatedAuthority:
         self.release_policies = ReleasePolicyService(store)
         self.key_roll = KeyRollService(store, room, self.key_providers)
         self.holders = HolderService(store)
+        self.escrow = EscrowService(
+            store,
+            room,
+            origin=self.secrets.origin,
+            key_id="" if room.escrow_key is None else room.escrow_key.key_id.hex(),
+        )
+        self.break_glass = BreakGlassService(store)
         self.placement = PlacementService(store)
         self.hosts = HostService(store)
         self.catalogue = CatalogueService(store)
@@ -104,10 +114,12 @@ class SimulatedAuthority:
         self.audit = AuditService(store, self.secrets, self.journal)
 
     @classmethod
-    async def start(cls, folder: Path) -> "SimulatedAuthority":
+    async def start(cls, folder: Path, escrow_key: EscrowKey | None = None) -> "SimulatedAuthority":
         """An authority with one cluster, which accepts the test vendor's TPMs."""
         stores = SqliteStores(folder)
-        authority = cls(stores, await stores.open(), make_key_room())
+        room = make_key_room()
+        room.escrow_key = escrow_key
+        authority = cls(stores, await stores.open(), room)
         await authority.add_cluster(CLUSTER)
         return authority
 
@@ -214,6 +226,7 @@ class SimulatedAuthority:
         any_host: bool = False,
         lease_class: LeaseClass = LeaseClass.STRICT,
         cluster: str = CLUSTER,
+        sharing: Sharing = Sharing.EXCLUSIVE,
     ) -> None:
         """Protect a VM and make its key."""
         await self.placement.protect(
@@ -223,6 +236,7 @@ class SimulatedAuthority:
                 lease_class=lease_class,
                 any_host=any_host,
                 profile_sha256=b"",
+                sharing=sharing,
             ),
             by=BY,
         )
@@ -233,14 +247,21 @@ class SimulatedAuthority:
         await self.placement.create_intent(vm, host.host_id, ttl_ms=0, by="identity:nova")
 
     async def request(
-        self, host: SimulatedHost, vm: str = VM, *, request_id: str = "", move_id: str = ""
+        self,
+        host: SimulatedHost,
+        vm: str = VM,
+        *,
+        request_id: str = "",
+        move_id: str = "",
+        shared: bool = False,
     ) -> ReleasedKey:
-        """The host asks for a VM's key."""
+        """The host asks for a VM's key, or for a shared secret."""
         return await self.keys.request(
             await self.record(host),
             vm=vm,
             request_id=request_id or os.urandom(12).hex(),
             move_id=move_id,
+            shared=shared,
         )
 
     def vm_key(self, vm: str = VM) -> bytes:

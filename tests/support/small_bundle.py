@@ -7,6 +7,7 @@ few files; a software AK signs. A verdict takes about two milliseconds, a refuse
 import hashlib
 from dataclasses import dataclass, replace
 
+from support.ek_certificates import ec_private_key
 from support.logbuilder import LogBuilder, good_log, ima_record, ng_data, sized
 from support.tpm_structures import SoftwareKey, make_quote
 from trustauthority.appraisal.appraise import AppraisalContext, appraise, judge_runtime
@@ -106,7 +107,7 @@ def good_evidence() -> Evidence:
     )
 
 
-KEY = SoftwareKey.ecdsa()
+KEY = SoftwareKey(private=ec_private_key(5))
 GOOD = good_evidence()
 EXPECTED = ExpectedEvidence(
     ak_public=KEY.public,

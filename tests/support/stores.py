@@ -16,6 +16,7 @@ from trustauthority.adapters.sql.store import SqlStore, open_store
 from trustauthority.model.catalogue import ClusterEntry
 from trustauthority.model.host import Admission, Enrolment, HostRecord, PendingEnrolment
 from trustauthority.model.identifiers import ClusterId, HostId, RequestId, VmId
+from trustauthority.model.lease import OnLeaseLoss
 from trustauthority.model.placement import KeyState, LeaseClass
 from trustauthority.model.vm import IntentEntry, VmEntry, VmKeyEntry
 from trustauthority.ports import Clock, Transaction
@@ -178,6 +179,7 @@ def vm_entry(vm: str = VM, **changes: Any) -> VmEntry:
         "lease_ms": LEASE_MS,
         "continue_for_ms": 0,
         "skew_ms": SKEW_MS,
+        "on_lease_loss": OnLeaseLoss.PAUSE_THEN_DESTROY,
         "any_host_of_cluster": True,
         "owner": None,
         "last_owner": None,

@@ -19,6 +19,8 @@ from trustauthority.services.certificates import CertificateAuthority
 HOST_CA, ADMIN_CA, SERVER_CA = "host-ca", "admin-ca", "authority-ca"
 REPORT_KEY, RELEASE_KEY, AUDIT_KEY = "report-key", "release-key", "audit-key"
 CHALLENGE_KEY = "challenge-key"
+ESCROW_KEY = "escrow-key"
+"""Only its public part is ever here."""
 IMPORT_KEY = "import-key"
 DATABASE = "authority.db"
 

@@ -147,7 +147,7 @@ def _unshown(check: Check) -> Check:
     if check.id not in how:
         return check
     detail = f"a bundle can't show it: {how[check.id]}"
-    return replace(check, state=CheckState.SKIPPED, found="", detail=detail)
+    return replace(check, state=CheckState.SKIPPED, found="", detail=detail, children=())
 
 
 def _evidence(bundle: Bundle) -> Evidence:
@@ -189,7 +189,8 @@ def _as_quoted(policy: Policy, attest: bytes) -> Policy:
             f"the quote must cover PCRs {sorted(policy.evidence.pcrs)} of {policy.evidence.bank}, and "
             "the same ones in each of its banks"
         )
-    evidence = replace(policy.evidence, pcrs=pcrs, quoted_banks=tuple(by_bank))
+    banks = tuple(dict.fromkeys((*by_bank, *policy.evidence.quoted_banks)))
+    evidence = replace(policy.evidence, pcrs=pcrs, quoted_banks=banks)
     return replace(policy, evidence=evidence)
 
 

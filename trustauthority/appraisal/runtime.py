@@ -8,7 +8,7 @@ from trustauthority.appraisal.runtimefiles import FileJudgement, file_checks
 from trustauthority.appraisal.states import state_of
 from trustauthority.model.policy import RuntimePolicy
 from trustauthority.model.verdict import Check
-from trustauthority.verification.runtime import BootAggregate
+from trustauthority.verification.runtime import TIED
 from trustauthority.verification.runtimelog import RuntimeReplay
 
 
@@ -17,7 +17,7 @@ def runtime_checks(
 ) -> tuple[Check, ...]:
     """Checks of the runtime log and of the files it names."""
     progress = replay.progress
-    tied = progress.aggregate in (BootAggregate.PCRS_0_7, BootAggregate.PCRS_0_9)
+    tied = progress.aggregate in TIED
     return (
         Check(
             id="runtime.replay",

@@ -107,6 +107,7 @@ def explain(
     help_epilogue=examples(
         "ta host evidence esx-a03 --out esx-a03.bundle",
         "ta host evidence esx-a03 --out esx-a03.bundle --force",
+        "ta host evidence esx-a03 --verdict 5f1c…e9 --out then.bundle",
     )
 )
 def evidence(
@@ -114,14 +115,16 @@ def evidence(
     /,
     *,
     out: Path,
+    verdict: str = "",
     force: Annotated[bool, Parameter(negative="")] = False,
     options: Options = DEFAULTS,
 ) -> ExitCode:
-    """Save the evidence behind a host's newest verdict, to look at it offline.
+    """Save the evidence behind a verdict on a host, to look at it offline.
 
     Args:
         host: Name or id of the host.
         out: File to write.
+        verdict: Id of an earlier verdict, as the audit log has it; the newest one unless given.
         force: Replace the file when it exists.
     """
     from trustauthority.client.files import write_private
@@ -134,7 +137,8 @@ def evidence(
             raise AlreadyExists(f"{out} exists: --force replaces it", kind="file", name=str(out))
         bundle = bytearray()
         service = ta.authority.on(HostServiceStub)
-        for part in service.stream(lambda s: s.GetEvidence, admin.GetEvidenceRequest(host=host)):
+        request = admin.GetEvidenceRequest(host=host, verdict_id=verdict)
+        for part in service.stream(lambda s: s.GetEvidence, request):
             bundle += part.chunk
             if len(bundle) > MAX_BUNDLE_SIZE:
                 raise InvalidRequest("the bundle is larger than 256 MiB", field="chunk")

@@ -8,6 +8,8 @@ from cyclopts import App
 from trustauthority.cli import key_holders, key_import, key_rewrap, key_roll, key_states
 from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
+from trustauthority.cli.key_break_glass import break_glass_app
+from trustauthority.cli.key_drill import drill_app
 from trustauthority.cli.key_escrow import escrow_app, recover
 from trustauthority.cli.key_provider import provider_app
 from trustauthority.cli.options import DEFAULTS, DryRun, Options
@@ -28,6 +30,8 @@ key_import.add_to(app)
 key_roll.add_to(app)
 app.command(provider_app)
 app.command(escrow_app)
+app.command(drill_app)
+app.command(break_glass_app)
 app.command(
     recover,
     help_epilogue=examples(

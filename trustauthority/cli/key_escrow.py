@@ -5,8 +5,9 @@
 key and VM keys go from file to file; nothing secret is printed.
 """
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import App, Parameter
 
@@ -14,11 +15,13 @@ from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
 from trustauthority.cli.options import DEFAULTS, Options
 from trustauthority.cli.render import STRONG, Field, Marked
-from trustauthority.cli.session import screen_for
+from trustauthority.cli.session import screen_for, session
+from trustauthority.cli.text import count
 
 escrow_app = App(
     name="escrow", help="VM keys sealed to an offline key, for the day of the disaster."
 )
+Page = TypeVar("Page", bound=Any)
 PassphraseFile = Annotated[Path, Parameter(name="--passphrase-file")]
 
 
@@ -60,6 +63,95 @@ def keygen(
     title = Marked(text="Escrow key made", style=STRONG)
     screen.record(title, fields, name=key.key_id.hex(), data={"keyId": key.key_id.hex()})
     return ExitCode.YES
+
+
+@escrow_app.command(
+    help_epilogue=examples(
+        "ta key escrow export --out escrow.json", "ta key escrow export --out escrow.json -o json"
+    )
+)
+def export(*, out: Path, options: Options = DEFAULTS) -> ExitCode:
+    """Write all escrowed keys to one file, for ta key recover. It opens with the offline key only.
+
+    Args:
+        out: File to write, mode 0600; it must not exist.
+    """
+    from trustauthority.cli import escrow_files as files
+    from trustauthority.keyrelease.escrow_export import ExportedKey, encode_export
+    from trustauthority.model.identifiers import VmId
+    from trustauthority.v1 import escrow_pb2 as pb
+    from trustauthority.v1.escrow_pb2_grpc import EscrowServiceStub
+
+    with session(options) as ta:
+        service = ta.authority.on(EscrowServiceStub)
+        pages = list(
+            pages_of(
+                lambda token: service.read(
+                    lambda s: s.ExportEscrow,
+                    pb.ExportEscrowRequest(page_size=100, page_token=token),
+                )
+            )
+        )
+        keys = [
+            ExportedKey(
+                vm_id=VmId(key.vm_id), key_epoch=key.key_epoch, state=key.state, blob=key.blob
+            )
+            for page in pages
+            for key in page.keys
+        ]
+        files.write_new(out, encode_export(pages[0].origin, keys))
+        missing = [vm for page in pages for vm in page.missing]
+        for vm in missing:
+            ta.screen.warn(f"the key of VM {vm} is not escrowed: ta key escrow reseal")
+        ta.done(
+            f"wrote {out}: {count(len(keys), 'escrowed key')}",
+            {"file": str(out), "keys": len(keys), "missing": missing},
+            name=str(out),
+        )
+    return ExitCode.YES
+
+
+@escrow_app.command(
+    help_epilogue=examples("ta key escrow reseal", "ta key escrow reseal --timeout 60s")
+)
+def reseal(*, options: Options = DEFAULTS) -> ExitCode:
+    """Seal every VM key that is sealed to no or another escrow key to the one of today.
+
+    It may be interrupted and repeated; keys that are sealed already stay as they are. Exits 1 when
+    some could not be sealed.
+    """
+    from trustauthority.v1 import escrow_pb2 as pb
+    from trustauthority.v1.escrow_pb2_grpc import EscrowServiceStub
+
+    resealed, current, failed = 0, 0, list[str]()
+    with session(options) as ta:
+        service = ta.authority.on(EscrowServiceStub)
+        for page in pages_of(
+            lambda token: service.write(
+                lambda s: s.ResealEscrow, pb.ResealEscrowRequest(page_size=10, page_token=token)
+            )
+        ):
+            resealed, current = resealed + page.resealed, current + page.current
+            failed += page.failed
+            ta.screen.say(f"{resealed} sealed, {current} were, {len(failed)} failed")
+        for why in failed:
+            ta.screen.warn(why)
+        ta.done(
+            f"{count(resealed, 'key')} sealed to the escrow key of today, {current} were before",
+            {"resealed": resealed, "current": current, "failed": failed},
+        )
+    return ExitCode.NO if failed else ExitCode.YES
+
+
+def pages_of(fetch: Callable[[str], Page]) -> Iterator[Page]:
+    """Replies until one says that it is the last."""
+    token = ""
+    while True:
+        page = fetch(token)
+        yield page
+        token = page.next_page_token
+        if not token:
+            return
 
 
 Form = Literal["key", "disk", "vtpm"]

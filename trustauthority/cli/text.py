@@ -6,10 +6,21 @@ break a line or turn the reading direction (N44).
 
 import unicodedata
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from google.protobuf.timestamp_pb2 import Timestamp
+from trustauthority.client.plain import moment
+
+__all__ = [
+    "NOTHING",
+    "absolute",
+    "ago",
+    "count",
+    "left",
+    "milliseconds",
+    "moment",
+    "printable",
+    "printable_block",
+    "span",
+]
 
 MAX_SHOWN = 2_000
 """Characters of one value on a screen; machines get all of it."""
@@ -38,16 +49,6 @@ def printable_block(text: str) -> str:
 
 def _escape(char: str) -> str:
     return char.encode("unicode_escape", "surrogatepass").decode("ascii")
-
-
-def moment(stamp: "Timestamp") -> datetime | None:
-    """The time in a message; None when it is unset or impossible."""
-    if not stamp.seconds and not stamp.nanos:
-        return None
-    try:
-        return stamp.ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        return None
 
 
 def absolute(when: datetime | None) -> str:

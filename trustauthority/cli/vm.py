@@ -16,7 +16,7 @@ from trustauthority.cli.render import STRONG, Field, Marked
 from trustauthority.cli.session import session
 from trustauthority.cli.text import count
 from trustauthority.cli.vm_policy import policy_app
-from trustauthority.cli.vm_view import vm_columns, vm_fields
+from trustauthority.cli.vm_view import break_glass_field, vm_columns, vm_fields
 from trustauthority.cli.vm_watch import watch as watch_vms
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def protect(
     cluster: ClusterName = "",
     lease: Lease = Lease.DEFAULT,
     any_host: Annotated[bool, Parameter(negative="")] = False,
+    shared: Annotated[bool, Parameter(negative="")] = False,
     profile_sha256: Annotated[str, Parameter(name="--profile-sha256")] = "",
     dry_run: DryRun = False,
     options: Options = DEFAULTS,
@@ -61,6 +62,7 @@ def protect(
         cluster: The cluster whose hosts may run it.
         lease: How long a host may go on without asking again; unlimited never fences a lost host.
         any_host: Any admitted host of the cluster may start it without a placement intent.
+        shared: Not a VM but a secret that several hosts of the cluster may hold at a time.
         profile_sha256: SHA-256 of its canonical domain profile; another definition is refused.
         dry_run: Only show what would be sent.
     """
@@ -80,6 +82,7 @@ def protect(
             cluster=ta.cluster(cluster),
             lease_class=classes[lease],
             any_host=any_host,
+            sharing=keys.SHARING_SHARED if shared else keys.SHARING_UNSPECIFIED,
             profile_digest=profile,
         )
         if dry_run:
@@ -148,7 +151,11 @@ def show(vm: str, /, *, watch: Watch = False, options: Options = DEFAULTS) -> Ex
         if watch:
             watch_vms(ta, vm)
         request = keys.GetVmRequest(vm_id=vm)
-        record = ta.authority.on(VmServiceStub).read(lambda s: s.GetVm, request).vm
+        reply = ta.authority.on(VmServiceStub).read(lambda s: s.GetVm, request)
+        record = reply.vm
         title = Marked(text=record.vm_id, style=STRONG)
-        ta.screen.record(title, vm_fields(ta.screen, record), name=record.vm_id, data=record)
+        fields = [*vm_fields(ta.screen, record), *map(break_glass_field, reply.break_glasses)]
+        ta.screen.record(title, fields, name=record.vm_id, data=record)
+        for glass in reply.break_glasses:
+            ta.screen.warn(f"break-glass {glass.glass_id} is open for {glass.host_name}")
     return ExitCode.YES

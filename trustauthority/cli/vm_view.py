@@ -8,6 +8,7 @@ from trustauthority.cli.render import BAD, CAUTION, GOOD, Cell, Column, Field, M
 from trustauthority.cli.text import absolute, left, milliseconds, moment
 
 if TYPE_CHECKING:
+    from trustauthority.v1.breakglass_pb2 import BreakGlass
     from trustauthority.v1.keyprovider_pb2 import Vm
 
 
@@ -42,6 +43,24 @@ def _key(vm: "Vm") -> str:
     return word(vm, "key_state") if vm.key_state else "none"
 
 
+def _on_loss(vm: "Vm") -> str:
+    what, longer = word(vm.lease, "on_lease_loss"), vm.lease.continue_for_ms
+    return f"{what} {milliseconds(longer)}" if longer else what
+
+
+def _shared(vm: "Vm") -> bool:
+    return word(vm, "sharing") == "shared"
+
+
+def break_glass_field(glass: "BreakGlass") -> Field:
+    """The line of a break-glass that is open for a VM."""
+    text = (
+        f"! {glass.host_name} may have it whatever its verdict says, until"
+        f" {absolute(moment(glass.expires_at))} ({glass.reason}; {glass.opened_by})"
+    )
+    return Field("break-glass", Marked(text=text, style=CAUTION))
+
+
 def vm_fields(screen: Screen, vm: "Vm") -> list[Field]:
     """The lines of one VM's record."""
     until, fence = moment(vm.lease_until), moment(vm.fence_until)
@@ -51,6 +70,8 @@ def vm_fields(screen: Screen, vm: "Vm") -> list[Field]:
         Field("cluster", vm.cluster),
         Field("lease", lease(vm)),
         Field("fence after", f"lease + {milliseconds(go_on)}" if vm.lease.lease_ms else ""),
+        Field("on lease loss", _on_loss(vm)),
+        Field("shared", Marked(text="! by several hosts", style=CAUTION) if _shared(vm) else ""),
         Field("any host", Marked(text="! yes", style=CAUTION) if vm.any_host else "no"),
         Field("profile", vm.profile_digest.hex() or "any definition"),
         Field("key", _key(vm)),

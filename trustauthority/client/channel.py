@@ -28,7 +28,13 @@ REQUEST_ID_KEY = "ta-request-id"
 MAX_MESSAGE_SIZE = 16 * 1024 * 1024
 """Bytes of one message: a page of 1,000 audit entries stays far below."""
 _KEY_ROLE_SERVICES = frozenset(
-    {"KeyAdministrationServiceStub", "KeyProviderServiceStub", "VmServiceStub"}
+    {
+        "BreakGlassServiceStub",
+        "EscrowServiceStub",
+        "KeyAdministrationServiceStub",
+        "KeyProviderServiceStub",
+        "VmServiceStub",
+    }
 )
 
 Stub = TypeVar("Stub")
@@ -42,6 +48,10 @@ Streaming: TypeAlias = "Callable[[Stub], grpc.UnaryStreamMultiCallable[Request, 
 
 def _ignore(_text: str) -> None:
     """Nobody listens."""
+
+
+def _ignore_call(_call: grpc.Call) -> None:
+    """Nobody wants to cancel it from elsewhere."""
 
 
 class Authority:
@@ -141,14 +151,22 @@ class Service(Generic[Stub]):
         return self._call_at(self._addresses()[0], unary, requests, deadline)
 
     def stream(
-        self, method: "Streaming[Stub, Request, Reply]", request: Request, *, endless: bool = False
+        self,
+        method: "Streaming[Stub, Request, Reply]",
+        request: Request,
+        *,
+        endless: bool = False,
+        on_call: "Callable[[grpc.Call], None]" = _ignore_call,
     ) -> Iterator[Reply]:
-        """Read a stream of answers, within the timeout unless it is endless. Raises ClientError."""
+        """Read a stream of answers, within the timeout unless it is endless. Raises ClientError.
+
+        ``on_call`` gets the call, so that another thread may cancel it.
+        """
         timeout_s = None if endless else self._authority.timeout_s
         first, *others = self._addresses()
         told = 0
         try:
-            for reply in self._stream_at(first, method, request, timeout_s):
+            for reply in self._stream_at(first, method, request, timeout_s, on_call):
                 told += 1
                 yield reply
         except ClientError as error:
@@ -157,7 +175,7 @@ class Service(Generic[Stub]):
                 raise
         else:
             return
-        yield from self._stream_at(others[0], method, request, timeout_s)
+        yield from self._stream_at(others[0], method, request, timeout_s, on_call)
 
     def _stream_at(
         self,
@@ -165,11 +183,13 @@ class Service(Generic[Stub]):
         method: "Streaming[Stub, Request, Reply]",
         request: Request,
         timeout_s: float | None,
+        on_call: "Callable[[grpc.Call], None]",
     ) -> Iterator[Reply]:
         request_id = secrets.token_hex(16)
         call = method(self._stub(self._authority.channel(address)))(
             request, timeout=timeout_s, metadata=self._authority.metadata(request_id)
         )
+        on_call(call)
         try:
             yield from call
             self._authority.observe(call)

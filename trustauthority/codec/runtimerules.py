@@ -6,7 +6,6 @@ judge a log (``appraisal.runtimefiles``). Format: docs/reference/runtime-policy.
 """
 
 import base64
-import binascii
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from trustauthority.codec.ima import encode_digest_and_path
 from trustauthority.errors import PolicyInvalid
@@ -204,25 +203,27 @@ def _keyrings(value: Any) -> tuple[Keyring, ...]:
 def _key(text: str, where: str) -> tuple[bytes, PublicKeyTypes]:
     try:
         der = base64.b64decode(text, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise _invalid(where, "a key is base64 of DER") from error
     try:
-        certificate = x509.load_der_x509_certificate(der)
-        key: PublicKeyTypes = certificate.public_key()
-        identifier = key_id(key, certificate)
-    except ValueError:
-        try:
-            key = load_der_public_key(der)
-        except ValueError as error:
-            raise _invalid(where, "a key is an X.509 certificate or a public key") from error
-        identifier = key_id(key)
+        identifier, key = _read_key(der)
+    except Exception as error:  # the library has many ways to say no, and not all are ValueErrors
+        raise _invalid(where, "a key is an X.509 certificate or a public key") from error
     strong = (isinstance(key, rsa.RSAPublicKey) and key.key_size >= LEAST_RSA_BITS) or (
         isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES
     )
     if not strong:
         raise _invalid(where, "a key is RSA of 2048 bits or more, or ECDSA on P-256, P-384, P-521")
-    key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return identifier, key
+
+
+def _read_key(der: bytes) -> tuple[bytes, PublicKeyTypes]:
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+    except ValueError:
+        key = load_der_public_key(der)
+        return key_id(key), key
+    return key_id(certificate.public_key(), certificate), certificate.public_key()
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:
@@ -238,5 +239,5 @@ def _texts(value: Any, where: str) -> tuple[str, ...]:
 
 
 def _invalid(where: str, why: str) -> PolicyInvalid:
-    shown = where.encode("ascii", "backslashreplace").decode()[:200]
+    shown = ascii(where)[1:-1][:200]  # nothing that a terminal would obey (N44)
     return PolicyInvalid(f"runtime policy, {shown}: {why}", fields=shown)

@@ -17,6 +17,7 @@ from trustauthority.adapters.keyfiles import DATABASE, KeyFiles
 from trustauthority.adapters.sql.store import open_store
 from trustauthority.adapters.tombstones import TOMBSTONES, FileTombstones
 from trustauthority.errors import AlreadyExists, ConfigurationInvalid, InsecureFile
+from trustauthority.main.escrow import EXPORT, escrow_line, export_of
 from trustauthority.model.audit import AuditEvent
 from trustauthority.services.destruction import Destruction
 from trustauthority.settings import Settings
@@ -49,6 +50,10 @@ def write_backup(settings: Settings, config: Path, out: Path, passphrase_file: P
             archive.add(copy, DATABASE)
             archive.add(files.folder, "keys")
             archive.add(config, "authority.toml")
+            escrow = export_of(copy, settings.origin)
+            member = tarfile.TarInfo(EXPORT)
+            member.size = len(escrow)
+            archive.addfile(member, io.BytesIO(escrow))
             if (tombstones := settings.state_dir / TOMBSTONES).exists():
                 archive.add(tombstones, TOMBSTONES)
     salt, nonce = os.urandom(_SALT), os.urandom(_NONCE)
@@ -61,6 +66,7 @@ def write_backup(settings: Settings, config: Path, out: Path, passphrase_file: P
         f"wrote {out}, {out.stat().st_size} bytes, encrypted with the passphrase",
         "holds: the database, host, admin and server CAs, report, release, audit and challenge keys",
         "does not hold: the KEK (it stays in the KMS), the passphrase, client keys of people",
+        escrow_line(settings, escrow),
         "a restored authority makes every host attest anew",
     ]
 
@@ -100,23 +106,42 @@ async def read_backup(
     return await _void(files, operation="authority.restore")
 
 
-def _extract(files: KeyFiles, source: Path, passphrase_file: Path, config: Path) -> None:
-    for path in (files.folder, files.database, config):
-        if path.exists():
-            raise AlreadyExists(f"{path} exists; restore into an empty folder", name=str(path))
+def read_member(source: Path, passphrase_file: Path, name: str) -> bytes:
+    """One file out of a backup.
+
+    Raises:
+        ConfigurationInvalid: not a backup, another passphrase, or without that file.
+    """
+    with tarfile.open(fileobj=io.BytesIO(_opened(source, passphrase_file))) as archive:
+        for member in archive:
+            reader = archive.extractfile(member) if member.name == name else None
+            if reader is not None:
+                return reader.read()
+    raise ConfigurationInvalid(f"{source} holds no {name}", path=str(source))
+
+
+def _opened(source: Path, passphrase_file: Path) -> bytes:
+    """The archive in a backup, decrypted."""
     data, _ = _read(source)
     start = len(MAGIC)
     salt, nonce = data[start : start + _SALT], data[start + _SALT : start + _SALT + _NONCE]
     if not data.startswith(MAGIC) or len(nonce) != _NONCE:
         raise ConfigurationInvalid(f"{source} is no backup of an authority", path=str(source))
     try:
-        content = AESGCM(_key(_passphrase(passphrase_file), salt)).decrypt(
+        return AESGCM(_key(_passphrase(passphrase_file), salt)).decrypt(
             nonce, data[start + _SALT + _NONCE :], MAGIC
         )
     except InvalidTag as error:
         raise ConfigurationInvalid(
             "the passphrase is wrong, or the backup was changed", path=str(source)
         ) from error
+
+
+def _extract(files: KeyFiles, source: Path, passphrase_file: Path, config: Path) -> None:
+    for path in (files.folder, files.database, config):
+        if path.exists():
+            raise AlreadyExists(f"{path} exists; restore into an empty folder", name=str(path))
+    content = _opened(source, passphrase_file)
     files.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     _unpack(files, content)
     shipped = files.state_dir / "authority.toml"
@@ -134,7 +159,7 @@ def _unpack(files: KeyFiles, content: bytes) -> None:
         for member in archive:
             folder, _, name = member.name.rpartition("/")
             reader = archive.extractfile(member) if member.isfile() else None
-            if reader is None:
+            if reader is None or member.name == EXPORT:  # the database holds them, too
                 continue
             own = (DATABASE, TOMBSTONES, "authority.toml")
             expected = folder == "keys" or (not folder and name in own)

@@ -10,6 +10,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from trustauthority.errors import ConfigurationInvalid, TrustAuthorityError
+from trustauthority.main.gateway import gateway_app
 from trustauthority.settings import DEFAULT_CONFIG, KmipProvider, ListenSettings, Settings
 
 VERSION = "0.1.0"
@@ -50,6 +51,8 @@ def init(
     mutual: str = "127.0.0.1:7442",
     key: str = "127.0.0.1:7443",
     admin_listener: str = "",
+    escrow_public: Path | None = None,
+    no_escrow: Annotated[bool, Parameter(negative="")] = False,
     kmip_host: str = "",
     kmip_port: int = 5696,
     kmip_ca: Path | None = None,
@@ -73,14 +76,18 @@ def init(
     mutual: Address of the mutual-TLS listener.
     key: Address of the key role's listener.
     admin_listener: Address for an admin role that runs as a process of its own; ta is pointed at it.
+    escrow_public: Public escrow key, of ta key escrow keygen: every VM key is sealed to it besides.
+    no_escrow: Seal VM keys to no offline key. Whoever loses the KMS then loses every VM.
     kmip_host: Host of a KMIP server for the provider "default".
     kmip_port: Its port.
     kmip_ca: CA certificate of the KMIP server.
     kmip_certificate: Our client certificate for it.
     kmip_key: The key of that certificate.
     """
+    from trustauthority.main.escrow import chosen_key
     from trustauthority.main.initialise import InitPlan, initialise
 
+    escrow = chosen_key(escrow_public, none=no_escrow)
     providers: dict[str, Any] = {}
     if kmip_host:
         if kmip_ca is None or kmip_certificate is None or kmip_key is None:
@@ -106,7 +113,10 @@ def init(
             "listen": ListenSettings(
                 enrol=enrol, mutual=mutual, key=key, admin=admin_listener or "127.0.0.1:7444"
             ),
-            "key": {"providers": providers},
+            "key": {
+                "providers": providers,
+                "escrow": "none" if escrow is None else escrow.key_id.hex(),
+            },
         }
     )
     folder = (identity_dir or state / "identity").absolute()
@@ -119,6 +129,7 @@ def init(
                 admin=admin,
                 identity_dir=folder,
                 server=admin_listener or mutual,
+                escrow=escrow,
             )
         )
     )
@@ -128,7 +139,13 @@ def init(
         f"and the keys:  trustauthority serve --config {config} --roles key\n"
         f"look at it:    TA_CONTEXTS_FILE={folder / 'contexts.toml'} ta status\n"
         f"hosts pin:     {folder / 'authority-ca.crt'}\n"
+        f"escrow:        {'NONE' if escrow is None else 'to offline key ' + escrow.key_id.hex()}\n"
     )
+    if escrow is None:
+        sys.stderr.write(
+            "trustauthority: VM keys are sealed to no offline key: whoever loses the KMS loses"
+            " every VM\n"
+        )
 
 
 @app.command
@@ -151,7 +168,7 @@ def serve(*, roles: str, config: Config = DEFAULT_CONFIG) -> None:
 def backup(out: Path, *, passphrase_file: Path, config: Config = DEFAULT_CONFIG) -> None:
     """Write an encrypted backup of database, CAs and signing keys.
 
-    It holds VM keys only as the KMS's KEK wrapped them: without the KMS it opens no VM.
+    It holds VM keys as the KMS's KEK wrapped them, and as they were sealed to the offline escrow key.
 
     Parameters
     ----------
@@ -163,6 +180,51 @@ def backup(out: Path, *, passphrase_file: Path, config: Config = DEFAULT_CONFIG)
     from trustauthority.settings import load_settings
 
     for line in write_backup(load_settings(config), config, out, passphrase_file):
+        sys.stdout.write(line + "\n")
+
+
+@app.command
+def escrow_key(
+    public: Path | None = None,
+    *,
+    config: Config = DEFAULT_CONFIG,
+    none: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Show the offline key to which VM keys are sealed, or replace it.
+
+    Stop the key role before, start it after, and run ta key escrow reseal: until then old VM keys open
+    with the old private key only.
+
+    Parameters
+    ----------
+    public: Public key to use from now on, of ta key escrow keygen.
+    config: Configuration file.
+    none: Seal VM keys to no offline key from now on.
+    """
+    from trustauthority.main.escrow import chosen_key, replace_key
+    from trustauthority.settings import load_settings
+
+    settings = load_settings(config)
+    if public is None and not none:
+        sys.stdout.write(f"{settings.key.escrow}\n")
+        return
+    _run(replace_key(settings, config, chosen_key(public, none=none)))
+    sys.stdout.write("replaced; start the key role, then: ta key escrow reseal\n")
+
+
+@app.command
+def escrow_extract(source: Path, out: Path, *, passphrase_file: Path) -> None:
+    """Take the escrowed VM keys out of a backup, for ta key recover. Needs no authority.
+
+    Parameters
+    ----------
+    source: The backup.
+    out: File to write.
+    passphrase_file: File (mode 600) with the passphrase of the backup.
+    """
+    from trustauthority.main.escrow import extract
+
+    for line in extract(source, out, passphrase_file):
         sys.stdout.write(line + "\n")
 
 
@@ -242,6 +304,7 @@ def renew_certificates(*, config: Config = DEFAULT_CONFIG) -> None:
     sys.stdout.write("restart the processes to use them\n")
 
 
+app.command(gateway_app)
 config_app = cyclopts.App(name="config", help="The configuration file.")
 app.command(config_app)
 

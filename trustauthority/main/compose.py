@@ -5,7 +5,7 @@ same process with others; nobody else does.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,20 +15,12 @@ from cryptography.hazmat.primitives import serialization
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from trustauthority.adapters.keyfiles import (
-    ADMIN_CA,
-    CHALLENGE_KEY,
-    HOST_CA,
-    IMPORT_KEY,
-    RELEASE_KEY,
-    KeyFiles,
-)
-from trustauthority.adapters.keyroom import ChildKeyRoom, KeyRoomSettings
-from trustauthority.adapters.kms.settings import provider_from_json
+from trustauthority.adapters.keyfiles import ADMIN_CA, CHALLENGE_KEY, HOST_CA, KeyFiles
 from trustauthority.adapters.sql.store import open_store
 from trustauthority.errors import ConfigurationInvalid
 from trustauthority.main.certificates import certificate_health
 from trustauthority.main.keyrole import KeyRole, open_key_role
+from trustauthority.main.survival import Survival, child_room, register_survival
 from trustauthority.ports import Clock, Journal, KeyRoom, Store
 from trustauthority.rpc.administration import AuditRpc, HealthProbe, IdentityRpc, StatusRpc
 from trustauthority.rpc.attestation import AttestationRpc, EnrolmentRpc
@@ -119,6 +111,7 @@ class Process:
     room: KeyRoom | None = None
     key_role: KeyRole | None = None
     probes: list[HealthProbe] = field(default_factory=list)
+    at_start: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     servers: list[grpc.aio.Server] = field(default_factory=list)
     checkers: list[health.aio.HealthServicer] = field(default_factory=list)
     addresses: dict[str, str] = field(default_factory=dict)
@@ -170,7 +163,7 @@ async def running(
 
 
 async def _begin_key_role(process: Process) -> asyncio.Task[None]:
-    room = process.room = process.room or _child_room(process)
+    room = process.room = process.room or child_room(process.settings, process.files)
     role = process.key_role = open_key_role(
         process.settings, process.files, process.store, room, process.journal
     )
@@ -228,6 +221,8 @@ async def _open_listeners(process: Process) -> None:
     names = _register(process, server)
     if process.key_role is not None:
         names += _register_key_role(process, server, process.key_role)
+    for step in process.at_start:
+        await step()
     await _register_standard(process, server, names)
     own = "server-key" if process.roles == {"key"} else "server-attest"
     await _start(process, server, listen.mutual_for(process.roles), own, mutual=True)
@@ -340,26 +335,12 @@ def _register_key_role(process: Process, server: grpc.aio.Server, role: KeyRole)
     process.probes.append(lambda: _kms_health(role.providers))
     names = [_full_name(keyprovider_pb2, f"{each}Service") for each in ("KeyProvider", "Vm")]
     names.append(_full_name(keyadmin_pb2, "KeyAdministrationService"))
+    parts = Survival(store=process.store, room=role.room, settings=process.settings)
+    names += register_survival(parts, server, probes=process.probes, at_start=process.at_start)
     if "admin" not in process.roles:
         admin_pb2_grpc.add_StatusServiceServicer_to_server(_status(process), server)
         names.append(_full_name(admin_pb2, "StatusService"))
     return names
-
-
-def _child_room(process: Process) -> ChildKeyRoom:
-    settings = process.settings.key
-    return ChildKeyRoom(
-        KeyRoomSettings(
-            providers={
-                name: provider_from_json(provider.model_dump())
-                for name, provider in settings.providers.items()
-            },
-            release_key=process.files.path(RELEASE_KEY),
-            import_key=process.files.path(IMPORT_KEY),
-            batch=settings.batch,
-            timeout_s=settings.timeout_s,
-        )
-    )
 
 
 def _status(process: Process) -> StatusRpc:

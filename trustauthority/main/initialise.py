@@ -16,6 +16,7 @@ from trustauthority.adapters.keyfiles import (
     ADMIN_CA,
     AUDIT_KEY,
     CHALLENGE_KEY,
+    ESCROW_KEY,
     HOST_CA,
     IMPORT_KEY,
     RELEASE_KEY,
@@ -28,9 +29,11 @@ from trustauthority.adapters.keyfiles import (
 from trustauthority.adapters.sql.store import open_store
 from trustauthority.client.contexts import AuditKey, Context, save_context
 from trustauthority.errors import AlreadyExists
+from trustauthority.keyrelease.escrow import encode_escrow_key
 from trustauthority.main.certificates import SERVER_NAMES, SERVER_TTL_MS
 from trustauthority.model.audit import AuditEvent
 from trustauthority.model.catalogue import IdentityEntry, Role
+from trustauthority.model.escrow import EscrowKey
 from trustauthority.services.certificates import new_authority
 from trustauthority.services.identities import DEFAULT_TTL_MS, key_sha256
 from trustauthority.settings import Settings
@@ -51,6 +54,8 @@ class InitPlan:
     """Where the first identity's key, certificate and context go."""
     server: str
     """Address of the admin role, for that context."""
+    escrow: EscrowKey | None = None
+    """The offline key to which VM keys are sealed besides; its id is in ``settings``."""
 
 
 async def initialise(plan: InitPlan) -> None:
@@ -72,6 +77,9 @@ async def initialise(plan: InitPlan) -> None:
     files.folder.mkdir(mode=0o700)
     _write_authorities(files, plan, now_ms)
     _write_keys(files)
+    if plan.escrow is not None:
+        content = encode_escrow_key(plan.escrow).encode()
+        files.write(files.path(ESCROW_KEY, "pub"), content, secret=False)
     chain, key = _first_identity(files, plan.admin, now_ms)
     store = await open_store(files.database, clock)
     try:
@@ -92,7 +100,10 @@ async def initialise(plan: InitPlan) -> None:
                     operation="authority.init",
                     subject=plan.settings.origin,
                     decision="done",
-                    details={"first_identity": plan.admin},
+                    details={
+                        "first_identity": plan.admin,
+                        "escrow_key": plan.settings.key.escrow,
+                    },
                 )
             )
     finally:

@@ -31,6 +31,7 @@ class KeyRole:
     """Services of the key role."""
 
     store: Store
+    room: KeyRoom
     journal: Journal
     keys: KeyService
     providers: KeyProviderService
@@ -80,6 +81,7 @@ def open_key_role(
     delay_ms = 1_000 * settings.key.destroy_delay_s
     return KeyRole(
         store=store,
+        room=room,
         journal=journal,
         keys=KeyService(store, room, files.report_keys(), journal),
         providers=providers,

@@ -5,15 +5,19 @@ import contextlib
 import os
 import signal
 import socket
+from collections.abc import AsyncIterator
 
 from trustauthority.adapters.clock import SystemClock
 from trustauthority.errors import ConfigurationInvalid, TrustAuthorityError
 from trustauthority.main.compose import Process, Surroundings, running
+from trustauthority.services.retention import RetentionService
 from trustauthority.settings import Settings
 from trustauthority.telemetry.journal import StructlogJournal, configure_logging
 
 ROLES = frozenset({"attest", "key", "placement", "admin"})
 HOUSEKEEPING_S = 10.0
+PURGE_EVERY_S = 3_600.0
+"""How often evidence is looked for that need not be kept any more."""
 
 
 def parse_roles(text: str) -> frozenset[str]:
@@ -42,7 +46,8 @@ async def serve_roles(settings: Settings, roles: frozenset[str]) -> None:
         journal.record("serving", listeners=", ".join(listeners))
         notify("READY=1")
         try:
-            await _until_told(process, stop)
+            async with purging(process, stop):
+                await _until_told(process, stop)
         finally:
             notify("STOPPING=1")
     journal.record("stopped")
@@ -77,6 +82,29 @@ async def keep_house(process: Process) -> None:
             await process.key_role.destruction.run()
     except TrustAuthorityError as error:
         process.journal.record("housekeeping_failed", reason=error.reason, detail=error.message)
+
+
+@contextlib.asynccontextmanager
+async def purging(
+    process: Process, stop: asyncio.Event, *, every_s: float = PURGE_EVERY_S
+) -> AsyncIterator[None]:
+    """Remove old evidence beside what the block does, in a process with the attest role.
+
+    A task of its own: a backlog must not keep the watchdog from hearing of us.
+    """
+    if "attest" not in process.roles:
+        yield
+        return
+    settings = process.settings
+    service = RetentionService(
+        process.store, process.journal, settings.evidence.retention, settings.node
+    )
+    task = asyncio.create_task(service.run(stop, every_s=every_s))
+    try:
+        yield
+    finally:
+        stop.set()
+        await task  # it looks at ``stop`` between batches
 
 
 def notify(state: str) -> None:

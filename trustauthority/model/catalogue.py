@@ -32,6 +32,7 @@ class Role(StrEnum):
     OPERATOR = "operator"
     PLACEMENT = "placement"
     IDENTITY = "identity"
+    BREAK_GLASS = "break-glass"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

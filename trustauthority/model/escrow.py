@@ -44,3 +44,15 @@ class EscrowedKey:
     """The bytes that the encryption is bound to."""
     ciphertext: bytes = field(repr=False)
     """HPKE: encapsulated key ‖ AES-256-GCM ciphertext."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredKey:
+    """Where the key room finds a VM key. Nothing in it is secret."""
+
+    provider: str
+    kek_id: str
+    wrapped: bytes
+    """The VM key under the KEK."""
+    aad: bytes
+    """What the wrapping is bound to: VM, key epoch, provider."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from trustauthority.model.identifiers import ClusterId, HostId, RequestId, VmId
+from trustauthority.model.lease import OnLeaseLoss
 from trustauthority.model.releasepolicy import ReleasePolicyRecord
 
 UNLIMITED_MS = 2**53
@@ -38,6 +39,7 @@ class LeaseTerms:
     """How long the VM may go on running after its lease ended (0: it is paused at once)."""
     skew_ms: int
     """Margin for slow host clocks and reaction time; the host destroys within its first half."""
+    on_lease_loss: OnLeaseLoss = OnLeaseLoss.PAUSE_THEN_DESTROY
 
     def __post_init__(self) -> None:
         if self.lease_ms <= 0 or self.continue_for_ms < 0 or self.skew_ms < 0:
@@ -214,6 +216,7 @@ class VmRecord:
     continue_for_ms: int = 0
     skew_ms: int
     sharing: Sharing = Sharing.EXCLUSIVE
+    on_lease_loss: OnLeaseLoss = OnLeaseLoss.PAUSE_THEN_DESTROY
     any_host_of_cluster: bool = False
     """The VM's policy lets every host of the cluster start it; shown as a warning."""
     owner: HostId | None = None
@@ -235,7 +238,10 @@ class VmRecord:
     def terms(self) -> LeaseTerms:
         """The lease lengths stored with this VM."""
         return LeaseTerms(
-            lease_ms=self.lease_ms, continue_for_ms=self.continue_for_ms, skew_ms=self.skew_ms
+            lease_ms=self.lease_ms,
+            continue_for_ms=self.continue_for_ms,
+            skew_ms=self.skew_ms,
+            on_lease_loss=self.on_lease_loss,
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from trustauthority.model.digest import HashAlgorithm
+from trustauthority.model.lease import OnLeaseLoss
 from trustauthority.model.quirk import Quirk
 
 SECOND_MS = 1_000
@@ -85,7 +86,9 @@ class LeasePolicy:
 
     strict_ms: int = 5 * MINUTE_MS
     standard_ms: int = HOUR_MS
+    on_lease_loss: OnLeaseLoss = OnLeaseLoss.PAUSE_THEN_DESTROY
     continue_for_ms: int = 0
+    """Only with on_lease_loss continue-for."""
     skew_ms: int = 20 * SECOND_MS
 
 

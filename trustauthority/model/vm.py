@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from trustauthority.model.identifiers import ClusterId, HostId, RequestId, VmId
+from trustauthority.model.lease import OnLeaseLoss
 from trustauthority.model.placement import KeyState, LeaseClass, Sharing, VmState
 
 
@@ -19,6 +20,7 @@ class VmEntry:
     lease_ms: int
     continue_for_ms: int
     skew_ms: int
+    on_lease_loss: OnLeaseLoss
     sharing: Sharing = Sharing.EXCLUSIVE
     any_host_of_cluster: bool
     owner: HostId | None

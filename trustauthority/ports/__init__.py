@@ -10,16 +10,15 @@ from typing import Protocol
 
 from trustauthority.model.audit import AuditEntry, AuditEvent
 from trustauthority.model.catalogue import IdentityEntry
-from trustauthority.model.grant import ReleaseOrder
 from trustauthority.model.host import Admission, HostRecord, PendingEnrolment
 from trustauthority.model.identifiers import HostId, RequestId, VmId
-from trustauthority.model.keyjob import RewrapOrder
-from trustauthority.model.kms import KmsHealth
 from trustauthority.model.placement import AuthorityRecord, Move, PlacementState
 from trustauthority.model.requests import Request
-from trustauthority.model.vm import IntentEntry, NewKey, VmEntry
+from trustauthority.model.retention import KeptVerdict
+from trustauthority.model.vm import IntentEntry, VmEntry
 from trustauthority.placement.condition import Rule
 from trustauthority.ports.catalogue import Baselines, Catalogue, Inventory, TrustLists
+from trustauthority.ports.keyroom import EscrowRoom, KeyRoom
 from trustauthority.ports.keys import (
     BreakGlasses,
     KeyHistory,
@@ -113,6 +112,23 @@ class EvidenceArchive(Protocol):
 
     async def get_verdict(self, verdict_id: str) -> Mapping[str, object] | None:
         """Read a verdict back."""
+
+    async def removable(
+        self, *, passed_before_ms: int, failed_before_ms: int, limit: int
+    ) -> Sequence[KeptVerdict]:
+        """List verdicts that were decided before these times; never a host's newest one.
+
+        Those that passed come before those that failed, and older ones first.
+        """
+
+    async def remove(self, verdicts: Sequence[KeptVerdict]) -> int:
+        """Remove verdicts, and what no other verdict rests on; returns the bytes that this frees.
+
+        A verdict that became a host's newest one, or is gone already, is left alone.
+        """
+
+    async def stored_bytes(self) -> int:
+        """Count the bytes of all verdicts and of what they rest on."""
 
 
 class Vms(Protocol):
@@ -320,40 +336,6 @@ class Signer(Protocol):
         """Sign; ECDSA P-256 with SHA-256 in DER form, or Ed25519, as the key is."""
 
 
-class KeyRoom(Protocol):
-    """The only place where VM keys exist in the clear: a child process that handles a batch and exits."""
-
-    @property
-    def providers(self) -> Sequence[str]:
-        """Names of the configured key providers."""
-
-    async def create_kek(self, provider: str) -> str:
-        """Make and activate a KEK in the KMS; returns its id. Raises KmsUnavailable."""
-
-    async def rotate_kek(self, provider: str, kek_id: str) -> str:
-        """Let new key material follow a KEK; returns the id to wrap under. Raises KmsUnavailable."""
-
-    async def create_key(self, provider: str, kek_id: str, aad: bytes) -> NewKey:
-        """Make a VM key and return it wrapped. Raises KmsUnavailable."""
-
-    async def import_key(
-        self, provider: str, kek_id: str, aad: bytes, *, sealed: bytes, vm: str
-    ) -> NewKey:
-        """Take in a passphrase that was sealed to the import key. Raises KmsUnavailable."""
-
-    async def rewrap(self, order: RewrapOrder) -> bytes:
-        """Unwrap a VM key and wrap it by another KEK. Raises KmsUnavailable."""
-
-    async def release(self, order: ReleaseOrder) -> bytes:
-        """Unwrap a VM key and return a signed KeyGrant v1. Raises KmsUnavailable."""
-
-    async def health(self, provider: str) -> KmsHealth:
-        """How a provider's KMS is doing, with a detail that says what to do. Does not raise."""
-
-    async def close(self) -> None:
-        """End the children."""
-
-
 __all__ = [
     "AuditLog",
     "Baselines",
@@ -361,6 +343,7 @@ __all__ = [
     "Catalogue",
     "Clock",
     "Enrolments",
+    "EscrowRoom",
     "EvidenceArchive",
     "Hosts",
     "Identities",

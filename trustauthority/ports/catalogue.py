@@ -20,8 +20,8 @@ class Catalogue(Protocol):
     async def create_cluster(self, entry: ClusterEntry) -> bool:
         """Insert a cluster; False when the name is taken."""
 
-    async def clusters(self) -> Sequence[ClusterEntry]:
-        """List clusters by name."""
+    async def clusters(self, cluster: str = "") -> Sequence[ClusterEntry]:
+        """List clusters by name: one, or (empty) all."""
 
     async def apply_policy(self, entry: ClusterEntry) -> int | None:
         """Replace a cluster's policy; returns the new policy epoch, None for an unknown cluster."""

@@ -110,6 +110,17 @@ MATRIX: dict[str, dict[str, Rule]] = {
         "ReprofileVm": _KEYS,
         "RetireVm": _KEYS,
     },
+    "EscrowService": {
+        "ExportEscrow": _KEYS,
+        "ResealEscrow": _KEYS,
+        "BeginDrill": _KEYS,
+        "RecordDrill": _KEYS,
+    },
+    "BreakGlassService": {
+        "OpenBreakGlass": _roles(Role.BREAK_GLASS),
+        "ListBreakGlasses": _roles(Role.BREAK_GLASS, Role.KEYS, Role.AUDITOR, Role.OPERATOR),
+        "CloseBreakGlass": _roles(Role.BREAK_GLASS, Role.KEYS, Role.HOSTS, Role.OPERATOR),
+    },
     "PlacementService": {
         "CheckPlacement": _SEE_PLACEMENT,
         "ListCandidates": _SEE_PLACEMENT,

@@ -8,7 +8,7 @@ from trustauthority.codec.runtimerules import MAX_DOCUMENT_BYTES
 from trustauthority.errors import InvalidRequest
 from trustauthority.model.catalogue import BaselineEntry, ClusterEntry, RevocationListEntry
 from trustauthority.ports import Store
-from trustauthority.rpc import convert
+from trustauthority.rpc import convert, convert_clusters
 from trustauthority.rpc.convert_update import announced_update
 from trustauthority.rpc.interceptor import current_caller
 from trustauthority.services.baselines import BaselineService, VariantName
@@ -62,14 +62,14 @@ class ClusterRpc(admin_pb2_grpc.ClusterServiceServicer):
             by=current_caller().name,
             dry_run=request.dry_run,
         )
-        return pb.AddAnchorResponse(anchor=convert.anchor(entry))
+        return pb.AddAnchorResponse(anchor=convert_clusters.anchor(entry))
 
     async def ListAnchors(
         self, request: pb.ListAnchorsRequest, context: Any
     ) -> pb.ListAnchorsResponse:
         """List anchors."""
         entries = await self._catalogue.anchors(convert.optional_name(request.cluster, "cluster"))
-        return pb.ListAnchorsResponse(anchors=[convert.anchor(each) for each in entries])
+        return pb.ListAnchorsResponse(anchors=[convert_clusters.anchor(each) for each in entries])
 
     async def RemoveAnchor(
         self, request: pb.RemoveAnchorRequest, context: Any
@@ -133,7 +133,9 @@ class ClusterRpc(admin_pb2_grpc.ClusterServiceServicer):
         """List machines."""
         cluster = convert.optional_name(request.cluster, "cluster")
         entries = await self._catalogue.inventory(cluster)
-        return pb.ListInventoryResponse(entries=[convert.inventory_entry(each) for each in entries])
+        return pb.ListInventoryResponse(
+            entries=[convert_clusters.inventory_entry(each) for each in entries]
+        )
 
     async def RemoveInventory(
         self, request: pb.RemoveInventoryRequest, context: Any
@@ -280,7 +282,7 @@ class ClusterRpc(admin_pb2_grpc.ClusterServiceServicer):
         policy = parse_policy(entry.policy_document)
         async with self._store.snapshot() as tx:
             hosts = await tx.hosts.page(cluster=entry.cluster_id, after="", limit=MAX_HOSTS_COUNTED)
-        return convert.cluster(
+        return convert_clusters.cluster(
             entry,
             policy_name=policy.name,
             hosts=len(hosts),
@@ -303,7 +305,7 @@ def _variant(
 
 
 def _baseline(entry: BaselineEntry) -> pb.Baseline:
-    return convert.baseline(entry, summary_lines(decode_baseline(entry.document)))
+    return convert_clusters.baseline(entry, summary_lines(decode_baseline(entry.document)))
 
 
 def _crl(entry: RevocationListEntry) -> pb.Crl:

@@ -9,17 +9,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from trustauthority.errors import InvalidRequest
 from trustauthority.model.baseline import Component
 from trustauthority.model.catalogue import (
-    AnchorEntry,
     AnchorKind,
-    BaselineEntry,
-    ClusterEntry,
     IdentityEntry,
-    InventoryEntry,
     Role,
 )
 from trustauthority.model.host import Admission
 from trustauthority.model.identifiers import is_name, is_request_id
-from trustauthority.model.placement import KeyState, LeaseClass, LeaseTerms, VmState
+from trustauthority.model.placement import KeyState, LeaseClass, LeaseTerms, Sharing, VmState
 from trustauthority.model.tpm import PcrSelection
 from trustauthority.model.verdict import Check, CheckState, Standing
 from trustauthority.model.vm import IntentEntry, VmEntry, VmKeyEntry
@@ -67,6 +63,10 @@ LEASE_CLASSES = {
     LeaseClass.STANDARD: keyprovider_pb2.LEASE_CLASS_STANDARD,
     LeaseClass.UNLIMITED: keyprovider_pb2.LEASE_CLASS_UNLIMITED,
 }
+SHARING = {
+    Sharing.EXCLUSIVE: keyprovider_pb2.SHARING_EXCLUSIVE,
+    Sharing.SHARED: keyprovider_pb2.SHARING_SHARED,
+}
 ROLES = {role: admin_pb2.Role.Value(f"ROLE_{role.name}") for role in Role}
 ANCHOR_KINDS = {
     AnchorKind.CA: admin_pb2.ANCHOR_KIND_CA,
@@ -102,10 +102,10 @@ def request_id(value: str, field: str = "request_id") -> str:
     return value
 
 
-def epoch(value: int) -> int:
-    """A grant epoch: positive."""
+def epoch(value: int, field: str = "grant_epoch") -> int:
+    """An epoch: positive."""
     if value < 1:
-        raise InvalidRequest("grant_epoch is positive", field="grant_epoch")
+        raise InvalidRequest(f"{field} is positive", field=field)
     return value
 
 
@@ -256,13 +256,17 @@ def lease(terms: LeaseTerms) -> common_pb2.LeaseTerms:
         lease_ms=0 if terms.is_unlimited else terms.lease_ms,
         continue_for_ms=terms.continue_for_ms,
         skew_ms=terms.skew_ms,
+        on_lease_loss=common_pb2.OnLeaseLoss.Value(f"ON_LEASE_LOSS_{terms.on_lease_loss.name}"),
     )
 
 
 def vm(entry: VmEntry, names: Mapping[str, str]) -> keyprovider_pb2.Vm:
     """A VM; ``names`` gives host names by id."""
     terms = LeaseTerms(
-        lease_ms=entry.lease_ms, continue_for_ms=entry.continue_for_ms, skew_ms=entry.skew_ms
+        lease_ms=entry.lease_ms,
+        continue_for_ms=entry.continue_for_ms,
+        skew_ms=entry.skew_ms,
+        on_lease_loss=entry.on_lease_loss,
     )
     return keyprovider_pb2.Vm(
         vm_id=entry.vm_id,
@@ -270,6 +274,7 @@ def vm(entry: VmEntry, names: Mapping[str, str]) -> keyprovider_pb2.Vm:
         lease_class=LEASE_CLASSES[entry.lease_class],
         lease=lease(terms),
         any_host=entry.any_host_of_cluster,
+        sharing=SHARING[entry.sharing],
         profile_digest=entry.profile_sha256,
         owner_host_id=entry.owner or "",
         owner_host_name=names.get(entry.owner or "", ""),
@@ -323,63 +328,6 @@ def intent(entry: IntentEntry, names: Mapping[str, str]) -> placement_pb2.Intent
         created_by=entry.created_by,
         expires_at=timestamp(entry.expires_ms),
         used=entry.used_by is not None,
-    )
-
-
-def cluster(
-    entry: ClusterEntry, *, policy_name: str, hosts: int, by_inventory: bool
-) -> admin_pb2.Cluster:
-    """A cluster."""
-    return admin_pb2.Cluster(
-        name=entry.cluster_id,
-        policy_epoch=entry.policy_epoch,
-        policy_name=policy_name,
-        hosts=hosts,
-        admit_by_inventory=by_inventory,
-        created_at=timestamp(entry.created_at_ms),
-    )
-
-
-def anchor(entry: AnchorEntry) -> admin_pb2.Anchor:
-    """An anchor."""
-    return admin_pb2.Anchor(
-        anchor_id=entry.anchor_id,
-        cluster=entry.cluster_id,
-        kind=ANCHOR_KINDS[entry.kind],
-        ek_type=str(entry.ek_type),
-        subject=entry.subject,
-        expires_at=timestamp(entry.expires_at_ms),
-        added_at=timestamp(entry.added_at_ms),
-        added_by=entry.added_by,
-    )
-
-
-def inventory_entry(entry: InventoryEntry) -> admin_pb2.InventoryEntry:
-    """A machine."""
-    return admin_pb2.InventoryEntry(
-        cluster=entry.cluster_id,
-        ek_sha256=entry.ek_sha256,
-        name=entry.name,
-        host_class=entry.host_class,
-        added_at=timestamp(entry.added_at_ms),
-        added_by=entry.added_by,
-    )
-
-
-def baseline(entry: BaselineEntry, expects: Iterable[str]) -> admin_pb2.Baseline:
-    """A variant of a component."""
-    return admin_pb2.Baseline(
-        name=entry.name,
-        cluster=entry.cluster_id,
-        state=admin_pb2.BaselineState.Value(f"BASELINE_STATE_{entry.state.name}"),
-        sha256=entry.sha256,
-        captured_from=entry.captured_from,
-        captured_at=timestamp(entry.captured_at_ms),
-        approved_by=entry.approved_by,
-        last_matched_at=timestamp(entry.last_matched_at_ms),
-        expects=expects,
-        component=COMPONENTS[entry.component],
-        host_class=entry.host_class,
     )
 
 

@@ -155,7 +155,9 @@ class HostRpc(admin_pb2_grpc.HostServiceServicer):
         self, request: pb.GetEvidenceRequest, context: Any
     ) -> AsyncIterator[pb.GetEvidenceResponse]:
         """Stream an evidence bundle."""
-        bundle = await evidence_bundle(self._store, convert.name(request.host, "host"))
+        wanted = request.verdict_id and convert.sha256_hex(request.verdict_id, "verdict_id")
+        host = convert.name(request.host, "host")
+        bundle = await evidence_bundle(self._store, host, verdict_id=wanted)
         for start in range(0, len(bundle), CHUNK_BYTES):
             yield pb.GetEvidenceResponse(chunk=bundle[start : start + CHUNK_BYTES])
 

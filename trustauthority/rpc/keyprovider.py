@@ -5,10 +5,11 @@ from contextlib import aclosing
 from typing import Any
 
 from trustauthority.errors import InvalidRequest
-from trustauthority.model.placement import LeaseClass
+from trustauthority.model.placement import LeaseClass, Sharing
 from trustauthority.ports import Store
 from trustauthority.rpc import convert, convert_placement
 from trustauthority.rpc.attestation import calling_host
+from trustauthority.rpc.breakglass import open_break_glasses
 from trustauthority.rpc.interceptor import current_caller
 from trustauthority.rpc.records import vm_messages
 from trustauthority.services.follow import Follower
@@ -20,6 +21,8 @@ from trustauthority.services.vmchanges import VmChanges
 from trustauthority.services.vmwatch import VmWatch
 from trustauthority.v1 import keyprovider_pb2 as pb
 from trustauthority.v1 import keyprovider_pb2_grpc
+
+_PURPOSES = {pb.KEY_PURPOSE_START, pb.KEY_PURPOSE_MIGRATE, pb.KEY_PURPOSE_SHARE}
 
 
 class KeyProviderRpc(keyprovider_pb2_grpc.KeyProviderServiceServicer):
@@ -68,7 +71,7 @@ class KeyProviderRpc(keyprovider_pb2_grpc.KeyProviderServiceServicer):
     ) -> pb.RequestKeyResponse:
         """Release a key to the calling host."""
         migrating = request.purpose == pb.KEY_PURPOSE_MIGRATE
-        if not migrating and request.purpose != pb.KEY_PURPOSE_START:
+        if request.purpose not in _PURPOSES:
             raise InvalidRequest("purpose must be given", field="purpose")
         if migrating != bool(request.move_id):
             raise InvalidRequest("move_id belongs to purpose migrate", field="move_id")
@@ -77,6 +80,7 @@ class KeyProviderRpc(keyprovider_pb2_grpc.KeyProviderServiceServicer):
             vm=convert.name(request.vm_id, "vm_id"),
             request_id=convert.request_id(request.request_id),
             move_id=convert.request_id(request.move_id, "move_id") if migrating else "",
+            shared=request.purpose == pb.KEY_PURPOSE_SHARE,
         )
         return pb.RequestKeyResponse(
             request_id=released.request_id,
@@ -137,6 +141,9 @@ class VmRpc(keyprovider_pb2_grpc.VmServiceServicer):
                 cluster=convert.name(request.cluster, "cluster"),
                 lease_class=lease_class,
                 any_host=request.any_host,
+                sharing=Sharing.SHARED
+                if request.sharing == pb.SHARING_SHARED
+                else Sharing.EXCLUSIVE,
                 profile_sha256=request.profile_digest,
             ),
             by=current_caller().name,
@@ -157,7 +164,9 @@ class VmRpc(keyprovider_pb2_grpc.VmServiceServicer):
     async def GetVm(self, request: pb.GetVmRequest, context: Any) -> pb.GetVmResponse:
         """Show one VM."""
         entry = await self._service.get(convert.name(request.vm_id, "vm_id"))
-        return pb.GetVmResponse(vm=(await vm_messages(self._store, [entry]))[0])
+        glasses = await open_break_glasses(self._store, entry.vm_id)
+        messages = await vm_messages(self._store, [entry])
+        return pb.GetVmResponse(vm=messages[0], break_glasses=glasses)
 
     async def WatchVms(
         self, request: pb.WatchVmsRequest, context: Any

@@ -218,8 +218,8 @@ class AttestationService:
     async def _record(self, tx: Transaction, judged: Judged, evidence: Evidence) -> "_Recorded":
         host, verified, verdict = judged.host, judged.verified, judged.verdict
         policy = judged.policy
-        boot_log_sha256 = await tx.archive.put_blob(evidence.boot_log)
-        evidence_sha256 = await archive_evidence(tx, evidence, boot_log_sha256, before=host)
+        kept = await archive_evidence(tx, evidence, before=host)
+        evidence_sha256, boot_log_sha256 = kept.evidence, kept.boot_log
         document = verdict_document(verdict, evidence_sha256)
         verdict_id = hashlib.sha256(document.encode()).hexdigest()
         clock = verified.quote.clock_info
@@ -240,7 +240,10 @@ class AttestationService:
                 "document": document,
                 "seal": sign_verdict(stated, self._keys, judged.global_epoch, policy),
                 "report": report,
+                "passed": verdict.passed,
                 "evidence_sha256": evidence_sha256,
+                "boot_log_sha256": boot_log_sha256,
+                "ima_log_sha256": kept.ima_log,
             },
         )
         progress, runtime = verified.runtime.progress, encode_runtime(judged.runtime)

@@ -1,4 +1,4 @@
-"""Evidence bundles: what stands behind a host's newest verdict, so that anybody can judge it again.
+"""Evidence bundles: what stands behind a verdict on a host, so that anybody can judge it again.
 
 What it guarantees: the parts are those that were judged, byte for byte (rule 67), with the policy and
 the baselines that are in force now; no secret is inside. Format: docs/reference/evidence-bundle.md.
@@ -19,15 +19,25 @@ from trustauthority.services.verdicts import archived_evidence
 from trustauthority.verification.challenge import Purpose, qualifying_data
 
 
-async def evidence_bundle(store: Store, name: str) -> bytes:
-    """The evidence bundle behind a host's newest verdict.
+async def evidence_bundle(store: Store, name: str, *, verdict_id: str = "") -> bytes:
+    """The evidence bundle behind one verdict on a host.
+
+    Args:
+        store: the store.
+        name: name or id of the host.
+        verdict_id: an earlier verdict, as the audit log names it; the newest one when empty.
 
     Raises:
         NotFound: the host never sent evidence, or it is not kept any more.
     """
     async with store.snapshot() as tx:
         host = await find_host(tx, name)
-        stored = None if host.verdict_id is None else await tx.archive.get_verdict(host.verdict_id)
+        chosen = verdict_id or host.verdict_id
+        stored = None if chosen is None else await tx.archive.get_verdict(chosen)
+        if verdict_id and (stored is None or stored["host_id"] != host.host_id):
+            raise NotFound(
+                f"no verdict {verdict_id} on {name} is kept", kind="evidence", name=verdict_id
+            )
         if stored is None:
             raise NotFound(f"{name} never sent evidence", kind="evidence", name=name)
         archived = await archived_evidence(tx, str(stored["evidence_sha256"]))
@@ -59,7 +69,7 @@ async def evidence_bundle(store: Store, name: str) -> bytes:
         "endorsement": f"{host.tpm} ({host.anchor})",
         "ima_offset": evidence.ima_offset,
         "policy_sha256": cluster.policy_sha256,
-        "verdict_id": host.verdict_id,
+        "verdict_id": chosen,
     }
     if archived.position_before:
         manifest["tpm_position_before"] = archived.position_before.hex()

@@ -20,19 +20,22 @@ from trustauthority.errors import (
 )
 from trustauthority.model.host import HostRecord
 from trustauthority.model.identifiers import HostId, RequestId, VmId
-from trustauthority.model.placement import LeaseTerms, PlacementState
+from trustauthority.model.placement import LeaseTerms
 from trustauthority.model.report import VerdictSeal
 from trustauthority.model.requests import (
+    BreakGlassConfirmRequest,
     ConfirmRequest,
     FailRequest,
     GiveBackRequest,
     GrantRequest,
     PrepareRequest,
     RenewRequest,
+    ShareRequest,
 )
 from trustauthority.placement.authority import refusal, retry_after_ms
 from trustauthority.ports import Journal, KeyRoom, Store, Transaction
 from trustauthority.report.seal import open_seal
+from trustauthority.services.break_glass import ask_by_glass, renew_by_glass
 from trustauthority.services.decisions import audit_decision, audit_refusal
 from trustauthority.services.orders import (
     Authorised,
@@ -41,6 +44,8 @@ from trustauthority.services.orders import (
     terms_of,
 )
 from trustauthority.services.policies import cluster_policy
+
+_Asked = GrantRequest | PrepareRequest | ShareRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,16 +70,25 @@ class KeyService:
         self._journal = journal
 
     async def request(
-        self, host: HostRecord, *, vm: str, request_id: str, move_id: str = ""
+        self,
+        host: HostRecord,
+        *,
+        vm: str,
+        request_id: str,
+        move_id: str = "",
+        shared: bool = False,
     ) -> ReleasedKey:
-        """Release a VM's key to a host: to run it, or as the prepared destination of a move.
+        """Release a key to a host: to run a VM, as the destination of a move, or to share a secret.
 
         Raises:
             ReleaseRefused: a predicate of the decision failed; the reason says which.
             KmsUnavailable: nothing left, nothing is lost; repeat with the same request id.
         """
+        request = _grant_request(
+            host.host_id, VmId(vm), RequestId(request_id), move_id, shared=shared
+        )
         try:
-            authorised = await self._authorise(host, VmId(vm), RequestId(request_id), move_id)
+            authorised = await self._authorise(host, request)
         except Undone as undone:
             # nothing of transaction 1 stands, so that the refusal needs one of its own
             await self._record_refusal(host, VmId(vm), undone.refusal)
@@ -104,8 +118,7 @@ class KeyService:
             host_id=host.host_id,
             grant_epoch=grant_epoch,
         )
-        state = await self._decide(host, vm, "lease.renew", request)
-        return terms_of(state)
+        return await self._decide(host, vm, "lease.renew", request)
 
     async def give_back(
         self, host: HostRecord, *, vm: str, grant_epoch: int, request_id: str
@@ -121,22 +134,25 @@ class KeyService:
 
     async def _decide(
         self, host: HostRecord, vm: str, operation: str, request: RenewRequest | GiveBackRequest
-    ) -> PlacementState:
+    ) -> LeaseTerms:
         async with self._store.transaction() as tx:
             state, failed = await tx.placement.decide(request)
             await tx.audit.append(
                 audit_decision(host, vm, operation, failed, {"epoch": request.grant_epoch})
             )
+            if failed and isinstance(request, RenewRequest):
+                by_glass = await renew_by_glass(tx, host, request)
+                if by_glass is not None:
+                    state, failed = by_glass, ()
             now_ms = tx.now_ms
         if failed:
             raise refusal(failed, retry_after_ms=retry_after_ms(state, now_ms))
-        return state
+        return terms_of(state, now_ms)
 
-    async def _authorise(
-        self, host: HostRecord, vm: VmId, request_id: RequestId, move_id: str
-    ) -> Authorised:
+    async def _authorise(self, host: HostRecord, request: _Asked) -> Authorised:
         """Transaction 1: the grant, the lease and the audit row *authorised*."""
         authorised: Authorised | None = None
+        vm, request_id = request.vm_id, request.request_id
         async with self._store.transaction() as tx:
             current = await tx.hosts.get(host.host_id)
             if current is None:
@@ -148,7 +164,6 @@ class KeyService:
                 refused: TrustAuthorityError = error
                 await tx.audit.append(audit_refusal(host, vm, "key.request", error))
             else:
-                request = _grant_request(host.host_id, vm, request_id, move_id)
                 state, failed = await tx.placement.decide(request)
                 await tx.audit.append(
                     audit_decision(host, vm, "key.request", failed, {"request": request_id})
@@ -156,26 +171,53 @@ class KeyService:
                 refused = refusal(failed, retry_after_ms=retry_after_ms(state, tx.now_ms))
                 if not failed:
                     authorised = await plan_release(tx, current, state, seal)
+            if authorised is None and isinstance(request, GrantRequest):
+                authorised = await self._by_glass(tx, current, request, instead_of=refused)
         # a refusal is recorded too, so it is raised only after its transaction was committed
         if authorised is None:
             self._journal.record("key_release", decision="refused", reason=refused.reason)
             raise refused
         return authorised
 
-    async def _seal(self, tx: Transaction, host: HostRecord) -> VerdictSeal:
+    async def _by_glass(
+        self,
+        tx: Transaction,
+        host: HostRecord,
+        request: GrantRequest,
+        *,
+        instead_of: TrustAuthorityError,
+    ) -> Authorised | None:
+        """The same by an open break-glass, where the ordinary way is closed."""
+        glass = await tx.break_glass.open_for(request.vm_id, host.host_id)
+        if glass is None:
+            return None
+        try:
+            seal = await self._seal(tx, host, may_have_failed=True)
+        except ReleaseRefused:
+            return None
+        state = await ask_by_glass(tx, host, request, glass, instead_of=instead_of)
+        if state is None:
+            return None
+        self._journal.record("break_glass", host=host.host_id, vm=request.vm_id)
+        return await plan_release(tx, host, state, seal)
+
+    async def _seal(
+        self, tx: Transaction, host: HostRecord, *, may_have_failed: bool = False
+    ) -> VerdictSeal:
         """The signed verdict that the host's row names: a status column alone releases nothing."""
         stored = None if host.verdict_id is None else await tx.archive.get_verdict(host.verdict_id)
         if stored is None or host.verdict_id is None:
             raise HostNotAttested("the host has not attested")
         if host.revoked:
             raise HostRevoked("the host is revoked")
-        if not host.passed:
+        if not host.passed and not may_have_failed:
             raise HostNotAttested(f"the host's newest verdict is FAILED: {host.reason}")
         seal = open_seal(
             str(stored["seal"]),
             keys=self._verdict_keys,
             host=host.host_id,
             verdict_id=host.verdict_id,
+            may_have_failed=may_have_failed,
         )
         epochs = (seal.policy_epoch, seal.trust_epoch, seal.global_epoch)
         signed = (*epochs, seal.counters, seal.warned)
@@ -195,7 +237,8 @@ class KeyService:
         """Transaction 2: epochs still current, audit row *released* with the response hash."""
         binding = authorised.order.binding
         response_hash = hashlib.sha256(grant).digest()
-        request = ConfirmRequest(
+        asked = BreakGlassConfirmRequest if authorised.by_glass else ConfirmRequest
+        request = asked(
             request_id=binding.request_id,
             vm_id=binding.vm_id,
             host_id=host.host_id,
@@ -245,8 +288,10 @@ async def _require_recent(tx: Transaction, host: HostRecord, seal: VerdictSeal) 
 
 
 def _grant_request(
-    host: HostId, vm: VmId, request_id: RequestId, move_id: str
-) -> GrantRequest | PrepareRequest:
+    host: HostId, vm: VmId, request_id: RequestId, move_id: str, *, shared: bool
+) -> _Asked:
+    if shared:
+        return ShareRequest(request_id=request_id, vm_id=vm, host_id=host)
     if move_id:
         return PrepareRequest(
             request_id=request_id, move_id=RequestId(move_id), vm_id=vm, host_id=host

@@ -7,7 +7,7 @@ caller. What it does not do: decide who holds a VM, or touch a key. Source: desi
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trustauthority.codec.tpm import decode_public, object_name
 from trustauthority.errors import Conflict, NotFound, TrustAuthorityError
@@ -32,6 +32,8 @@ class Authorised:
     profile_sha256: bytes
     held_by: Mapping[str, str]
     """What the host was when the key went to it: TPM, matched baseline, verdict."""
+    by_glass: bool = False
+    """Whether a break-glass stands for the host's verdict."""
 
 
 class Undone(Exception):
@@ -101,17 +103,18 @@ async def _order(
     return Authorised(
         order=order,
         grant_epoch=state.grant.grant_epoch,
-        terms=_terms(state),
+        terms=_terms(state, tx.now_ms),
         profile_sha256=vm.profile_sha256,
         held_by={"tpm": host.tpm, "baseline": host.baseline, "verdict": seal.verdict_id},
+        by_glass=state.glass is not None,
     )
 
 
-def _terms(state: PlacementState) -> LeaseTerms:
+def _terms(state: PlacementState, now_ms: int) -> LeaseTerms:
     """How long the key may be held: the VM's lease to run it, the preparation to receive it."""
     if state.grant is not None and state.grant.purpose is Purpose.PREPARE:
         return LeaseTerms(lease_ms=state.cluster.prepare_for_ms, skew_ms=0)
-    return terms_of(state)
+    return terms_of(state, now_ms)
 
 
 def wrapping_aad(vm: VmId, key_epoch: int, provider: str) -> bytes:
@@ -123,8 +126,11 @@ def wrapping_aad(vm: VmId, key_epoch: int, provider: str) -> bytes:
     ).encode()
 
 
-def terms_of(state: PlacementState) -> LeaseTerms:
-    """The lease terms of a decided VM."""
+def terms_of(state: PlacementState, now_ms: int) -> LeaseTerms:
+    """The lease terms of a decided VM; under a break-glass they end with it."""
     if state.vm is None:
         raise Conflict("the VM is gone; repeat")
-    return state.vm.terms
+    if state.glass is None:
+        return state.vm.terms
+    left_ms = state.vm.lease_until_ms - now_ms
+    return replace(state.vm.terms, lease_ms=min(state.vm.lease_ms, left_ms))

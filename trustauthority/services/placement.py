@@ -70,7 +70,9 @@ class PlacementService:
                 continue_for_ms=policy.leases.continue_for_ms,
                 skew_ms=policy.leases.skew_ms,
                 sharing=vm.sharing,
-                any_host_of_cluster=vm.any_host,
+                on_lease_loss=policy.leases.on_lease_loss,
+                # each renewal is a release of its own: an intent for each would be no decision
+                any_host_of_cluster=vm.any_host or vm.sharing is Sharing.SHARED,
                 owner=None,
                 last_owner=None,
                 grant_epoch=0,

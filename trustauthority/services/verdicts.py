@@ -55,32 +55,44 @@ def firmware_to_remember(host: HostRecord, quote: VerifiedQuote, *, passed: bool
     return oldest_acceptable(quote, tpm_knowledge(host), passed=passed).to_bytes(8, "big")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceHashes:
+    """What a verdict rests on: hashes of what the archive keeps."""
+
+    evidence: str
+    """Hex SHA-256 of the evidence's small parts, in which the logs stand by their hash."""
+    boot_log: bytes
+    ima_log: bytes
+
+
 async def archive_evidence(
-    tx: Transaction, evidence: Evidence, boot_log_sha256: bytes, *, before: HostRecord
-) -> str:
+    tx: Transaction, evidence: Evidence, *, before: HostRecord
+) -> EvidenceHashes:
     """Keep the evidence so that it can be judged again: small parts here, logs by their hash.
 
     Args:
         tx: the transaction of the verdict.
         evidence: the evidence.
-        boot_log_sha256: of its boot log, which is kept already.
         before: the host as it was judged: where its TPM stood, and what an IMA delta continues.
     """
+    boot_log = await tx.archive.put_blob(evidence.boot_log)
+    ima_log = await tx.archive.put_blob(evidence.ima_log)
     manifest = {
         "version": 1,
         "challenge": evidence.challenge.hex(),
         "attest": evidence.attest.hex(),
         "signature": evidence.signature.hex(),
         "pcr_values": evidence.pcr_values.hex(),
-        "boot_log_sha256": boot_log_sha256.hex(),
+        "boot_log_sha256": boot_log.hex(),
         "ima_offset": evidence.ima_offset,
-        "ima_log_sha256": (await tx.archive.put_blob(evidence.ima_log)).hex(),
+        "ima_log_sha256": ima_log.hex(),
         "runtime_before": before.ima_state.decode() if evidence.ima_offset else "",
         "position_before": before.tpm_position.hex(),
         "firmware_before": before.tpm_firmware.hex(),
     }
     encoded = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
-    return (await tx.archive.put_blob(encoded)).hex()
+    kept = await tx.archive.put_blob(encoded)
+    return EvidenceHashes(evidence=kept.hex(), boot_log=boot_log, ima_log=ima_log)
 
 
 def expected_evidence(

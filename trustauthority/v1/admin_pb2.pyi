@@ -162,6 +162,8 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     """Check placements and write intents: schedulers."""
     ROLE_IDENTITY: _Role.ValueType  # 8
     """Issue and revoke identities."""
+    ROLE_BREAK_GLASS: _Role.ValueType  # 9
+    """Lets a host have a VM whatever its verdict says."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """What an identity may do. Default deny; one matrix decides."""
@@ -184,6 +186,8 @@ ROLE_PLACEMENT: Role.ValueType  # 7
 """Check placements and write intents: schedulers."""
 ROLE_IDENTITY: Role.ValueType  # 8
 """Issue and revoke identities."""
+ROLE_BREAK_GLASS: Role.ValueType  # 9
+"""Lets a host have a VM whatever its verdict says."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 @_typing.final
@@ -2453,16 +2457,20 @@ class GetEvidenceRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HOST_FIELD_NUMBER: _builtins.int
+    VERDICT_ID_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     """Host id or name."""
+    verdict_id: _builtins.str
+    """Id of an earlier verdict on this host, as the audit log has it; empty for the newest one."""
     def __init__(
         self,
         *,
         host: _builtins.str = ...,
+        verdict_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "verdict_id", b"verdict_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,23 +25,25 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etrustauthority/v1/common.proto\x12\x11trustauthority.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdf\x01\n\x05\x43heck\x12\n\n\x02id\x18\x01 \x01(\t\x12,\n\x05state\x18\x02 \x01(\x0e\x32\x1d.trustauthority.v1.CheckState\x12\r\n\x05title\x18\x03 \x01(\t\x12\x10\n\x08\x65xpected\x18\x04 \x01(\t\x12\r\n\x05\x66ound\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x0e\n\x06remedy\x18\x07 \x01(\t\x12\x0b\n\x03pcr\x18\x08 \x01(\x05\x12\x13\n\x0b\x65vent_index\x18\t \x01(\x05\x12*\n\x08\x63hildren\x18\n \x03(\x0b\x32\x18.trustauthority.v1.Check\"\xbc\x02\n\x07Verdict\x12\x12\n\nverdict_id\x18\x01 \x01(\t\x12\x0f\n\x07host_id\x18\x02 \x01(\t\x12-\n\x08standing\x18\x03 \x01(\x0e\x32\x1b.trustauthority.v1.Standing\x12.\n\ndecided_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x61ttested_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06policy\x18\x06 \x01(\t\x12\x14\n\x0cpolicy_epoch\x18\x07 \x01(\x03\x12\x10\n\x08\x62\x61seline\x18\x08 \x01(\t\x12(\n\x06\x63hecks\x18\t \x03(\x0b\x32\x18.trustauthority.v1.Check\x12\x17\n\x0f\x65vidence_sha256\x18\n \x01(\t\"H\n\nLeaseTerms\x12\x10\n\x08lease_ms\x18\x01 \x01(\x03\x12\x17\n\x0f\x63ontinue_for_ms\x18\x02 \x01(\x03\x12\x0f\n\x07skew_ms\x18\x03 \x01(\x03\"-\n\x0cPcrSelection\x12\x0c\n\x04\x62\x61nk\x18\x01 \x01(\t\x12\x0f\n\x07indices\x18\x02 \x03(\r*d\n\x08Standing\x12\x18\n\x14STANDING_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTANDING_PASSED\x10\x01\x12\x13\n\x0fSTANDING_FAILED\x10\x02\x12\x14\n\x10STANDING_UNKNOWN\x10\x03*\x8b\x01\n\nCheckState\x12\x1b\n\x17\x43HECK_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43HECK_STATE_PASSED\x10\x01\x12\x16\n\x12\x43HECK_STATE_FAILED\x10\x02\x12\x17\n\x13\x43HECK_STATE_WARNING\x10\x03\x12\x17\n\x13\x43HECK_STATE_SKIPPED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etrustauthority/v1/common.proto\x12\x11trustauthority.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdf\x01\n\x05\x43heck\x12\n\n\x02id\x18\x01 \x01(\t\x12,\n\x05state\x18\x02 \x01(\x0e\x32\x1d.trustauthority.v1.CheckState\x12\r\n\x05title\x18\x03 \x01(\t\x12\x10\n\x08\x65xpected\x18\x04 \x01(\t\x12\r\n\x05\x66ound\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x0e\n\x06remedy\x18\x07 \x01(\t\x12\x0b\n\x03pcr\x18\x08 \x01(\x05\x12\x13\n\x0b\x65vent_index\x18\t \x01(\x05\x12*\n\x08\x63hildren\x18\n \x03(\x0b\x32\x18.trustauthority.v1.Check\"\xbc\x02\n\x07Verdict\x12\x12\n\nverdict_id\x18\x01 \x01(\t\x12\x0f\n\x07host_id\x18\x02 \x01(\t\x12-\n\x08standing\x18\x03 \x01(\x0e\x32\x1b.trustauthority.v1.Standing\x12.\n\ndecided_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x61ttested_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06policy\x18\x06 \x01(\t\x12\x14\n\x0cpolicy_epoch\x18\x07 \x01(\x03\x12\x10\n\x08\x62\x61seline\x18\x08 \x01(\t\x12(\n\x06\x63hecks\x18\t \x03(\x0b\x32\x18.trustauthority.v1.Check\x12\x17\n\x0f\x65vidence_sha256\x18\n \x01(\t\"\x7f\n\nLeaseTerms\x12\x10\n\x08lease_ms\x18\x01 \x01(\x03\x12\x17\n\x0f\x63ontinue_for_ms\x18\x02 \x01(\x03\x12\x0f\n\x07skew_ms\x18\x03 \x01(\x03\x12\x35\n\ron_lease_loss\x18\x04 \x01(\x0e\x32\x1e.trustauthority.v1.OnLeaseLoss\"-\n\x0cPcrSelection\x12\x0c\n\x04\x62\x61nk\x18\x01 \x01(\t\x12\x0f\n\x07indices\x18\x02 \x03(\r*d\n\x08Standing\x12\x18\n\x14STANDING_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTANDING_PASSED\x10\x01\x12\x13\n\x0fSTANDING_FAILED\x10\x02\x12\x14\n\x10STANDING_UNKNOWN\x10\x03*\x8b\x01\n\nCheckState\x12\x1b\n\x17\x43HECK_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43HECK_STATE_PASSED\x10\x01\x12\x16\n\x12\x43HECK_STATE_FAILED\x10\x02\x12\x17\n\x13\x43HECK_STATE_WARNING\x10\x03\x12\x17\n\x13\x43HECK_STATE_SKIPPED\x10\x04*\x8d\x01\n\x0bOnLeaseLoss\x12\x1d\n\x19ON_LEASE_LOSS_UNSPECIFIED\x10\x00\x12$\n ON_LEASE_LOSS_PAUSE_THEN_DESTROY\x10\x01\x12\x19\n\x15ON_LEASE_LOSS_DESTROY\x10\x02\x12\x1e\n\x1aON_LEASE_LOSS_CONTINUE_FOR\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'trustauthority.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STANDING']._serialized_start=752
-  _globals['_STANDING']._serialized_end=852
-  _globals['_CHECKSTATE']._serialized_start=855
-  _globals['_CHECKSTATE']._serialized_end=994
+  _globals['_STANDING']._serialized_start=807
+  _globals['_STANDING']._serialized_end=907
+  _globals['_CHECKSTATE']._serialized_start=910
+  _globals['_CHECKSTATE']._serialized_end=1049
+  _globals['_ONLEASELOSS']._serialized_start=1052
+  _globals['_ONLEASELOSS']._serialized_end=1193
   _globals['_CHECK']._serialized_start=87
   _globals['_CHECK']._serialized_end=310
   _globals['_VERDICT']._serialized_start=313
   _globals['_VERDICT']._serialized_end=629
   _globals['_LEASETERMS']._serialized_start=631
-  _globals['_LEASETERMS']._serialized_end=703
-  _globals['_PCRSELECTION']._serialized_start=705
-  _globals['_PCRSELECTION']._serialized_end=750
+  _globals['_LEASETERMS']._serialized_end=758
+  _globals['_PCRSELECTION']._serialized_start=760
+  _globals['_PCRSELECTION']._serialized_end=805
 # @@protoc_insertion_point(module_scope)

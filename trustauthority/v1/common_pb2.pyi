@@ -86,6 +86,34 @@ CHECK_STATE_SKIPPED: CheckState.ValueType  # 4
 """The policy does not ask for it."""
 Global___CheckState: _TypeAlias = CheckState  # noqa: Y015
 
+class _OnLeaseLoss:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnLeaseLossEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnLeaseLoss.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_LEASE_LOSS_UNSPECIFIED: _OnLeaseLoss.ValueType  # 0
+    """Not said: pause, then destroy."""
+    ON_LEASE_LOSS_PAUSE_THEN_DESTROY: _OnLeaseLoss.ValueType  # 1
+    """Pause at the end of the lease, destroy within half of the skew."""
+    ON_LEASE_LOSS_DESTROY: _OnLeaseLoss.ValueType  # 2
+    """Destroy at the end of the lease."""
+    ON_LEASE_LOSS_CONTINUE_FOR: _OnLeaseLoss.ValueType  # 3
+    """Run on for continue_for_ms, then pause and destroy."""
+
+class OnLeaseLoss(_OnLeaseLoss, metaclass=_OnLeaseLossEnumTypeWrapper):
+    """What a host does with a VM whose lease ends without a renewal."""
+
+ON_LEASE_LOSS_UNSPECIFIED: OnLeaseLoss.ValueType  # 0
+"""Not said: pause, then destroy."""
+ON_LEASE_LOSS_PAUSE_THEN_DESTROY: OnLeaseLoss.ValueType  # 1
+"""Pause at the end of the lease, destroy within half of the skew."""
+ON_LEASE_LOSS_DESTROY: OnLeaseLoss.ValueType  # 2
+"""Destroy at the end of the lease."""
+ON_LEASE_LOSS_CONTINUE_FOR: OnLeaseLoss.ValueType  # 3
+"""Run on for continue_for_ms, then pause and destroy."""
+Global___OnLeaseLoss: _TypeAlias = OnLeaseLoss  # noqa: Y015
+
 @_typing.final
 class Check(_message.Message):
     """One node of the check tree that the CLI, the console, reports and docs share."""
@@ -219,22 +247,26 @@ class LeaseTerms(_message.Message):
     LEASE_MS_FIELD_NUMBER: _builtins.int
     CONTINUE_FOR_MS_FIELD_NUMBER: _builtins.int
     SKEW_MS_FIELD_NUMBER: _builtins.int
+    ON_LEASE_LOSS_FIELD_NUMBER: _builtins.int
     lease_ms: _builtins.int
     """Length of the lease in milliseconds; 0 means unlimited, which is flagged wherever it shows."""
     continue_for_ms: _builtins.int
     """How long the host may go on after the lease ended, in milliseconds."""
     skew_ms: _builtins.int
     """Margin for clocks, in milliseconds: no other owner before lease + continue-for + skew."""
+    on_lease_loss: Global___OnLeaseLoss.ValueType
+    """What the host does at the end of the lease."""
     def __init__(
         self,
         *,
         lease_ms: _builtins.int = ...,
         continue_for_ms: _builtins.int = ...,
         skew_ms: _builtins.int = ...,
+        on_lease_loss: Global___OnLeaseLoss.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["continue_for_ms", b"continue_for_ms", "lease_ms", b"lease_ms", "skew_ms", b"skew_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continue_for_ms", b"continue_for_ms", "lease_ms", b"lease_ms", "on_lease_loss", b"on_lease_loss", "skew_ms", b"skew_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from trustauthority.v1 import breakglass_pb2 as _breakglass_pb2
 from trustauthority.v1 import common_pb2 as _common_pb2
 import builtins as _builtins
 import sys
@@ -77,6 +78,8 @@ class _KeyPurposeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeyPurpose
     """To start the VM."""
     KEY_PURPOSE_MIGRATE: _KeyPurpose.ValueType  # 2
     """To receive the VM: only for the prepared destination."""
+    KEY_PURPOSE_SHARE: _KeyPurpose.ValueType  # 3
+    """To hold a shared secret: nothing is run, and other hosts may hold it, too."""
 
 class KeyPurpose(_KeyPurpose, metaclass=_KeyPurposeEnumTypeWrapper):
     """Why a host asks."""
@@ -87,6 +90,8 @@ KEY_PURPOSE_START: KeyPurpose.ValueType  # 1
 """To start the VM."""
 KEY_PURPOSE_MIGRATE: KeyPurpose.ValueType  # 2
 """To receive the VM: only for the prepared destination."""
+KEY_PURPOSE_SHARE: KeyPurpose.ValueType  # 3
+"""To hold a shared secret: nothing is run, and other hosts may hold it, too."""
 Global___KeyPurpose: _TypeAlias = KeyPurpose  # noqa: Y015
 
 class _LeaseClass:
@@ -116,6 +121,30 @@ LEASE_CLASS_STANDARD: LeaseClass.ValueType  # 2
 LEASE_CLASS_UNLIMITED: LeaseClass.ValueType  # 3
 """Never ends: what vSphere Trust Authority does. Flagged wherever it shows."""
 Global___LeaseClass: _TypeAlias = LeaseClass  # noqa: Y015
+
+class _Sharing:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SharingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sharing.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SHARING_UNSPECIFIED: _Sharing.ValueType  # 0
+    """As for exclusive."""
+    SHARING_EXCLUSIVE: _Sharing.ValueType  # 1
+    """One: a VM, and whatever has a disk."""
+    SHARING_SHARED: _Sharing.ValueType  # 2
+    """Several: a secret of a service that runs on many hosts. It has no owner and no fence."""
+
+class Sharing(_Sharing, metaclass=_SharingEnumTypeWrapper):
+    """How many hosts may hold a secret at a time."""
+
+SHARING_UNSPECIFIED: Sharing.ValueType  # 0
+"""As for exclusive."""
+SHARING_EXCLUSIVE: Sharing.ValueType  # 1
+"""One: a VM, and whatever has a disk."""
+SHARING_SHARED: Sharing.ValueType  # 2
+"""Several: a secret of a service that runs on many hosts. It has no owner and no fence."""
+Global___Sharing: _TypeAlias = Sharing  # noqa: Y015
 
 @_typing.final
 class VmKey(_message.Message):
@@ -594,6 +623,7 @@ class Vm(_message.Message):
     KEY_STATE_FIELD_NUMBER: _builtins.int
     PREPARED_HOST_ID_FIELD_NUMBER: _builtins.int
     RETIRED_FIELD_NUMBER: _builtins.int
+    SHARING_FIELD_NUMBER: _builtins.int
     vm_id: _builtins.str
     """Its id."""
     cluster: _builtins.str
@@ -618,6 +648,8 @@ class Vm(_message.Message):
     """Destination of the offered or prepared move, or empty."""
     retired: _builtins.bool
     """Whether it is out of placement for good."""
+    sharing: Global___Sharing.ValueType
+    """How many hosts may hold it at a time."""
     @_builtins.property
     def lease(self) -> _common_pb2.LeaseTerms:
         """Those terms."""
@@ -648,10 +680,11 @@ class Vm(_message.Message):
         key_state: Global___KeyState.ValueType = ...,
         prepared_host_id: _builtins.str = ...,
         retired: _builtins.bool = ...,
+        sharing: Global___Sharing.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fence_until", b"fence_until", "lease", b"lease", "lease_until", b"lease_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_host", b"any_host", "cluster", b"cluster", "fence_until", b"fence_until", "grant_epoch", b"grant_epoch", "key_state", b"key_state", "last_owner_host_id", b"last_owner_host_id", "lease", b"lease", "lease_class", b"lease_class", "lease_until", b"lease_until", "owner_host_id", b"owner_host_id", "owner_host_name", b"owner_host_name", "prepared_host_id", b"prepared_host_id", "profile_digest", b"profile_digest", "retired", b"retired", "vm_id", b"vm_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_host", b"any_host", "cluster", b"cluster", "fence_until", b"fence_until", "grant_epoch", b"grant_epoch", "key_state", b"key_state", "last_owner_host_id", b"last_owner_host_id", "lease", b"lease", "lease_class", b"lease_class", "lease_until", b"lease_until", "owner_host_id", b"owner_host_id", "owner_host_name", b"owner_host_name", "prepared_host_id", b"prepared_host_id", "profile_digest", b"profile_digest", "retired", b"retired", "sharing", b"sharing", "vm_id", b"vm_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -668,6 +701,7 @@ class ProtectVmRequest(_message.Message):
     LEASE_CLASS_FIELD_NUMBER: _builtins.int
     ANY_HOST_FIELD_NUMBER: _builtins.int
     PROFILE_DIGEST_FIELD_NUMBER: _builtins.int
+    SHARING_FIELD_NUMBER: _builtins.int
     vm_id: _builtins.str
     """Its id: 1-63 of a-z 0-9 . _ -."""
     cluster: _builtins.str
@@ -678,6 +712,8 @@ class ProtectVmRequest(_message.Message):
     """See Vm.any_host."""
     profile_digest: _builtins.bytes
     """SHA-256 of its canonical domain profile, or empty."""
+    sharing: Global___Sharing.ValueType
+    """How many hosts may hold it at a time; a shared one may be had by any host of the cluster."""
     def __init__(
         self,
         *,
@@ -686,10 +722,11 @@ class ProtectVmRequest(_message.Message):
         lease_class: Global___LeaseClass.ValueType = ...,
         any_host: _builtins.bool = ...,
         profile_digest: _builtins.bytes = ...,
+        sharing: Global___Sharing.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_host", b"any_host", "cluster", b"cluster", "lease_class", b"lease_class", "profile_digest", b"profile_digest", "vm_id", b"vm_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_host", b"any_host", "cluster", b"cluster", "lease_class", b"lease_class", "profile_digest", b"profile_digest", "sharing", b"sharing", "vm_id", b"vm_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -806,18 +843,24 @@ class GetVmResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VM_FIELD_NUMBER: _builtins.int
+    BREAK_GLASSES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def vm(self) -> Global___Vm:
         """As stored."""
+
+    @_builtins.property
+    def break_glasses(self) -> _containers.RepeatedCompositeFieldContainer[_breakglass_pb2.BreakGlass]:
+        """Break-glasses for it that are open now."""
 
     def __init__(
         self,
         *,
         vm: Global___Vm | None = ...,
+        break_glasses: _abc.Iterable[_breakglass_pb2.BreakGlass] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["vm", b"vm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["vm", b"vm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["break_glasses", b"break_glasses", "vm", b"vm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,6 +25,9 @@ MAX_KNOWN = 1024
 """Boots that are remembered: a fleet has a few kinds of them, and a kind per machine at worst."""
 MAX_KNOWN_BYTES = 64 * 1024 * 1024
 """What they may take, estimated: a log of 120 events and 40 KiB counts as 100 KiB."""
+_HIDDEN = (
+    "firmware measured into the {bank} bank, which the policy asks for and the quote leaves out"
+)
 _RECORD_BYTES = 320
 """What a decoded record takes beyond its bytes and without its digests: its tuples and numbers."""
 _DIGEST_BYTES = 48
@@ -45,7 +48,12 @@ BootReplay = Mapping[HashAlgorithm, BankReplay]
 
 
 def replay_boot(
-    data: bytes, quoted: PcrValues, *, pcrs: Iterable[int], quirks: frozenset[Quirk]
+    data: bytes,
+    quoted: PcrValues,
+    *,
+    pcrs: Iterable[int],
+    quirks: frozenset[Quirk],
+    banks: Iterable[HashAlgorithm] = (),
 ) -> BootReplay:
     """Replay a log in each quoted bank.
 
@@ -54,6 +62,8 @@ def replay_boot(
         quoted: values that a verified quote covers.
         pcrs: the registers that must be explained.
         quirks: known deviations that policy allows by name.
+        banks: those that policy asks for; one that the log has and the quote leaves out is a problem of its
+            own, since whoever filled the quoted one may hide what firmware measured (rule 40).
     """
     try:
         log = decode_boot_log(data)
@@ -61,8 +71,10 @@ def replay_boot(
         nothing = BankReplay(log=None, problem=error.message)
         return MappingProxyType(dict.fromkeys(quoted, nothing))
     asked = frozenset(pcrs)
+    hidden = frozenset(banks).intersection(log.algorithms) - quoted.keys()
     return MappingProxyType(
         {bank: _replay_bank(log, bank, values, asked, quirks) for bank, values in quoted.items()}
+        | {bank: BankReplay(log=None, problem=_HIDDEN.format(bank=bank)) for bank in sorted(hidden)}
     )
 
 
@@ -96,23 +108,29 @@ class KnownBoots:
         self._lock = Lock()
 
     def replay(
-        self, data: bytes, quoted: PcrValues, *, pcrs: Iterable[int], quirks: frozenset[Quirk]
+        self,
+        data: bytes,
+        quoted: PcrValues,
+        *,
+        pcrs: Iterable[int],
+        quirks: frozenset[Quirk],
+        banks: Iterable[HashAlgorithm] = (),
     ) -> BootReplay:
         """What ``replay_boot`` says."""
-        asked = frozenset(pcrs)
+        asked, wanted = frozenset(pcrs), frozenset(banks)
         # Only what is asked for goes in, so that the answer can follow from nothing else.
         values = {
             bank: {pcr: value for pcr, value in registers.items() if pcr in asked}
             for bank, registers in quoted.items()
         }
         parts = tuple((bank, *registers.items()) for bank, registers in values.items())
-        question = (hashlib.sha256(data).digest(), parts, asked, quirks)
+        question = (hashlib.sha256(data).digest(), parts, asked, quirks, wanted)
         with self._lock:
             found = self._known.get(question)
             if found is not None:
                 self._known.move_to_end(question)
                 return found[0]
-        answer = replay_boot(data, values, pcrs=asked, quirks=quirks)
+        answer = replay_boot(data, values, pcrs=asked, quirks=quirks, banks=wanted)
         self._remember(question, answer, _size(data, answer))
         return answer
 

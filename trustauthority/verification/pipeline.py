@@ -140,6 +140,7 @@ def verify_evidence(
         quote.pcrs,
         pcrs=policy.evidence.replayed_pcrs,
         quirks=frozenset(policy.boot.quirks),
+        banks=policy.evidence.quoted_banks,
     )
     # (8) the IMA log reproduces PCR 10 at some prefix
     known = expected.progress if same_boot else None
@@ -150,7 +151,8 @@ def verify_evidence(
 def expected_selection(attest: bytes, policy: Policy) -> tuple[PcrSelection, ...]:
     """The selection a quote must have: the claimed bank always, others where the TPM has them.
 
-    A bank that the quote leaves out is not active or the host hides it: no claim rests on it.
+    A bank that the quote leaves out is not active, or the host hides it: ``replay_boot`` finds a bank that
+    the log says firmware measured into (rule 40).
     """
     quoted = {entry.bank for entry in require_quote(decode_attest(attest)).selection}
     banks = [

@@ -218,6 +218,12 @@ class BootAggregate(StrEnum):
     MISMATCH = "mismatch"
 
 
+TIED = frozenset({BootAggregate.PCRS_0_7, BootAggregate.PCRS_0_9})
+"""Outcomes that tie the runtime log to the boot."""
+BOOT_AGGREGATE_FIELD = BOOT_AGGREGATE.encode() + b"\0"
+"""What the template data of a ``boot_aggregate`` entry contains, in every template."""
+
+
 def check_boot_aggregate(
     first: ImaEntry | None, pcrs: Mapping[HashAlgorithm, Mapping[int, bytes]]
 ) -> BootAggregate:
@@ -237,7 +243,10 @@ def check_boot_aggregate(
         return BootAggregate.ZERO
     if algorithm not in _AGGREGATE_HASHES:
         return BootAggregate.MISMATCH
-    digest_of = hash_constructor(_AGGREGATE_HASHES[algorithm])
+    try:
+        digest_of = hash_constructor(_AGGREGATE_HASHES[algorithm])
+    except AlgorithmUnsupported:  # an OpenSSL without SM3: what can't be compared does not fit
+        return BootAggregate.MISMATCH
     for values in pcrs.values():
         for last, outcome in ((7, BootAggregate.PCRS_0_7), (9, BootAggregate.PCRS_0_9)):
             if all(pcr in values for pcr in range(last + 1)):

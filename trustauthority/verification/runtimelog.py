@@ -19,7 +19,9 @@ from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.ima import IMA_PCR, ImaEntry, ImaReplayState
 from trustauthority.model.runtimerules import RuntimeRules
 from trustauthority.verification.runtime import (
+    BOOT_AGGREGATE_FIELD,
     MAX_FINDINGS,
+    TIED,
     BootAggregate,
     EntryFinding,
     check_boot_aggregate,
@@ -30,6 +32,11 @@ from trustauthority.verification.runtime import (
 )
 
 _NOTHING: Mapping[bytes, bytes] = MappingProxyType({})
+_NO_PREFIX = "no prefix of the IMA log reproduces PCR 10"
+_PADDED = (
+    "PCR 10 holds SHA-1 digests padded to this bank, as kernels before 5.8 extend them: no claim rests "
+    "on SHA-1"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +118,7 @@ def replay_runtime_log(
     """
     quoted = pcrs[bank].get(IMA_PCR)
     stream = ImaStream(index=start.count, offset=start.offset)
-    walk = _Walk(start, quoted, bank, _NOTHING if rules is None else rules.approved)
+    walk = _Walk(start, pcrs, bank, _NOTHING if rules is None else rules.approved)
     try:
         for window in ima_windows(log, stream):
             walk.take(window, stream.offset)
@@ -123,9 +130,8 @@ def replay_runtime_log(
         return RuntimeReplay(
             progress=start,
             unproven=stream.index - start.count,
-            problem="no prefix of the IMA log reproduces PCR 10",
+            problem=_PADDED if _is_padded(log, start, quoted, bank) else _NO_PREFIX,
         )
-    first = walk.first if start.count == 0 else None
     return RuntimeReplay(
         progress=RuntimeProgress(
             value=walk.state.value,
@@ -133,7 +139,7 @@ def replay_runtime_log(
             offset=walk.offset,
             violations=start.violations + walk.violations,
             defects=start.defects + len(walk.defects),
-            aggregate=check_boot_aggregate(first, pcrs) if first else start.aggregate,
+            aggregate=walk.aggregate,
         ),
         rules="" if rules is None else rules.sha256,
         approved=walk.approved,
@@ -143,25 +149,37 @@ def replay_runtime_log(
     )
 
 
+def _is_padded(log: bytes, start: RuntimeProgress, quoted: bytes, bank: HashAlgorithm) -> bool:
+    """Whether the log would match if the kernel padded SHA-1 digests: to say why it is refused (rule 51)."""
+    state = ImaReplayState(value=start.value, count=start.count)
+    for window in ima_windows(log, ImaStream(index=start.count, offset=start.offset)):
+        state, found = extend_until(window, quoted, bank, state, padded=True)
+        if found:
+            return True
+    return False
+
+
 class _Walk:
     """Counts along the log. They mean nothing until the quoted value was found."""
 
     def __init__(
         self,
         start: RuntimeProgress,
-        quoted: bytes | None,
+        pcrs: Mapping[HashAlgorithm, Mapping[int, bytes]],
         bank: HashAlgorithm,
         approved: Mapping[bytes, bytes],
     ) -> None:
+        quoted = pcrs[bank].get(IMA_PCR)
         self.state = ImaReplayState(value=start.value, count=start.count)
         self.offset = start.offset
         self.found = start.value == quoted
-        self.first: ImaEntry | None = None
+        self.aggregate = start.aggregate
         self.violations = 0
         self.approved = 0
         self.unproven = 0
         self.defects: list[EntryFinding] = []
         self.runs = array("Q")
+        self._pcrs = pcrs
         self._quoted = quoted
         self._bank = bank
         self._approved = approved
@@ -183,8 +201,8 @@ class _Walk:
 
     def _sort(self, window: list[ImaEntry], end: int) -> None:
         """Count what the list approves; of the others keep the places and what is wrong with them."""
-        if self.first is None and window:
-            self.first = window[0]
+        if window and not window[0].number:
+            self.aggregate = check_boot_aggregate(window[0], self._pcrs)
         runs, approved, defects, count = self.runs, self._approved.get, self.defects, 0
         inside = bool(runs and window) and runs[-1] == window[0].offset
         if inside:
@@ -214,6 +232,11 @@ class _Walk:
 
     def _look_at(self, entry: ImaEntry) -> None:
         self.violations += entry.violation
+        if BOOT_AGGREGATE_FIELD in entry.data and entry.number and self.aggregate in TIED:
+            # kexec adds one (rule 56); it can only make it worse, as a process may give a file that name
+            again = check_boot_aggregate(entry, self._pcrs)
+            if again is not BootAggregate.MISSING:
+                self.aggregate = again
         if len(self.defects) < MAX_FINDINGS:
             finding = entry_finding(entry)
             if finding is not None:

@@ -15,6 +15,7 @@ from hostagent.lease_model import (
     VmAction,
 )
 from support.modelcheck.world import CLUSTER, VM, Domain, Machine, Rows, ToAuthority, ToHost
+from trustauthority.model.lease import OnLeaseLoss
 from trustauthority.model.placement import GrantPhase, MovePhase, PlacementState, Purpose
 from trustauthority.model.requests import (
     AbortRequest,
@@ -185,6 +186,7 @@ def terms_of(rows: Rows) -> dict:
         "lease_ms": vm.lease_ms,
         "continue_for_ms": vm.continue_for_ms,
         "skew_ms": vm.skew_ms,
+        "destroys_at_once": vm.on_lease_loss is OnLeaseLoss.DESTROY,
     }
 
 

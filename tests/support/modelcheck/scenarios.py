@@ -6,6 +6,7 @@ from support.modelcheck import parties
 from support.modelcheck.explore import Model, Scenario
 from support.modelcheck.parties import Variant
 from support.modelcheck.world import CLUSTER, VM, Rows
+from trustauthority.model.lease import OnLeaseLoss
 from trustauthority.model.placement import (
     AuthorityRecord,
     BreakGlass,
@@ -19,7 +20,9 @@ LEASE, SKEW = 3, 2
 """Ticks. A host destroys one tick after its lease; the fence leaves one more for its slow clock."""
 
 
-def rows(hosts: int, *, skew: int = SKEW, any_host: bool = True, intents: tuple = ()) -> Rows:
+def rows(
+    hosts: int, *, skew: int = SKEW, any_host: bool = True, intents: tuple = (), **vm: object
+) -> Rows:
     """A protected VM that nobody owns, and attested hosts."""
     return Rows(
         authority=AuthorityRecord(),
@@ -32,18 +35,18 @@ def rows(hosts: int, *, skew: int = SKEW, any_host: bool = True, intents: tuple 
             skew_ms=skew,
             any_host_of_cluster=any_host,
             last_owner="h0",
+            **vm,
         ),
         guard=ClockGuard(boot_id="b"),
         intents=intents,
     )
 
 
-def running(hosts: int, *, skew: int = SKEW) -> dict:
+def running(hosts: int, *, skew: int = SKEW, **vm: object) -> dict:
     """The same with the VM running on h0, brought there by the product itself at tick 1."""
+    start = rows(hosts, skew=skew, **vm)
     model = Model(
-        Scenario(
-            name="prefix", hosts=hosts, horizon=1, rows=rows(hosts, skew=skew), budget={"start0": 1}
-        ),
+        Scenario(name="prefix", hosts=hosts, horizon=1, rows=start, budget={"start0": 1}),
         Variant(check_rights=False),
     )
     world = model.initial()
@@ -90,12 +93,17 @@ def short() -> tuple[Scenario, ...]:
     """Bounds that the suite affords; every search is complete within them."""
     free, owned = idle(2), running(2)
     wish = idle(2, any_host=False, intents=(intent_for("h1", 4),))
+    ended = running(2, on_lease_loss=OnLeaseLoss.DESTROY)
+    longer = running(2, on_lease_loss=OnLeaseLoss.CONTINUE_FOR, continue_for_ms=2)
     moving = {"offer": 1, "prepare": 1, "hand_over": 1, "claim": 1}
     return (
         _scenario("two want it, one clock lags", 6, free, start0=1, start1=1, lag=1),
         _scenario("two want it, a duplicate", 5, free, start0=1, start1=1, duplicate=1),
         _scenario("two want it, a retry", 5, free, start0=1, start1=1, resend=1),
         _scenario("renewal and slow clock", 9, owned, start1=1, renew=1, lag=1),
+        _scenario("destroyed at once, slow clock", 8, ended, start1=1, renew=1, lag=1),
+        _scenario("destroyed at once, revoked", 5, ended, start1=1, renew=1, revoke=1, crash=1),
+        _scenario("runs on for a while, slow clock", 9, longer, start1=1, lag=1, crash=1),
         _scenario("agent dies, clock lags", 7, owned, start1=1, lag=1, crash=1, renew=1),
         _scenario("shutdown and crash", 3, owned, start1=1, stop=1, duplicate=1, crash=1),
         _scenario(

@@ -6,6 +6,8 @@ import pytest
 import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from support.escrow import OTHER_PRIVATE, PRIVATE, public
+from support.escrow import binding as escrow_binding
 from support.keyroom_orders import (
     AAD,
     COUNTERS,
@@ -23,17 +25,20 @@ from support.storage_key import storage_public
 
 from hostagent.grant import read_key_grant
 from trustauthority.adapters.keyfiles import private_pem
-from trustauthority.adapters.keyroom import ChildKeyRoom, KeyRoomSettings
+from trustauthority.adapters.keyroom import ChildKeyRoom, EscrowSettings, KeyRoomSettings
 from trustauthority.adapters.kms.kmip import KmipKms
 from trustauthority.codec.tpm_public import decode_public, encode_public
 from trustauthority.errors import KmsUnavailable
+from trustauthority.keyrelease.escrow import drill_answer, encode_escrow_key, open_escrowed
 from trustauthority.keyrelease.keyimport import seal_import
 from trustauthority.keyrelease.wrap import policy_digest
+from trustauthority.model.escrow import StoredKey
 from trustauthority.model.keyjob import RewrapOrder
 from trustauthority.model.kms import HealthState, KmsHealth
 from trustauthority.model.tpm import ObjectAttributes
 from trustauthority.ports import KeyRoom
 
+ORIGIN = "authority.test"
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -358,3 +363,66 @@ class TestSettings:
     async def test_the_storage_of_these_tests_is_a_real_one(self):
         """The oracle of these tests holds the private half of what orders are made for."""
         assert binding().storage_name == STORAGE.key.name
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def escrowing(kms):
+    """A room whose keys are sealed to an offline key besides."""
+    path = kms.folder / "escrow.pub"
+    path.write_text(encode_escrow_key(public()))
+    chosen = EscrowSettings(public_key=path, key_id=public().key_id.hex(), origin=ORIGIN)
+    made = ChildKeyRoom(room_settings(kms.settings(), kms.folder / "release.key", escrow=chosen))
+    yield made
+    await made.close()
+
+
+class TestEscrow:
+    async def test_what_is_escrowed_is_what_is_wrapped(self, escrowing, kms, kek_id):
+        """Survival: the child seals the very key that it wraps, as the key of that VM and epoch."""
+        new = await escrowing.create_key("default", kek_id, AAD)
+        bound = escrow_binding("vm-1", origin=ORIGIN)
+        key = open_escrowed(new.escrowed, PRIVATE, expected=bound)
+        assert key == KmipKms(kms.settings()).unwrap(kek_id, new.wrapped, AAD)
+        assert len(key) == 43
+        stored = StoredKey(provider="default", kek_id=kek_id, wrapped=new.wrapped, aad=AAD)
+        again = await escrowing.escrow(stored)
+        assert again != new.escrowed
+        assert open_escrowed(again, PRIVATE, expected=bound) == key
+        challenge = bytes(range(32))
+        answer = await escrowing.answer_drill(stored, challenge)
+        assert answer == drill_answer(key, bound, challenge)
+
+    async def test_without_an_escrow_key_nothing_is_sealed(self, room, kek_id):
+        """No escrow was chosen: no blob, and no drill."""
+        new = await room.create_key("default", kek_id, AAD)
+        assert new.escrowed == b""
+        stored = StoredKey(provider="default", kek_id=kek_id, wrapped=new.wrapped, aad=AAD)
+        with pytest.raises(KmsUnavailable, match="no escrow key"):
+            await room.answer_drill(stored, bytes(32))
+
+    @pytest.mark.parametrize("content", [None, "rubbish", encode_escrow_key(public(OTHER_PRIVATE))])
+    async def test_no_key_is_made_when_the_escrow_key_was_swapped(
+        self, kms, kek_id, tmp_path, content
+    ):
+        """Fail closed: an escrow key that is gone, damaged or another one makes no VM key at all."""
+        path = tmp_path / "escrow.pub"
+        if content is not None:
+            path.write_text(content)
+        chosen = EscrowSettings(public_key=path, key_id=public().key_id.hex(), origin=ORIGIN)
+        made = ChildKeyRoom(
+            room_settings(kms.settings(), kms.folder / "release.key", escrow=chosen)
+        )
+        try:
+            with pytest.raises(KmsUnavailable, match="escrow key; its own log says why"):
+                await made.create_key("default", kek_id, AAD)
+        finally:
+            await made.close()
+
+    async def test_a_stored_key_of_something_else(self, escrowing, kek_id):
+        """N57: a wrapped key that is not bound to this VM is neither sealed nor drilled."""
+        new = await escrowing.create_key("default", kek_id, AAD)
+        other = AAD.replace(b"vm-1", b"vm-2")
+        stored = StoredKey(provider="default", kek_id=kek_id, wrapped=new.wrapped, aad=other)
+        for asked in (escrowing.escrow(stored), escrowing.answer_drill(stored, bytes(32))):
+            with pytest.raises(KmsUnavailable):
+                await asked

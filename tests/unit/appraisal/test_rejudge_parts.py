@@ -1,12 +1,14 @@
 """A bundle's parts may say anything: judging it again ends in a verdict or a refusal, never in a crash."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from support.bundle_parts import PARTS, good_bundle, judged, with_part
+from support.small_bundle import GOOD
 
 from trustauthority.codec.policy import decode_policy
-from trustauthority.errors import MalformedEvidence, PolicyInvalid
+from trustauthority.errors import InvalidRequest, MalformedEvidence, PolicyInvalid
 
 KNOWN = json.loads(good_bundle().parts["runtime-before.json"])
 NAMED = {"number": 1, "path": "/x", "digest": "sha256:00", "why": "unknown"}
@@ -94,3 +96,28 @@ def test_a_policy_that_no_reader_survives_is_invalid(document):
     """TOML may nest and count beyond what its reader does: refused in terms of ours (rule 65)."""
     with pytest.raises(PolicyInvalid):
         decode_policy(document)
+
+
+@pytest.mark.parametrize("files", [None, KNOWN["files"] | {"rules": "00" * 32}])
+def test_a_log_whose_first_part_these_rules_never_saw(files):
+    """Evidence that continues a log can't be judged by other rules than its beginning was (rule 55)."""
+    with pytest.raises(InvalidRequest, match="never saw"):
+        exchanged("runtime-before.json", json.dumps(KNOWN | {"files": files}).encode())
+
+
+def test_evidence_of_a_first_log_needs_no_word_of_the_authority():
+    """From its beginning the log speaks for itself: nothing known is asked for, and it passes."""
+    bundle = good_bundle()
+    parts = {name: body for name, body in bundle.parts.items() if name != "runtime-before.json"}
+    with pytest.raises(MalformedEvidence, match=r"no runtime-before\.json"):
+        judged(replace(bundle, parts=parts))
+    manifest = {
+        key: value
+        for key, value in bundle.manifest.items()
+        if key not in {"ima_offset", "tpm_position_before"}
+    }
+    parts["ima.log"] = GOOD.ima_log
+    whole = judged(replace(bundle, parts=parts, manifest=manifest))
+    assert whole.verdict.passed
+    assert whole.own_policy
+    assert whole.own_baselines

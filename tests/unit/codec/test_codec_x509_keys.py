@@ -1,7 +1,10 @@
 """Signatures of certificates: only listed algorithms, and parameters that mean what they say."""
 
+from unittest.mock import create_autospec
+
 import pytest
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import rsa
 from support import ek_certificates as make
 
 from trustauthority.codec.x509 import decode_certificate, decode_certificates
@@ -197,3 +200,14 @@ def test_a_crl_entry_with_critical_meaning_is_refused() -> None:
     other = make.algorithm(make.SHA384_RSA)
     with pytest.raises(MalformedEvidence, match="differs"):
         decode_revocation_list(make.sequence(plain, other, make.bits(bytes(256))))
+
+
+@pytest.mark.parametrize("surprise", [ValueError("odd"), UnsupportedAlgorithm("none")])
+def test_what_a_library_can_not_compute_is_no_signature(surprise: Exception) -> None:
+    """Rule 14: a surprise inside of the library is a refusal, never a pass."""
+    key = create_autospec(rsa.RSAPublicKey, instance=True)
+    key.verify.side_effect = surprise
+    algorithm = decode_certificate(make.endorsement()).signature_algorithm
+    with pytest.raises(InvalidSignature) as caught:
+        check_certificate_signature(key, b"message", b"\x01" * 256, algorithm)
+    assert caught.value.__cause__ is surprise

@@ -10,8 +10,17 @@ import pytest
 from support.agent_host import SoftwareTpmPort
 
 from hostagent.bundle import collect_bundle
-from hostagent.collect import CHUNK, LogPaths, chunks, ima_chunks, qualifying_data, read_boot_log
-from hostagent.tpm import BankSelection
+from hostagent.collect import (
+    CHUNK,
+    LogPaths,
+    active_selections,
+    chunks,
+    ima_chunks,
+    qualifying_data,
+    read_boot_log,
+)
+from hostagent.tpm import BankSelection, TpmError
+from trustauthority.v1.common_pb2 import PcrSelection
 from trustauthority.verification import challenge
 
 NOW = dt.datetime(2026, 11, 22, 12, 0, tzinfo=dt.UTC)
@@ -104,3 +113,19 @@ class TestCollect:
             parts = list(ima_chunks(tmp_path / "log", offset))
             assert b"".join(parts) == body[offset:]
             assert all(0 < len(part) <= CHUNK for part in parts)
+
+
+class TestSelections:
+    def test_a_bank_that_the_tpm_lacks_is_not_asked_of_it(self):
+        """Many machines come without a SHA-1 bank; quoting one fails (rule 40)."""
+        asked = [PcrSelection(bank=bank, indices=(0, 7)) for bank in ("sha1", "sha256")]
+        found = active_selections(SoftwareTpmPort(), asked)
+        assert found == (BankSelection(bank="sha256", indices=(0, 7)),)
+
+    def test_a_tpm_without_any_of_the_banks_says_so(self):
+        """An empty quote would prove nothing (rule 5): the agent names the banks in place of it."""
+        with pytest.raises(TpmError, match=r"none of the banks .*\(sha1, sha384\)"):
+            active_selections(
+                SoftwareTpmPort(),
+                [PcrSelection(bank=bank, indices=(0,)) for bank in ("sha1", "sha384")],
+            )

@@ -109,6 +109,32 @@ class TestLease:
         assert keeping.enforcement.acts[1:] == [(VmAction.DESTROY, "vm-1")]
         assert keeping.keeper.take_grant("vm-1") == b""
 
+    async def test_destroy_at_the_end_of_the_lease(self, keeping):
+        """on_lease_loss = destroy: nothing is paused to wait for better times."""
+        keeping.answer = lambda asked: keeping.grant(asked, destroys_at_once=True)
+        await keeping.start()
+        keeping.answer = keeping.silent
+        await keeping.at(5_000 + LEASE - 1)
+        assert keeping.enforcement.acts == []
+        await keeping.at(5_000 + LEASE)
+        assert keeping.enforcement.acts == [(VmAction.DESTROY, "vm-1")]
+
+    async def test_destroy_when_the_host_is_revoked(self, keeping):
+        """N25: the answer that says so destroys; no tick of the agent's loop is waited for."""
+        keeping.answer = lambda asked: keeping.grant(asked, destroys_at_once=True)
+        await keeping.start()
+        keeping.answer = lambda asked: Answered(
+            reply=Reply(
+                operation=asked.operation,
+                request_id=asked.request_id,
+                accepted=asked.operation is Operation.GIVE_BACK,
+                reason="HOST_REVOKED",
+            )
+        )
+        await keeping.at(5_000 + LEASE // 3)
+        assert keeping.enforcement.acts[-1] == (VmAction.DESTROY, "vm-1")
+        assert keeping.view.phase is Phase.IDLE
+
     async def test_a_grant_delayed_beyond_its_lease_is_dropped(self, keeping):
         """N50: a reply that comes after the lease is over starts nothing."""
 

@@ -139,3 +139,50 @@ def test_passphrases_differ_by_use_and_vm():
     # computed once with Python's hmac by hand: the disks of users depend on it
     expected = "911af0a008d78f9630325b70ab4f926b9292a191822fa5b525bc911352b0a1ad"
     assert disk_passphrase(key, "web").decode() == expected
+
+
+OVERLAY = f"""<source file='/tmp/over'/><backingStore type='file'><source file='/vm/web.qcow2'>
+<encryption format='luks'><secret type='passphrase' uuid='{SECRET}'/></encryption></source></backingStore>"""
+ENCRYPTED = f"<encryption format='luks'><secret type='passphrase' uuid='{SECRET}'/></encryption>"
+
+
+class TestExposures:
+    """What a running domain's definition tells of a decrypted disk on its way out."""
+
+    @pytest.mark.parametrize(
+        ("source", "told"),
+        [
+            ("<source file='/tmp/copy'/>", "disk vda is copied in the clear to /tmp/copy"),
+            ("<source dev='/dev/sdz'/>", "disk vda is copied in the clear to /dev/sdz"),
+            ("<source protocol='nbd'/>", "disk vda is copied in the clear to somewhere"),
+            ("", "disk vda is copied in the clear to somewhere"),
+        ],
+    )
+    def test_a_block_copy(self, source, told):
+        """libvirt calls no hook for it."""
+        mirror = f"<mirror job='copy'>{source}</mirror><target dev='vda'"
+        assert read_domain(changed("<target dev='vda'", mirror)).exposures == (told,)
+
+    def test_an_overlay(self):
+        """A snapshot has the guest write elsewhere from now on."""
+        old = DEFINITION[
+            DEFINITION.index("<source file='/vm") : DEFINITION.index("<target dev='vda'")
+        ]
+        found = read_domain(changed(old, OVERLAY))
+        assert found.exposures == ("disk vda is written in the clear to /tmp/over",)
+
+    @pytest.mark.parametrize(
+        "disk",
+        [
+            f"<mirror><source file='/tmp/c'>{ENCRYPTED}</source></mirror><target dev='vda'",
+            f"<backingStore><source file='/b'>{ENCRYPTED}</source></backingStore><target dev='vda'",
+            "<backingStore/><target dev='vda'",
+        ],
+    )
+    def test_what_stays_encrypted_is_none(self, disk):
+        """An encrypted copy, and an encrypted overlay on an encrypted base, tell nothing."""
+        assert read_domain(changed("<target dev='vda'", disk)).exposures == ()
+
+    def test_a_plain_disk_of_its_own_is_none(self):
+        """A disk that never was encrypted is the owner's choice, and part of the profile."""
+        assert read_domain(changed("</disk>", "</disk>" + SECOND_DISK)).exposures == ()

@@ -147,6 +147,34 @@ class TestLoss:
         assert view.run_until_ms == T0 + LEASE + 500
         assert view.destroy_at_ms == T0 + LEASE + 500 + SKEW // 2
 
+    def test_destroy(self) -> None:
+        """A policy may want no pause: destroyed and given back when the lease ends, not after it."""
+        reply = yes(Operation.REQUEST, "r1", destroys_at_once=True)
+        view, actions = after(requesting(), reply)
+        assert view.destroy_at_ms == view.run_until_ms == T0 + LEASE
+        assert ArmWatchdog(at_ms=T0 + LEASE) in actions
+        view, actions = step(view, Tick(fresh_id="g1"), T0 + LEASE)
+        assert actions[0] is VmAction.DESTROY
+        assert view.phase is Phase.GIVING_BACK
+
+    def test_destroy_is_kept_by_renewals(self) -> None:
+        """What was agreed at the start is agreed by each renewal again."""
+        view, _ = after(requesting(), yes(Operation.REQUEST, "r1", destroys_at_once=True))
+        view, _ = step(view, TICK, T0 + 1_000)
+        view, _ = step(view, yes(Operation.RENEW, "tick", destroys_at_once=True), T0 + 1_100)
+        assert view.destroy_at_ms == view.run_until_ms == T0 + 1_000 + LEASE
+        assert view.destroys_at_once
+
+    def test_destroy_when_revoked(self) -> None:
+        """N25: paused by the answer itself, destroyed by the tick that is due at once."""
+        view, _ = after(requesting(), yes(Operation.REQUEST, "r1", destroys_at_once=True))
+        view, _ = step(view, TICK, T0 + 1_000)
+        view, actions = step(view, no(Operation.RENEW, "tick", HOST_REVOKED), T0 + 1_001)
+        assert actions == (VmAction.PAUSE,)
+        view, actions = step(view, Tick(fresh_id="g1"), T0 + 1_001)
+        assert actions[0] is VmAction.DESTROY
+        assert view.phase is Phase.GIVING_BACK
+
     def test_host_was_suspended(self) -> None:
         """CLOCK_BOOTTIME ran on: destroyed at the first tick after resume (N34)."""
         view, actions = step(running(), TICK, T0 + 100 * LEASE)

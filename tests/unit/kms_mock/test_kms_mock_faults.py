@@ -6,7 +6,19 @@ from kms_mock.faults import NO_FAULT, Fault, FaultKind, parse_fault, read_fault,
 
 
 class TestParseFault:
-    @pytest.mark.parametrize("text", ["none", "down", "slow:2.5", "wrong-key", "truncated"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "none",
+            "down",
+            "slow:2.5",
+            "wrong-key",
+            "wrong-tenant",
+            "truncated",
+            "revoked",
+            "skew:-90",
+        ],
+    )
     def test_what_is_written_is_read(self, tmp_path, text):
         """N56: every fault of the list can be had, and the file says which holds."""
         fault = parse_fault(text)
@@ -16,11 +28,27 @@ class TestParseFault:
 
     def test_slow_has_its_seconds(self):
         """A delay is chosen, so that tests of timeouts are short."""
-        assert parse_fault(" slow:30\n") == Fault(kind=FaultKind.SLOW, delay_s=30)
+        assert parse_fault(" slow:30\n") == Fault(kind=FaultKind.SLOW, seconds=30)
 
     @pytest.mark.parametrize(
         "text",
-        ["", "up", "Down", "slow", "slow:", "slow:-1", "slow:nan", "slow:601", "slow:x", "down:3"],
+        [
+            "",
+            "up",
+            "Down",
+            "slow",
+            "slow:",
+            "slow:-1",
+            "slow:nan",
+            "slow:601",
+            "slow:x",
+            "down:3",
+            "skew",
+            "skew:",
+            "skew:inf",
+            "skew:nan",
+            "revoked:1",
+        ],
     )
     def test_anything_else_is_refused(self, text):
         """A typing error must not look like a KMS in good order."""

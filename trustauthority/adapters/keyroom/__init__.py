@@ -5,6 +5,6 @@ what they say to each other; ``confine`` is what the child does to itself before
 """
 
 from trustauthority.adapters.keyroom.room import ChildKeyRoom
-from trustauthority.adapters.keyroom.settings import KeyRoomSettings
+from trustauthority.adapters.keyroom.settings import EscrowSettings, KeyRoomSettings
 
-__all__ = ["ChildKeyRoom", "KeyRoomSettings"]
+__all__ = ["ChildKeyRoom", "EscrowSettings", "KeyRoomSettings"]

@@ -16,10 +16,12 @@ from typing import Any
 from trustauthority.adapters.keyroom.settings import KeyRoomSettings
 from trustauthority.adapters.kms.settings import provider_to_json
 from trustauthority.model.digest import HashAlgorithm
+from trustauthority.model.escrow import StoredKey
 from trustauthority.model.grant import GrantBinding, ReleaseOrder
 from trustauthority.model.identifiers import HostId, RequestId, VmId
 from trustauthority.model.kms import HealthState, KmsHealth, ProviderKind
 from trustauthority.model.placement import Purpose
+from trustauthority.model.vm import NewKey
 
 HEADER = 4
 MAX_FRAME = 1 << 17
@@ -57,7 +59,15 @@ def settings_to_json(settings: KeyRoomSettings, *, warm: str = "") -> dict[str, 
         settings: Every provider, for an order may move a key from one to another.
         warm: The provider whose library the child loads at its start; the others wait for an order.
     """
+    escrow = settings.escrow
     return {
+        "escrow": None
+        if escrow is None
+        else {
+            "public_key": str(escrow.public_key),
+            "key_id": escrow.key_id,
+            "origin": escrow.origin,
+        },
         "release_key": str(settings.release_key),
         "import_key": "" if settings.import_key is None else str(settings.import_key),
         "kill_after_s": settings.lifetime_s + settings.timeout_s,
@@ -76,6 +86,23 @@ def health_from_json(values: Mapping[str, Any]) -> KmsHealth:
     made = KmsHealth(**values)
     kind = None if made.kind is None else ProviderKind(made.kind)
     return replace(made, state=HealthState(made.state), kind=kind)
+
+
+def new_key_to_json(new: NewKey) -> dict[str, str]:
+    """A VM key as a child answers it: sealed in both ways."""
+    return {"wrapped": new.wrapped.hex(), "escrowed": new.escrowed.hex()}
+
+
+def new_key_from_json(values: Mapping[str, str]) -> NewKey:
+    """What ``new_key_to_json`` wrote; raises ValueError, KeyError or TypeError when it is none."""
+    return NewKey(
+        wrapped=bytes.fromhex(values["wrapped"]), escrowed=bytes.fromhex(values["escrowed"])
+    )
+
+
+def stored_key_to_json(key: StoredKey) -> dict[str, str]:
+    """Where a VM key is, besides its provider."""
+    return {"kek_id": key.kek_id, "wrapped": key.wrapped.hex(), "aad": key.aad.hex()}
 
 
 def order_to_json(order: ReleaseOrder) -> dict[str, Any]:

@@ -19,16 +19,24 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from trustauthority.adapters.keyroom.confine import die_after
-from trustauthority.adapters.keyroom.frames import health_to_json, order_from_json
+from trustauthority.adapters.keyroom.frames import (
+    health_to_json,
+    new_key_to_json,
+    order_from_json,
+)
 from trustauthority.adapters.kms.envelope import PASSPHRASE_ENTROPY, passphrase, wipe
+from trustauthority.adapters.kms.escrow import binding_of, load_escrow_key, seal_to_escrow
 from trustauthority.adapters.kms.port import Kms
 from trustauthority.adapters.kms.providers import open_kms
 from trustauthority.adapters.kms.secret_file import read_secret
 from trustauthority.adapters.kms.settings import provider_from_json
 from trustauthority.codec.tpm_public import decode_public
 from trustauthority.errors import InsecureFile, KmsUnavailable, TrustAuthorityError
+from trustauthority.keyrelease.escrow import drill_answer
 from trustauthority.keyrelease.keyimport import open_import
 from trustauthority.keyrelease.wrap import GRANT_ENTROPY, build_key_grant
+from trustauthority.model.escrow import EscrowBinding
+from trustauthority.model.vm import NewKey
 
 _IMPORT_KEY_UNUSABLE = "the key room can't use its import key; its own log says why"
 _RELEASE_KEY_UNUSABLE = "the key room can't use its release key; its own log says why"
@@ -44,6 +52,7 @@ class Keyring:
         self._settings = {
             name: provider_from_json(kms) for name, kms in configuration["providers"].items()
         }
+        self._escrow = configuration["escrow"]
         self._open: dict[str, Kms] = {}
         self._saw_a_key = False
         for name in configuration["warm"]:
@@ -62,6 +71,29 @@ class Keyring:
             self._saw_a_key = True
             die_after(self._kill_after_s)
         return self.kms(provider)
+
+    def escrowed(self, vm_key: bytes | bytearray, aad: bytes) -> bytes:
+        """A VM key sealed to the offline escrow key; empty when none was chosen.
+
+        Raises:
+            KmsUnavailable: one was chosen and can't be used: then no key is made.
+        """
+        if self._escrow is None:
+            return b""
+        try:
+            recipient = load_escrow_key(Path(self._escrow["public_key"]), self._escrow["key_id"])
+            return seal_to_escrow(vm_key, binding_of(aad, self._escrow["origin"]), recipient)
+        except TrustAuthorityError as failure:
+            log(failure.message)
+            raise KmsUnavailable(
+                "the key room can't use its escrow key; its own log says why"
+            ) from None
+
+    def binding(self, aad: bytes) -> EscrowBinding:
+        """What a key is escrowed as. Raises KmsUnavailable when no escrow key was chosen."""
+        if self._escrow is None:
+            raise KmsUnavailable("no escrow key was chosen")
+        return binding_of(aad, self._escrow["origin"])
 
     def import_key(self) -> X25519PrivateKey:
         """The key that opens imported passphrases, read anew each time. Raises KmsUnavailable."""
@@ -105,24 +137,24 @@ def rotate_kek(keyring: Keyring, message: Mapping[str, Any]) -> str:
 
 
 def create_key(keyring: Keyring, message: Mapping[str, Any]) -> str:
-    """Make a VM key; answers it wrapped, in hex."""
+    """Make a VM key; answers JSON of a NewKey: wrapped, and sealed to the escrow key."""
     kms = keyring.kms_for_keys(message["provider"])
     entropy = bytearray(os.urandom(PASSPHRASE_ENTROPY))
     vm_key = passphrase(entropy)
     try:
-        return kms.wrap(message["kek_id"], vm_key, bytes.fromhex(message["aad"])).hex()
+        return sealed_twice(keyring, kms, message, vm_key)
     finally:
         wipe(entropy)
         wipe(vm_key)
 
 
 def import_key(keyring: Keyring, message: Mapping[str, Any]) -> str:
-    """Open a passphrase that was sealed to the import key; answers it wrapped, in hex."""
+    """Open a passphrase that was sealed to the import key; answers JSON of a NewKey, as for a new one."""
     private = keyring.import_key()
     kms = keyring.kms_for_keys(message["provider"])
     vm_key = open_import(bytes.fromhex(message["sealed"]), private, message["vm"])
     try:
-        return kms.wrap(message["kek_id"], vm_key, bytes.fromhex(message["aad"])).hex()
+        return sealed_twice(keyring, kms, message, vm_key)
     finally:
         wipe(vm_key)
 
@@ -148,6 +180,36 @@ def rewrap(keyring: Keyring, message: Mapping[str, Any]) -> str:
         wipe(vm_key)
         wipe(opened)
     return wrapped.hex()
+
+
+def sealed_twice(keyring: Keyring, kms: Kms, message: Mapping[str, Any], vm_key: bytearray) -> str:
+    """A key under the KEK that the message names, and to the escrow key; JSON of a NewKey.
+
+    Every key comes into being here: there is none without its escrow where one was chosen.
+    """
+    aad = bytes.fromhex(message["aad"])
+    escrowed = keyring.escrowed(vm_key, aad)
+    wrapped = kms.wrap(message["kek_id"], vm_key, aad)
+    return json.dumps(new_key_to_json(NewKey(wrapped=wrapped, escrowed=escrowed)))
+
+
+def escrow(keyring: Keyring, message: Mapping[str, Any]) -> str:
+    """Unwrap a VM key and seal it to the escrow key of today; answers it sealed, in hex."""
+    vm_key, aad = _unwrapped(keyring, message)
+    try:
+        return keyring.escrowed(vm_key, aad).hex()
+    finally:
+        wipe(vm_key)
+
+
+def answer_drill(keyring: Keyring, message: Mapping[str, Any]) -> str:
+    """What a holder of the VM key answers to a drill's challenge, in hex."""
+    vm_key, aad = _unwrapped(keyring, message)
+    try:
+        challenge = bytes.fromhex(message["challenge"])
+        return drill_answer(vm_key, keyring.binding(aad), challenge).hex()
+    finally:
+        wipe(vm_key)
 
 
 def release(keyring: Keyring, message: Mapping[str, Any]) -> str:
@@ -183,6 +245,8 @@ ORDERS: Mapping[str, Callable[[Keyring, Mapping[str, Any]], str]] = {
     "create_key": create_key,
     "import_key": import_key,
     "rewrap": rewrap,
+    "escrow": escrow,
+    "answer_drill": answer_drill,
     "release": release,
     "health": health,
 }
@@ -192,6 +256,13 @@ def log(line: str) -> None:
     """A line for those who run the authority."""
     sys.stderr.write(f"key room: {line}\n")
     sys.stderr.flush()
+
+
+def _unwrapped(keyring: Keyring, message: Mapping[str, Any]) -> tuple[bytearray, bytes]:
+    """A stored VM key, which the caller wipes, and its associated data."""
+    aad, wrapped = bytes.fromhex(message["aad"]), bytes.fromhex(message["wrapped"])
+    kms = keyring.kms_for_keys(message["provider"])
+    return kms.unwrap(message["kek_id"], wrapped, aad), aad
 
 
 def _kek_name(message: Mapping[str, Any]) -> str:

@@ -16,25 +16,28 @@ from trustauthority.adapters.keyroom.breaker import Breaker
 from trustauthority.adapters.keyroom.frames import (
     encode_frame,
     health_from_json,
+    new_key_from_json,
     order_to_json,
     settings_to_json,
+    stored_key_to_json,
 )
 from trustauthority.adapters.keyroom.pool import Pool
 from trustauthority.adapters.keyroom.process import COMMAND
 from trustauthority.adapters.keyroom.settings import KeyRoomSettings
 from trustauthority.errors import KmsUnavailable
+from trustauthority.model.escrow import StoredKey
 from trustauthority.model.grant import ReleaseOrder
 from trustauthority.model.keyjob import RewrapOrder
 from trustauthority.model.kms import HealthState, KmsHealth
 from trustauthority.model.vm import NewKey
 
-_KEY_ORDERS = frozenset({"create_key", "import_key", "release", "rewrap"})
+_KEY_ORDERS = frozenset({"create_key", "import_key", "escrow", "answer_drill", "release", "rewrap"})
 """Orders that show a key to the child."""
 _NO_ANSWER = "the key room's child answered with what is no answer"
 
 
 class ChildKeyRoom:
-    """``ports.KeyRoom`` with child processes. Belongs to one event loop."""
+    """``ports.KeyRoom`` and ``ports.EscrowRoom`` with child processes. Belongs to one event loop."""
 
     def __init__(self, settings: KeyRoomSettings, *, command: Sequence[str] = COMMAND) -> None:
         self._settings = settings
@@ -68,14 +71,23 @@ class ChildKeyRoom:
     async def create_key(self, provider: str, kek_id: str, aad: bytes) -> NewKey:
         """Make a VM key and return it wrapped. Raises KmsUnavailable."""
         details = {"kek_id": kek_id, "aad": aad.hex()}
-        return NewKey(wrapped=_bytes(await self._order("create_key", provider, details)))
+        return _new_key(await self._order("create_key", provider, details))
+
+    async def escrow(self, key: StoredKey) -> bytes:
+        """Seal a stored VM key to the escrow key of today. Raises KmsUnavailable."""
+        return _bytes(await self._order("escrow", key.provider, stored_key_to_json(key)))
+
+    async def answer_drill(self, key: StoredKey, challenge: bytes) -> bytes:
+        """What a holder of a stored VM key answers to a drill's challenge. Raises KmsUnavailable."""
+        details = stored_key_to_json(key) | {"challenge": challenge.hex()}
+        return _bytes(await self._order("answer_drill", key.provider, details))
 
     async def import_key(
         self, provider: str, kek_id: str, aad: bytes, *, sealed: bytes, vm: str
     ) -> NewKey:
         """Take in a passphrase that was sealed to the import key. Raises KmsUnavailable."""
         details = {"kek_id": kek_id, "aad": aad.hex(), "sealed": sealed.hex(), "vm": vm}
-        return NewKey(wrapped=_bytes(await self._order("import_key", provider, details)))
+        return _new_key(await self._order("import_key", provider, details))
 
     async def rewrap(self, order: RewrapOrder) -> bytes:
         """Unwrap a VM key and wrap it by another KEK, in one child. Raises KmsUnavailable."""
@@ -192,6 +204,13 @@ class ChildKeyRoom:
             raise KmsUnavailable(
                 f"too many orders wait for provider {provider!r}: no turn within {limit_s:g} s"
             ) from None
+
+
+def _new_key(answer: str) -> NewKey:
+    try:
+        return new_key_from_json(json.loads(answer))
+    except (ValueError, KeyError, TypeError):
+        raise KmsUnavailable(_NO_ANSWER) from None
 
 
 def _bytes(answer: str) -> bytes:

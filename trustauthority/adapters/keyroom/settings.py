@@ -8,12 +8,26 @@ from trustauthority.adapters.kms.settings import ProviderSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EscrowSettings:
+    """The offline key that every VM key is sealed to besides."""
+
+    public_key: Path
+    """Its public half."""
+    key_id: str
+    """Hex; a file with another key is refused."""
+    origin: str
+    """Name of the authority, in each sealed key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRoomSettings:
     """Which KMS stands behind each provider name, and the limits of a child."""
 
     providers: Mapping[str, ProviderSettings]
     release_key: Path
     """Private key (P-256, PEM, mode 0600) that signs grants; only the child reads it."""
+    escrow: EscrowSettings | None = None
+    """None: keys are lost with the KMS."""
     import_key: Path | None = None
     """Private key (X25519, PEM, mode 0600) that opens imported passphrases; only the child reads it."""
     batch: int = 64

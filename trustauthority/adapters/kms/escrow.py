@@ -5,6 +5,7 @@ Stage: adapter. Trusts that the public key is the one that the configuration nam
 only, as the key of this VM and epoch. Does not open. Source: docs/reference/escrow.md.
 """
 
+import json
 from pathlib import Path
 
 from trustauthority.errors import ConfigurationInvalid, MalformedEscrow
@@ -15,6 +16,7 @@ from trustauthority.keyrelease.escrow import (
     hpke_public,
 )
 from trustauthority.model.escrow import EscrowBinding, EscrowKey
+from trustauthority.model.identifiers import VmId
 
 
 def seal_to_escrow(
@@ -23,6 +25,19 @@ def seal_to_escrow(
     """Seal one key. The library draws the randomness of the encapsulation."""
     header = escrow_header(binding, recipient.key_id)
     return header + SUITE.encrypt(vm_key, hpke_public(recipient.raw), info=header)
+
+
+def binding_of(aad: bytes, origin: str) -> EscrowBinding:
+    """What a key is escrowed as: the VM and key epoch that its wrapping is bound to.
+
+    Raises:
+        MalformedEscrow: the associated data does not say them.
+    """
+    try:
+        values = json.loads(aad)
+        return EscrowBinding(origin=origin, vm_id=VmId(values["vm"]), key_epoch=values["keyEpoch"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise MalformedEscrow("the key's associated data names no VM and key epoch") from error
 
 
 def load_escrow_key(path: Path, key_id: str) -> EscrowKey:

@@ -52,9 +52,12 @@ class SqlCatalogue(Repository):
             prepare_for_ms=900_000,
         )
 
-    async def clusters(self) -> Sequence[ClusterEntry]:
-        """List clusters by name."""
-        rows = await self._connection.execute(select(_cluster).order_by(_cluster.c.cluster_id))
+    async def clusters(self, cluster: str = "") -> Sequence[ClusterEntry]:
+        """List clusters by name: one, or (empty) all."""
+        wanted = select(_cluster).order_by(_cluster.c.cluster_id)
+        if cluster:
+            wanted = wanted.where(_cluster.c.cluster_id == cluster)
+        rows = await self._connection.execute(wanted)
         return [record(ClusterEntry, row) for row in rows.mappings()]
 
     async def apply_policy(self, entry: ClusterEntry) -> int | None:

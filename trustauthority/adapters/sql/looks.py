@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from trustauthority.adapters.sql import key_tables, tables
 from trustauthority.adapters.sql.compile import NEW_GRANTS_WINDOW_MS
 from trustauthority.adapters.sql.rows import record
+from trustauthority.model.lease import OnLeaseLoss
 from trustauthority.model.placement import (
     NO_CLUSTER,
     AuthorityRecord,
@@ -106,6 +107,7 @@ class Looks:
                 state=VmState,
                 key_state=KeyState,
                 sharing=Sharing,
+                on_lease_loss=OnLeaseLoss,
             )
             for row in await self._all(_VMS, vms=list(wanted))
         }

@@ -26,6 +26,7 @@ from trustauthority.adapters.sql.looks import Looks
 from trustauthority.adapters.sql.rows import record
 from trustauthority.errors import Conflict, RollbackDetected
 from trustauthority.model.identifiers import HostId, RequestId, VmId
+from trustauthority.model.lease import OnLeaseLoss
 from trustauthority.model.placement import (
     NO_CLUSTER,
     AuthorityRecord,
@@ -242,7 +243,14 @@ class SqlPlacement:
             return None
         if row["key_state"] is None:
             row = dict(row) | {"key_state": KeyState.PRE_ACTIVE}
-        return record(VmRecord, row, state=VmState, key_state=KeyState, sharing=Sharing)
+        return record(
+            VmRecord,
+            row,
+            state=VmState,
+            key_state=KeyState,
+            sharing=Sharing,
+            on_lease_loss=OnLeaseLoss,
+        )
 
     async def _intent(self, vm: VmId | None, host: HostId | None) -> Intent | None:
         table = tables.intent

@@ -178,21 +178,31 @@ verdict = Table(
     metadata,
     Column("verdict_id", String(64), primary_key=True),
     Column("host_id", String(34), nullable=False),
+    Column("passed", Boolean, nullable=False),
     Column("decided_at_ms", BigInteger, nullable=False),
     Column("document", Text, nullable=False),
     Column("seal", Text, nullable=False),
     Column("report", Text, nullable=False),
     Column("evidence_sha256", String(64), nullable=False),
+    Column("boot_log_sha256", LargeBinary, nullable=False),
+    Column("ima_log_sha256", LargeBinary, nullable=False),
+    Column("size", BigInteger, nullable=False),
 )
 Index("verdict_by_host", verdict.c.host_id, verdict.c.decided_at_ms)
+Index("verdict_by_age", verdict.c.passed, verdict.c.decided_at_ms, verdict.c.size)
+Index("verdict_by_evidence", verdict.c.evidence_sha256)
+Index("verdict_by_boot_log", verdict.c.boot_log_sha256)
+Index("verdict_by_ima_log", verdict.c.ima_log_sha256)
 
 blob = Table(
     "evidence_blob",
     metadata,
     Column("sha256", LargeBinary, primary_key=True),
     Column("content", LargeBinary, nullable=False),
+    Column("size", BigInteger, nullable=False),
     Column("stored_at_ms", BigInteger, nullable=False),
 )
+Index("evidence_blob_by_size", blob.c.size)
 
 revocation_list = Table(
     "revocation_list",
@@ -231,6 +241,7 @@ vm = Table(
     Column("continue_for_ms", BigInteger, nullable=False),
     Column("skew_ms", BigInteger, nullable=False),
     Column("sharing", String(16), nullable=False),
+    Column("on_lease_loss", String(24), nullable=False),
     Column("any_host_of_cluster", Boolean, nullable=False),
     Column("protected_at_ms", BigInteger, nullable=False),
     Column("protected_by", String(128), nullable=False),

@@ -8,6 +8,7 @@ from trustauthority.adapters.sql import tables
 from trustauthority.adapters.sql.catalogue import Repository
 from trustauthority.adapters.sql.rows import columns, record
 from trustauthority.model.identifiers import HostId, VmId
+from trustauthority.model.lease import OnLeaseLoss
 from trustauthority.model.placement import UNLIMITED_MS, KeyState, LeaseClass, Sharing, VmState
 from trustauthority.model.vm import IntentEntry, VmEntry
 
@@ -106,6 +107,7 @@ class SqlVms(Repository):
                 lease_class=LeaseClass,
                 state=VmState,
                 sharing=Sharing,
+                on_lease_loss=OnLeaseLoss,
             )
             for row in rows.mappings()
         ]

@@ -177,21 +177,30 @@ def _hosts() -> None:
         "verdict",
         sa.Column("verdict_id", sa.String(length=64), nullable=False),
         sa.Column("host_id", sa.String(length=34), nullable=False),
+        sa.Column("passed", sa.Boolean(), nullable=False),
         sa.Column("decided_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("document", sa.Text(), nullable=False),
         sa.Column("seal", sa.Text(), nullable=False),
         sa.Column("report", sa.Text(), nullable=False),
         sa.Column("evidence_sha256", sa.String(length=64), nullable=False),
+        sa.Column("boot_log_sha256", sa.LargeBinary(), nullable=False),
+        sa.Column("ima_log_sha256", sa.LargeBinary(), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("verdict_id"),
     )
     op.create_index("verdict_by_host", "verdict", ["host_id", "decided_at_ms"], unique=False)
+    op.create_index("verdict_by_age", "verdict", ["passed", "decided_at_ms", "size"], unique=False)
+    for name in ("evidence", "boot_log", "ima_log"):
+        op.create_index(f"verdict_by_{name}", "verdict", [f"{name}_sha256"], unique=False)
     op.create_table(
         "evidence_blob",
         sa.Column("sha256", sa.LargeBinary(), nullable=False),
         sa.Column("content", sa.LargeBinary(), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("stored_at_ms", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("sha256"),
     )
+    op.create_index("evidence_blob_by_size", "evidence_blob", ["size"], unique=False)
     op.create_table(
         "revocation_list",
         sa.Column("cluster_id", sa.String(63), nullable=False),
@@ -231,6 +240,7 @@ def _vms() -> None:
         sa.Column("continue_for_ms", sa.BigInteger(), nullable=False),
         sa.Column("skew_ms", sa.BigInteger(), nullable=False),
         sa.Column("sharing", sa.String(length=16), nullable=False),
+        sa.Column("on_lease_loss", sa.String(length=24), nullable=False),
         sa.Column("any_host_of_cluster", sa.Boolean(), nullable=False),
         sa.Column("protected_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("protected_by", sa.String(length=128), nullable=False),

@@ -1,0 +1,22 @@
+"""Switch a host off and on, as far as one machine can show it."""
+
+import signal
+
+from support.two_hosts import TwoHosts
+
+
+def power_off(two: TwoHosts, name: str) -> None:
+    """Everything of a host is gone at once: agent, libvirt, QEMU, vTPM, TPM."""
+    host = two.libvirt[name]
+    two.kill_agent(name)
+    host.stop(signal.SIGKILL)
+    host.close()
+    two.stage.hosts[name].tpm.stop()
+
+
+def power_on(two: TwoHosts, name: str, *, attests: bool = True) -> None:
+    """The host boots: /run is empty, the TPM was reset, agent and libvirt start."""
+    two.libvirt[name].empty_run()
+    two.stage.boot_host(name, two.stage.hosts[name].boot)
+    two.start_agent(name, '"now": "passed"' if attests else '"event": "hooks-served"')
+    two.libvirt[name].start()
