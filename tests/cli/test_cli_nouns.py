@@ -468,6 +468,16 @@ SENT: dict[str, tuple[str, Message, Message]] = {
         keyadmin.SetHostRegionResponse(),
         keyadmin.SetHostRegionRequest(host="esx-a01", region="eu"),
     ),
+    "key roll payroll": (
+        "RollKey",
+        keyadmin.RollKeyResponse(key=KEY),
+        keyadmin.RollKeyRequest(vm_id="payroll"),
+    ),
+    "key roll payroll --to 2 --yes": (
+        "SwitchKey",
+        keyadmin.SwitchKeyResponse(key=KEY),
+        keyadmin.SwitchKeyRequest(vm_id="payroll", key_epoch=2),
+    ),
     "anchor remove 9f3c --yes": (
         "RemoveAnchor",
         admin.RemoveAnchorResponse(),
@@ -953,6 +963,13 @@ def test_exposed_keys_become_a_plan(ta, authority: FakeAuthority, tmp_path) -> N
     asked = authority.request(keyadmin.ListKeyHoldersRequest)
     assert asked.since.ToDatetime(tzinfo=UTC) == ta.now - timedelta(days=1)
     assert ta("key", "exposed", "--host", "h", "--plan", str(plan)).code is ExitCode.USAGE
+    authority.answer("RollKey", keyadmin.RollKeyResponse(key=KEY))
+    rolled = ta("key", "roll", "--plan", str(plan))
+    assert rolled.code is ExitCode.YES
+    assert "re-encrypt the disk" in rolled.err
+    assert authority.request(keyadmin.RollKeyRequest).vm_id == "build"
+    assert ta("key", "roll", "payroll", "--plan", str(plan)).code is ExitCode.USAGE
+    assert ta("key", "roll", "--plan", "/nowhere").code is ExitCode.USAGE
     assert ta("key", "exposed").code is ExitCode.USAGE
     authority.answer("ListKeyHolders", keyadmin.ListKeyHoldersResponse())
     assert ta("key", "exposed", "--ek-model", "X").code is ExitCode.YES

@@ -221,7 +221,7 @@ class TestVmsAndKeys:
         assert row["longest_fence_ms"] == HOUR_MS + 1_000
 
     async def test_key_epochs_have_no_gap(self, stores: Stores) -> None:
-        """Only the next key epoch is taken, and it becomes the newest (S6)."""
+        """Only the next key epoch is taken; the first one is current, a later one when it is made so (S6)."""
         store = await stores.open()
         async with store.transaction() as tx:
             await tx.catalogue.create_cluster(cluster())
@@ -229,13 +229,20 @@ class TestVmsAndKeys:
             assert not await tx.keys.put(vm_key(epoch=1))
             assert not await tx.keys.put(vm_key(epoch=3))
             assert not await tx.keys.put(vm_key("nothing"))
-            assert await tx.keys.put(vm_key(epoch=2))
-            assert await tx.keys.current(VM) == vm_key(epoch=2)
+            second = replace(vm_key(epoch=2), state=KeyState.PRE_ACTIVE)
+            assert await tx.keys.put(second)
+            assert await tx.keys.current(VM) == vm_key()
+            assert await tx.keys.epochs(VM) == [second, vm_key()]
+            assert not await tx.keys.make_current(second, second)
+            assert await tx.keys.make_current(vm_key(), second)
+            assert not await tx.keys.make_current(vm_key(), second)
+            assert await tx.keys.current(VM) == second
             assert await tx.keys.current(VmId("nothing")) is None
-            assert await tx.keys.page(after="", limit=9) == [vm_key(epoch=2)]
+            assert await tx.keys.page(after="", limit=9) == [second]
             entry = await tx.vms.get(VM)
+            assert await tx.keys.put(vm_key(epoch=3))
         assert entry is not None
-        assert (entry.key_epoch, entry.key_state) == (2, KeyState.ACTIVE)
+        assert (entry.key_epoch, entry.key_state) == (2, KeyState.PRE_ACTIVE)
 
     async def test_a_key_changes_only_where_it_is_what_was_judged(self, stores: Stores) -> None:
         """N58: whoever read an older state, KEK, wrapping or plan of destruction changes nothing."""

@@ -77,6 +77,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "ChangeKeyState": {"vm_id": "vm-1", "step": 1, "dry_run": True},
     "DestroyKey": {"vm_id": "vm-1", "dry_run": True},
     "CancelDestroyKey": {"vm_id": "vm-1", "dry_run": True},
+    "RollKey": {"vm_id": "vm-1", "dry_run": True},
+    "SwitchKey": {"vm_id": "vm-1", "key_epoch": 2, "dry_run": True},
     "ImportKey": {"vm_id": "vm-1", "sealed_key": b"s" * 60},
     "GetReleasePolicy": {"vm_id": "vm-1"},
     "SetReleasePolicy": {

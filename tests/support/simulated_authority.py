@@ -39,6 +39,7 @@ from trustauthority.services.holders import HolderService
 from trustauthority.services.hosts import HostService
 from trustauthority.services.keyadmin import KeyAdministration
 from trustauthority.services.keyproviders import KeyProviderService
+from trustauthority.services.keyroll import KeyRollService
 from trustauthority.services.keys import KeyService, ReleasedKey
 from trustauthority.services.placement import NewVm, PlacementService
 from trustauthority.services.releasepolicies import ReleasePolicyService
@@ -97,6 +98,7 @@ class SimulatedAuthority:
         self.tombstones = FileTombstones(stores.path.parent / "tombstones", AUDIT_KEY)
         self.destruction = Destruction(store, self.tombstones)
         self.release_policies = ReleasePolicyService(store)
+        self.key_roll = KeyRollService(store, room, self.key_providers)
         self.holders = HolderService(store)
         self.escrow = EscrowService(
             store,

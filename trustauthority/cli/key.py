@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App
 
-from trustauthority.cli import key_holders, key_import, key_rewrap, key_states
+from trustauthority.cli import key_holders, key_import, key_rewrap, key_roll, key_states
 from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
 from trustauthority.cli.key_break_glass import break_glass_app
@@ -27,6 +27,7 @@ key_states.add_to(app)
 key_rewrap.add_to(app)
 key_holders.add_to(app)
 key_import.add_to(app)
+key_roll.add_to(app)
 app.command(provider_app)
 app.command(escrow_app)
 app.command(drill_app)

@@ -15,6 +15,7 @@ from trustauthority.services.destruction import Destruction
 from trustauthority.services.holders import HolderService
 from trustauthority.services.keyadmin import KeyAdministration
 from trustauthority.services.keyproviders import KeyProviderService
+from trustauthority.services.keyroll import KeyRollService
 from trustauthority.services.keys import KeyService
 from trustauthority.services.releasepolicies import ReleasePolicyService
 from trustauthority.services.rewrap import RewrapService, work_quietly
@@ -37,6 +38,7 @@ class KeyRole:
     admin: KeyAdministration
     rewrap: RewrapService
     policies: ReleasePolicyService
+    roll: KeyRollService
     destruction: Destruction
     import_public: bytes
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -54,6 +56,7 @@ class KeyRole:
                 self.rewrap,
                 HolderService(self.store),
                 self.policies,
+                self.roll,
                 self.wake,
                 self.import_public,
             ),
@@ -85,6 +88,7 @@ def open_key_role(
         admin=KeyAdministration(store, room, providers, destroy_delay_ms=delay_ms),
         rewrap=RewrapService(store, room, providers, journal),
         policies=ReleasePolicyService(store),
+        roll=KeyRollService(store, room, providers),
         destruction=Destruction(store, tombstones),
         import_public=files.import_public(),
     )

@@ -15,7 +15,10 @@ class Keys(Protocol):
     """Wrapped VM keys."""
 
     async def put(self, entry: VmKeyEntry) -> bool:
-        """Insert a key if its epoch is the next one of its VM, and make it the current one."""
+        """Insert a key if its epoch is the next one of its VM; the first one becomes current."""
+
+    async def make_current(self, was: VmKeyEntry, now: VmKeyEntry) -> bool:
+        """Let another key of a VM be the one that is released; False when ``was`` is not current."""
 
     async def current(self, vm: VmId) -> VmKeyEntry | None:
         """The key that is released for a VM."""

@@ -85,6 +85,8 @@ MATRIX: dict[str, dict[str, Rule]] = {
         "ChangeKeyState": _KEYS,
         "DestroyKey": _KEYS,
         "CancelDestroyKey": _KEYS,
+        "RollKey": _KEYS,
+        "SwitchKey": _KEYS,
         "GetImportKey": _KEYS,
         "ImportKey": _KEYS,
         "ListKeyProviders": _SEE_KEYS,

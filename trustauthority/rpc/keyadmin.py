@@ -10,6 +10,7 @@ from trustauthority.rpc.interceptor import current_caller
 from trustauthority.services.holders import HolderQuestion, HolderService
 from trustauthority.services.keyadmin import KeyAdministration, KeyName
 from trustauthority.services.keyproviders import KeyProviderService
+from trustauthority.services.keyroll import KeyRollService
 from trustauthority.services.releasepolicies import ReleasePolicyService
 from trustauthority.services.rewrap import RewrapService
 from trustauthority.v1 import keyadmin_pb2 as pb
@@ -35,6 +36,7 @@ class KeyAdminRpc(keyadmin_pb2_grpc.KeyAdministrationServiceServicer):
         rewrap: RewrapService,
         holders: HolderService,
         policies: ReleasePolicyService,
+        roll: KeyRollService,
         wake: asyncio.Event,
         import_public: bytes,
     ) -> None:
@@ -43,6 +45,7 @@ class KeyAdminRpc(keyadmin_pb2_grpc.KeyAdministrationServiceServicer):
         self._rewrap = rewrap
         self._holders = holders
         self._policies = policies
+        self._roll = roll
         self._wake = wake
         self._import_public = import_public
 
@@ -82,6 +85,29 @@ class KeyAdminRpc(keyadmin_pb2_grpc.KeyAdministrationServiceServicer):
             dry_run=request.dry_run,
         )
         return pb.CancelDestroyKeyResponse(key=convert.vm_key(key))
+
+    # --- roll ----------------------------------------------------------------------------------
+
+    async def RollKey(self, request: pb.RollKeyRequest, context: Any) -> pb.RollKeyResponse:
+        """Make the next key of a VM."""
+        key = await self._roll.roll(
+            convert.name(request.vm_id, "vm_id"),
+            by=current_caller().name,
+            dry_run=request.dry_run,
+        )
+        return pb.RollKeyResponse(key=convert.vm_key(key))
+
+    async def SwitchKey(self, request: pb.SwitchKeyRequest, context: Any) -> pb.SwitchKeyResponse:
+        """Let another key be released."""
+        if request.key_epoch < 1:
+            raise InvalidRequest("key_epoch is positive", field="key_epoch")
+        key = await self._roll.switch(
+            convert.name(request.vm_id, "vm_id"),
+            request.key_epoch,
+            by=current_caller().name,
+            dry_run=request.dry_run,
+        )
+        return pb.SwitchKeyResponse(key=convert.vm_key(key))
 
     # --- import --------------------------------------------------------------------------------
 

@@ -50,6 +50,16 @@ class KeyAdministrationServiceStub:
                 request_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.CancelDestroyKeyRequest.SerializeToString,
                 response_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.CancelDestroyKeyResponse.FromString,
                 _registered_method=True)
+        self.RollKey = channel.unary_unary(
+                '/trustauthority.v1.KeyAdministrationService/RollKey',
+                request_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.RollKeyRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.RollKeyResponse.FromString,
+                _registered_method=True)
+        self.SwitchKey = channel.unary_unary(
+                '/trustauthority.v1.KeyAdministrationService/SwitchKey',
+                request_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.SwitchKeyRequest.SerializeToString,
+                response_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.SwitchKeyResponse.FromString,
+                _registered_method=True)
         self.GetImportKey = channel.unary_unary(
                 '/trustauthority.v1.KeyAdministrationService/GetImportKey',
                 request_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.GetImportKeyRequest.SerializeToString,
@@ -142,6 +152,20 @@ class KeyAdministrationServiceServicer:
 
     def CancelDestroyKey(self, request, context):
         """Take a destruction back while its delay runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollKey(self, request, context):
+        """Make the next key of a VM, beside the one it has.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SwitchKey(self, request, context):
+        """Let another key of a VM be the one that hosts get.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -262,6 +286,16 @@ def add_KeyAdministrationServiceServicer_to_server(servicer, server):
                     servicer.CancelDestroyKey,
                     request_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.CancelDestroyKeyRequest.FromString,
                     response_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.CancelDestroyKeyResponse.SerializeToString,
+            ),
+            'RollKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollKey,
+                    request_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.RollKeyRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.RollKeyResponse.SerializeToString,
+            ),
+            'SwitchKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.SwitchKey,
+                    request_deserializer=trustauthority_dot_v1_dot_keyadmin__pb2.SwitchKeyRequest.FromString,
+                    response_serializer=trustauthority_dot_v1_dot_keyadmin__pb2.SwitchKeyResponse.SerializeToString,
             ),
             'GetImportKey': grpc.unary_unary_rpc_method_handler(
                     servicer.GetImportKey,
@@ -416,6 +450,60 @@ class KeyAdministrationService:
             '/trustauthority.v1.KeyAdministrationService/CancelDestroyKey',
             trustauthority_dot_v1_dot_keyadmin__pb2.CancelDestroyKeyRequest.SerializeToString,
             trustauthority_dot_v1_dot_keyadmin__pb2.CancelDestroyKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.KeyAdministrationService/RollKey',
+            trustauthority_dot_v1_dot_keyadmin__pb2.RollKeyRequest.SerializeToString,
+            trustauthority_dot_v1_dot_keyadmin__pb2.RollKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SwitchKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trustauthority.v1.KeyAdministrationService/SwitchKey',
+            trustauthority_dot_v1_dot_keyadmin__pb2.SwitchKeyRequest.SerializeToString,
+            trustauthority_dot_v1_dot_keyadmin__pb2.SwitchKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,10 @@ class KeyAdministrationServiceStub:
     """Have a key destroyed when the delay is over."""
     CancelDestroyKey: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.CancelDestroyKeyRequest, _keyadmin_pb2.CancelDestroyKeyResponse]
     """Take a destruction back while its delay runs."""
+    RollKey: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.RollKeyRequest, _keyadmin_pb2.RollKeyResponse]
+    """Make the next key of a VM, beside the one it has."""
+    SwitchKey: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.SwitchKeyRequest, _keyadmin_pb2.SwitchKeyResponse]
+    """Let another key of a VM be the one that hosts get."""
     GetImportKey: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.GetImportKeyRequest, _keyadmin_pb2.GetImportKeyResponse]
     """The public key to which a passphrase is sealed before it is imported."""
     ImportKey: _grpc.UnaryUnaryMultiCallable[_keyadmin_pb2.ImportKeyRequest, _keyadmin_pb2.ImportKeyResponse]
@@ -79,6 +83,10 @@ class KeyAdministrationServiceAsyncStub(KeyAdministrationServiceStub):
     """Have a key destroyed when the delay is over."""
     CancelDestroyKey: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.CancelDestroyKeyRequest, _keyadmin_pb2.CancelDestroyKeyResponse]  # type: ignore[assignment]
     """Take a destruction back while its delay runs."""
+    RollKey: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.RollKeyRequest, _keyadmin_pb2.RollKeyResponse]  # type: ignore[assignment]
+    """Make the next key of a VM, beside the one it has."""
+    SwitchKey: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.SwitchKeyRequest, _keyadmin_pb2.SwitchKeyResponse]  # type: ignore[assignment]
+    """Let another key of a VM be the one that hosts get."""
     GetImportKey: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.GetImportKeyRequest, _keyadmin_pb2.GetImportKeyResponse]  # type: ignore[assignment]
     """The public key to which a passphrase is sealed before it is imported."""
     ImportKey: _aio.UnaryUnaryMultiCallable[_keyadmin_pb2.ImportKeyRequest, _keyadmin_pb2.ImportKeyResponse]  # type: ignore[assignment]
@@ -134,6 +142,22 @@ class KeyAdministrationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_keyadmin_pb2.CancelDestroyKeyResponse, _abc.Awaitable[_keyadmin_pb2.CancelDestroyKeyResponse]]:
         """Take a destruction back while its delay runs."""
+
+    @_abc_1.abstractmethod
+    def RollKey(
+        self,
+        request: _keyadmin_pb2.RollKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyadmin_pb2.RollKeyResponse, _abc.Awaitable[_keyadmin_pb2.RollKeyResponse]]:
+        """Make the next key of a VM, beside the one it has."""
+
+    @_abc_1.abstractmethod
+    def SwitchKey(
+        self,
+        request: _keyadmin_pb2.SwitchKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_keyadmin_pb2.SwitchKeyResponse, _abc.Awaitable[_keyadmin_pb2.SwitchKeyResponse]]:
+        """Let another key of a VM be the one that hosts get."""
 
     @_abc_1.abstractmethod
     def GetImportKey(

@@ -6,7 +6,7 @@ what the caller judged; the VM's row follows in the same transaction. What it do
 
 from collections.abc import Sequence
 
-from sqlalchemy import Select, and_, insert, select, update
+from sqlalchemy import Select, and_, func, select, update
 
 from trustauthority.adapters.sql import tables
 from trustauthority.adapters.sql.catalogue import Repository
@@ -26,16 +26,28 @@ class SqlKeys(Repository):
     """The Keys port."""
 
     async def put(self, entry: VmKeyEntry) -> bool:
-        """Insert a key if its epoch is the next one of its VM, and make it the current one."""
+        """Insert a key if its epoch is the next one of its VM; the first one becomes current."""
+        newest = select(func.coalesce(func.max(_key.c.key_epoch), 0))
+        known = await self._connection.scalar(newest.where(_key.c.vm_id == entry.vm_id))
+        vm = update(_vm).where(_vm.c.vm_id == entry.vm_id)
+        first = entry.key_epoch == 1
+        changed = await self._connection.execute(
+            vm.where(_vm.c.key_epoch == 0).values(key_epoch=1, key_state=str(entry.state))
+            if first
+            else vm.where(_vm.c.key_epoch > 0).values(key_epoch=_vm.c.key_epoch)
+        )
+        if changed.rowcount != 1 or entry.key_epoch != int(known or 0) + 1:
+            return False
+        return await self._insert(_key, **columns(entry))
+
+    async def make_current(self, was: VmKeyEntry, now: VmKeyEntry) -> bool:
+        """Let another key of a VM be the one that is released; False when ``was`` is not current."""
         moved = await self._connection.execute(
             update(_vm)
-            .where(_vm.c.vm_id == entry.vm_id, _vm.c.key_epoch == entry.key_epoch - 1)
-            .values(key_epoch=entry.key_epoch, key_state=str(entry.state))
+            .where(_vm.c.vm_id == was.vm_id, _vm.c.key_epoch == was.key_epoch)
+            .values(key_epoch=now.key_epoch, key_state=str(now.state))
         )
-        if moved.rowcount != 1:
-            return False
-        await self._connection.execute(insert(_key).values(**columns(entry)))
-        return True
+        return moved.rowcount == 1
 
     async def current(self, vm: VmId) -> VmKeyEntry | None:
         """The key that is released for a VM."""
