@@ -143,7 +143,7 @@ class TwoHosts:
         self._must(
             stage.run(
                 *("trustauthority", "init", "--state", self.folder / "authority"),
-                *("--config", config),
+                *("--config", config, "--no-escrow"),
                 *(w if w.startswith("-") else stage.address(w) for w in listeners),
                 *("--admin-listener", stage.address("admin")),
                 *("--kmip-host", "127.0.0.1", "--kmip-port", port, "--kmip-ca", kms / "ca.pem"),
