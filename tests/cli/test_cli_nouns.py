@@ -294,7 +294,7 @@ SCREENS = {
     ),
     "vm show payroll": (
         "GetVm",
-        keys.GetVmResponse(vm=VM),
+        keys.GetVmResponse(vm=VM, release_policy=["the host's region is one of: eu"]),
         (
             "payroll\n"
             "  state                  ● runs\n"
@@ -309,6 +309,7 @@ SCREENS = {
             "  grant epoch            4\n"
             "  lease until            2026-11-20 14:05:00Z (2m left)\n"
             "  no other owner before  2026-11-20 14:06:10Z\n"
+            "  release policy         the host's region is one of: eu\n"
         ),
     ),
     "key list": (

@@ -10,7 +10,7 @@ from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
 from trustauthority.cli.options import DEFAULTS, Options, Watch
 from trustauthority.cli.paging import all_pages
-from trustauthority.cli.render import STRONG, Marked
+from trustauthority.cli.render import STRONG, Field, Marked
 from trustauthority.cli.session import session
 from trustauthority.cli.text import count
 from trustauthority.cli.vm_policy import policy_app
@@ -86,7 +86,11 @@ def show(vm: str, /, *, watch: Watch = False, options: Options = DEFAULTS) -> Ex
         reply = ta.authority.on(VmServiceStub).read(lambda s: s.GetVm, request)
         record = reply.vm
         title = Marked(text=record.vm_id, style=STRONG)
-        fields = [*vm_fields(ta.screen, record), *map(break_glass_field, reply.break_glasses)]
+        fields = [
+            *vm_fields(ta.screen, record),
+            *(Field("release policy", line) for line in reply.release_policy),
+            *map(break_glass_field, reply.break_glasses),
+        ]
         ta.screen.record(title, fields, name=record.vm_id, data=record)
         for glass in reply.break_glasses:
             ta.screen.warn(f"break-glass {glass.glass_id} is open for {glass.host_name}")

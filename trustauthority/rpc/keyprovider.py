@@ -166,7 +166,8 @@ class VmRpc(keyprovider_pb2_grpc.VmServiceServicer):
         entry = await self._service.get(convert.name(request.vm_id, "vm_id"))
         glasses = await open_break_glasses(self._store, entry.vm_id)
         messages = await vm_messages(self._store, [entry])
-        return pb.GetVmResponse(vm=messages[0], break_glasses=glasses)
+        policy = await ReleasePolicyService(self._store).get(entry.vm_id)
+        return pb.GetVmResponse(vm=messages[0], break_glasses=glasses, release_policy=policy.lines)
 
     async def WatchVms(
         self, request: pb.WatchVmsRequest, context: Any

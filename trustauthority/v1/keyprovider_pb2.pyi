@@ -844,6 +844,7 @@ class GetVmResponse(_message.Message):
 
     VM_FIELD_NUMBER: _builtins.int
     BREAK_GLASSES_FIELD_NUMBER: _builtins.int
+    RELEASE_POLICY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def vm(self) -> Global___Vm:
         """As stored."""
@@ -852,15 +853,20 @@ class GetVmResponse(_message.Message):
     def break_glasses(self) -> _containers.RepeatedCompositeFieldContainer[_breakglass_pb2.BreakGlass]:
         """Break-glasses for it that are open now."""
 
+    @_builtins.property
+    def release_policy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What its release policy asks for, a line each."""
+
     def __init__(
         self,
         *,
         vm: Global___Vm | None = ...,
         break_glasses: _abc.Iterable[_breakglass_pb2.BreakGlass] | None = ...,
+        release_policy: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["vm", b"vm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["break_glasses", b"break_glasses", "vm", b"vm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["break_glasses", b"break_glasses", "release_policy", b"release_policy", "vm", b"vm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
