@@ -62,7 +62,7 @@ class Domain:
 
 def read_domain(definition: bytes) -> Domain:
     """Read a definition as libvirt hands it to its hooks. Raises DefinitionInvalid."""
-    root = _parse(definition)
+    root = parse_definition(definition)
     name, uuid = root.findtext("name", "").strip(), root.findtext("uuid", "").strip().lower()
     if not _NAME.fullmatch(name) or not _UUID.fullmatch(uuid):
         raise DefinitionInvalid("the definition has no usable name and uuid")
@@ -79,7 +79,8 @@ def read_domain(definition: bytes) -> Domain:
     )
 
 
-def _parse(definition: bytes) -> ET.Element:
+def parse_definition(definition: bytes) -> ET.Element:
+    """The tree of a definition, within the limits above. Raises DefinitionInvalid."""
     if len(definition) > MAX_DEFINITION:
         raise DefinitionInvalid("the definition is larger than 1 MiB")
     if b"<!" in definition.replace(b"<!--", b"").replace(b"<![CDATA[", b""):

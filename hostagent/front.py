@@ -11,7 +11,9 @@ from hostagent.control import Json, refusal
 from hostagent.daemon import Agent
 from hostagent.disk_desk import DiskDesk
 from hostagent.events import AttestWanted, Phase
+from hostagent.protect_desk import ProtectDesk
 from hostagent.status import describe, failed_checks
+from hostagent.virsh import Virsh
 from trustauthority.v1.common_pb2 import STANDING_PASSED
 
 _NEEDS_NOBODY = frozenset({"key-open", "key-give-back"})
@@ -30,10 +32,21 @@ async def handle(agent: Agent, request: Json) -> Json:
         doubts = agent.machine.phase is Phase.DOUBT
         detail = f"the agent is «{agent.machine.phase.value}»: {agent.machine.last_failure}"
         return refusal("NOT_READY", detail, 1 if doubts else 5)
+    if do == "vm-protect":
+        return await _protect(agent, request)
     if do == "vm-encrypt":
         disks = DiskDesk(desk=agent.desk)
         return await disks.encrypt(request["vm"], Path(request["disk"]), Path(request["out"]))
     return await agent.desk.handle(request)
+
+
+async def _protect(agent: Agent, request: Json) -> Json:
+    settings = agent.host.settings
+    if settings.libvirt.uri is None:
+        return refusal("INVALID_REQUEST", "libvirt.uri is not configured on this host", 2)
+    virsh = Virsh(uri=settings.libvirt.uri, timeout_s=settings.libvirt.timeout_ms / 1000)
+    identity = agent.host.enrolled()
+    return await ProtectDesk(desk=agent.desk, virsh=virsh, host_name=identity.name).handle(request)
 
 
 async def _attest_now(agent: Agent) -> Json:

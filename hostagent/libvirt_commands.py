@@ -11,11 +11,12 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from hostagent.control import Json
+from hostagent.control import Json, NoDaemon, ask
 from hostagent.direct import ask_or_do
 from hostagent.domain import DefinitionInvalid, read_domain
 from hostagent.migration import Ask, MoveOrder, MoveProgress, MoveStep
 from hostagent.migration import migrate as move
+from hostagent.protect_desk import disks_shown
 from hostagent.settings import DEFAULT_CONFIG, Settings, load
 from hostagent.terminal import narrate, refused, say
 from hostagent.virsh import Virsh
@@ -23,6 +24,9 @@ from hostagent.virsh import Virsh
 Config = Annotated[Path, Parameter(name="--config", help="Configuration file (TOML).")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
 Flag = Annotated[bool, Parameter(negative="")]
+
+PROTECT_S = 12 * 3600.0
+"""Large disks are written in between."""
 
 vm_app = App(name="vm", help="Protected VMs of libvirt on this host.")
 
@@ -42,6 +46,50 @@ def encrypt(vm: str, *, disk: Path, out: Path, config: Config = DEFAULT_CONFIG) 
     if not answer["ok"]:
         return refused(answer)
     say(answer["disk"])
+    return 0
+
+
+@vm_app.command
+def protect(
+    domain: str,
+    *,
+    vm: str,
+    plan: Flag = False,
+    passphrase_file: Path | None = None,
+    erase_old_passphrase: Flag = False,
+    config: Config = DEFAULT_CONFIG,
+    as_json: AsJson = False,
+) -> int:
+    """Encrypt a domain's disks with the VM's key and define it as that VM. Needs the running agent.
+
+    Plain disks are written again beside themselves and stay where they are. ta vm protect --domain
+    does this and the authority's part.
+
+    Args:
+        domain: The libvirt domain; shut off, without snapshots and managed save.
+        vm: The VM at the authority; it has a key and this host a reason to get it.
+        plan: Only say what would be done, with the digest of the profile that comes of it.
+        passphrase_file: File (mode 600) whose first line opens disks that are LUKS already.
+        erase_old_passphrase: Take that passphrase out of the disks when the VM's opens them.
+        config: Configuration file (TOML).
+        as_json: Print JSON.
+    """
+    secret = str(passphrase_file.absolute()) if passphrase_file is not None else ""
+    request = {"do": "vm-protect", "vm": vm, "domain": domain, "plan": plan}
+    request |= {"passphrase": secret, "erase_old": erase_old_passphrase}
+    try:
+        answer = asyncio.run(ask(load(config).paths.run_dir, request, PROTECT_S))
+    except NoDaemon as failure:
+        narrate(str(failure))
+        return 5
+    if not answer["ok"]:
+        return refused(answer)
+    if as_json:
+        say(json.dumps(answer, indent=1))
+    else:
+        for line in disks_shown(answer["disks"]):
+            narrate(line)
+        say(str(answer["profile_sha256"]))
     return 0
 
 

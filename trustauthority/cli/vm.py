@@ -1,18 +1,16 @@
 # ruff: noqa: D417 - options is documented by its class
 """``ta vm``: protected VMs, who may run them now, and until when."""
 
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
-from trustauthority.cli import vm_changes, vm_move
+from trustauthority.cli import vm_changes, vm_move, vm_protect
 from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
-from trustauthority.cli.hexes import sha256_argument
-from trustauthority.cli.options import DEFAULTS, ClusterName, DryRun, Options, Watch
+from trustauthority.cli.options import DEFAULTS, Options, Watch
 from trustauthority.cli.paging import all_pages
-from trustauthority.cli.render import STRONG, Field, Marked
+from trustauthority.cli.render import STRONG, Marked
 from trustauthority.cli.session import session
 from trustauthority.cli.text import count
 from trustauthority.cli.vm_policy import policy_app
@@ -26,73 +24,7 @@ app = App(name="vm", help="Protected VMs: who may run each, and until when.")
 app.command(policy_app)
 vm_changes.add_to(app)
 vm_move.add_to(app)
-
-
-class Lease(StrEnum):
-    """How long a host may run a VM without asking again."""
-
-    DEFAULT = "default"
-    STRICT = "strict"
-    STANDARD = "standard"
-    UNLIMITED = "unlimited"
-
-
-@app.command(
-    help_epilogue=examples(
-        "ta vm protect payroll --cluster prod --lease strict",
-        "ta vm protect payroll --cluster prod --profile-sha256 91ab…07",
-    )
-)
-def protect(
-    vm: str,
-    /,
-    *,
-    cluster: ClusterName = "",
-    lease: Lease = Lease.DEFAULT,
-    any_host: Annotated[bool, Parameter(negative="")] = False,
-    shared: Annotated[bool, Parameter(negative="")] = False,
-    profile_sha256: Annotated[str, Parameter(name="--profile-sha256")] = "",
-    dry_run: DryRun = False,
-    options: Options = DEFAULTS,
-) -> ExitCode:
-    """Put a VM under protection: its key goes only to the one host that may run it.
-
-    Args:
-        vm: Id of the VM: 1-63 of a-z 0-9 . _ -.
-        cluster: The cluster whose hosts may run it.
-        lease: How long a host may go on without asking again; unlimited never fences a lost host.
-        any_host: Any admitted host of the cluster may start it without a placement intent.
-        shared: Not a VM but a secret that several hosts of the cluster may hold at a time.
-        profile_sha256: SHA-256 of its canonical domain profile; another definition is refused.
-        dry_run: Only show what would be sent.
-    """
-    from trustauthority.v1 import keyprovider_pb2 as keys
-    from trustauthority.v1.keyprovider_pb2_grpc import VmServiceStub
-
-    classes = {
-        Lease.DEFAULT: keys.LEASE_CLASS_UNSPECIFIED,
-        Lease.STRICT: keys.LEASE_CLASS_STRICT,
-        Lease.STANDARD: keys.LEASE_CLASS_STANDARD,
-        Lease.UNLIMITED: keys.LEASE_CLASS_UNLIMITED,
-    }
-    profile = sha256_argument(profile_sha256, "--profile-sha256") if profile_sha256 else b""
-    with session(options) as ta:
-        request = keys.ProtectVmRequest(
-            vm_id=vm,
-            cluster=ta.cluster(cluster),
-            lease_class=classes[lease],
-            any_host=any_host,
-            sharing=keys.SHARING_SHARED if shared else keys.SHARING_UNSPECIFIED,
-            profile_digest=profile,
-        )
-        if dry_run:
-            ta.would_send(request)
-            return ExitCode.YES
-        record = ta.authority.on(VmServiceStub).write(lambda s: s.ProtectVm, request).vm
-        fields = [*vm_fields(ta.screen, record), Field("next", f"ta key create {record.vm_id}")]
-        title = Marked(text=f"VM {record.vm_id} is protected", style=STRONG)
-        ta.screen.record(title, fields, name=record.vm_id, data=record)
-    return ExitCode.YES
+vm_protect.add_to(app)
 
 
 @app.command(

@@ -1,0 +1,267 @@
+"""Protect a domain of this host: encrypt its disks with the VM's key, then define it anew.
+
+Stage: edge of the agent. Trusts qemu-img and libvirt of this host. Guarantees that nothing is lost on
+failure: a plain disk is written again beside itself, compared, and stays where it is; a LUKS disk gets
+the VM's passphrase beside the old one, which is erased only if that was asked for and after the
+new one opened it; the definition is replaced last, and put back if libvirt made another one of it.
+A key that was fetched for it is given back whatever happened.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hostagent.channel import new_request_id
+from hostagent.control import Json
+from hostagent.domain import DefinitionInvalid, read_domain
+from hostagent.failure import CallFailed, Failure, FailureKind
+from hostagent.files import read_private
+from hostagent.lease_model import Phase, Stopped
+from hostagent.libvirt_vms import disk_passphrase
+from hostagent.protection import DiskPlan, DiskState, Protection, protect_definition
+from hostagent.virsh import Virsh
+from hostagent.vm_desk import VM_ID, VmDesk
+
+_LIMIT_S = 4 * 3600.0
+"""The longest that one run of qemu-img may take."""
+_ITERATIONS = "iter-time=100"
+"""256 random bits need no stretching, and each start of the VM would wait for it."""
+_VTPMS = Path("/var/lib/libvirt/swtpm")
+_MAX_PASSPHRASE = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProtectDesk:
+    """Protects domains."""
+
+    desk: VmDesk
+    virsh: Virsh
+    host_name: str
+
+    async def handle(self, request: Json) -> Json:
+        """Plan, or do it. Raises CallFailed, or KeyError and TypeError for a request that is none."""
+        vm_id, domain = str(request["vm"]), str(request["domain"])
+        if not VM_ID.fullmatch(vm_id):
+            raise _refused("INVALID_REQUEST", "vm: 1-63 of a-z 0-9 . _ -", 2)
+        code, definition, problem = await self.virsh.run("dumpxml", "--inactive", domain)
+        if code != 0:
+            raise _refused("NO_SUCH_DOMAIN", problem, 3)
+        try:
+            plan = protect_definition(definition.encode(), vm_id)
+        except DefinitionInvalid as failure:
+            raise _refused("DEFINITION_INVALID", f"{domain}: {failure}", 2) from failure
+        if not request.get("plan"):
+            await self._require_at_rest(plan)
+            await asyncio.to_thread(_require_room, plan, request)
+            await self._encrypt(plan, vm_id, request)
+            await self._define(plan, definition.encode(), vm_id)
+        return {"ok": True, **self._described(plan, vm_id)}
+
+    def _described(self, plan: Protection, vm_id: str) -> Json:
+        disks = [
+            {"target": d.target, "was": d.state.value, "plain": d.source, "disk": d.encrypted}
+            for d in plan.disks
+        ]
+        shown = {"vm": vm_id, "domain": plan.domain, "host": self.host_name, "disks": disks}
+        return {**shown, "profile_sha256": plan.profile_sha256.hex()}
+
+    async def _require_at_rest(self, plan: Protection) -> None:
+        """The domain is off, and nothing of it lies around in the clear. Raises CallFailed."""
+        if not (await self.virsh.state(plan.uuid) or "").startswith("shut off"):
+            raise _not_now(plan, "shut it down first")
+        code, info, _ = await self.virsh.run("dominfo", plan.uuid)
+        managed = [line for line in info.splitlines() if line.startswith("Managed save:")]
+        if code != 0 or not managed or managed[0].split()[-1] != "no":
+            raise _not_now(
+                plan, "it has a managed save: its memory in the clear; start it, shut it down"
+            )
+        code, snapshots, _ = await self.virsh.run("snapshot-list", plan.uuid, "--name")
+        if code != 0 or snapshots.strip():
+            raise _not_now(plan, "it has snapshots, which would stay in the clear: delete them")
+
+    async def _encrypt(self, plan: Protection, vm_id: str, request: Json) -> None:
+        todo = [disk for disk in plan.disks if disk.state is not DiskState.DONE]
+        keeper = self.desk.keeper
+        if keeper.view(vm_id).phase is not Phase.IDLE:
+            raise _not_now(plan, f"this host is «{keeper.view(vm_id).phase}» with the VM")
+        if not todo:
+            return
+        old = _passphrase(request.get("passphrase"))
+        erase = bool(request.get("erase_old"))
+
+        def hand_out(key: bytearray) -> None:
+            new = disk_passphrase(key, vm_id)
+            for disk in todo:
+                if disk.state is DiskState.PLAIN:
+                    _write_again(disk, new)
+                else:
+                    _add_passphrase(disk, old, new, erase=erase)
+
+        try:
+            answer = await self.desk.lend_key(
+                vm_id, move_id="", profile_sha256=plan.profile_sha256, hand_out=hand_out
+            )
+        finally:
+            keeper.receive(vm_id, Stopped(fresh_id=new_request_id()))
+            await keeper.settled(vm_id, lambda v: v.phase is Phase.IDLE, self.desk.timeout_s)
+        if not answer["ok"]:
+            raise _refused(answer["reason"], answer["detail"], int(answer["exit_code"]))
+
+    async def _define(self, plan: Protection, before: bytes, vm_id: str) -> None:
+        problem = await self._replace(plan.definition)
+        if not problem:
+            _, made, _ = await self.virsh.run("dumpxml", "--inactive", plan.uuid)
+            now = read_domain(made.encode())
+            if (now.vm_id, now.profile_sha256) == (vm_id, plan.profile_sha256):
+                return
+            problem = "libvirt made another definition of it"
+            await self._replace(before)
+        raise _failed(f"the disks are encrypted, but {plan.domain} is defined as before: {problem}")
+
+    async def _replace(self, definition: bytes) -> str:
+        """Define a domain; what went wrong, or nothing. A definition holds no secret."""
+        with tempfile.NamedTemporaryFile(suffix=".xml") as file:
+            await asyncio.to_thread(file.write, definition)
+            file.flush()
+            code, _, problem = await self.virsh.run("define", file.name)
+        return "" if code == 0 else problem or "virsh define failed"
+
+
+def _require_room(plan: Protection, request: Json) -> None:
+    """What the files of this host have to be like. Raises CallFailed."""
+    if plan.vtpm_new and (_VTPMS / plan.uuid).exists():
+        state = _VTPMS / plan.uuid
+        raise _not_now(plan, f"its vTPM has a state in the clear: remove {state}, or the vTPM")
+    if any(d.state is DiskState.LUKS for d in plan.disks) and not request.get("passphrase"):
+        raise _not_now(plan, "it has a LUKS disk: give its passphrase with --passphrase-file")
+    for disk in plan.disks:
+        if disk.state is DiskState.PLAIN and Path(disk.encrypted).exists():
+            raise _not_now(plan, f"{disk.encrypted} exists: remove what an earlier try left")
+
+
+def _not_now(plan: Protection, detail: str) -> CallFailed:
+    return _refused("NOT_NOW", f"{plan.domain}: {detail}", 1)
+
+
+def _refused(reason: str, detail: str, exit_code: int) -> CallFailed:
+    kind = FailureKind.REFUSED
+    return CallFailed(Failure(kind=kind, reason=reason, detail=detail, exit_code=exit_code))
+
+
+def _passphrase(path: object) -> bytes:
+    """The first line of a private file. Raises CallFailed."""
+    if not path:
+        return b""
+    try:
+        content = read_private(Path(str(path)))
+    except Exception as failure:  # InsecureFile, OSError: said, never guessed around
+        raise _failed(f"the file of the passphrase: {failure}") from failure
+    line = content.split(b"\n", 1)[0]
+    if not 0 < len(line) <= _MAX_PASSPHRASE:
+        raise _failed("the file of the passphrase has no first line, or a very long one")
+    return line
+
+
+def _write_again(disk: DiskPlan, new: bytes) -> None:
+    """A plain disk beside itself, encrypted, and compared. Runs in the thread of the opened key."""
+    target = Path(disk.encrypted)
+    unfinished = target.with_name(f".{target.name}.new")
+    unfinished.unlink(missing_ok=True)
+    options = f"encrypt.format=luks,encrypt.key-secret=new,encrypt.{_ITERATIONS}"
+    try:
+        _qemu_img("convert", "-O", "qcow2", "-o", options, disk.source, str(unfinished), new=new)
+        _qemu_img("compare", "--image-opts", _opened(disk.source), _luks(unfinished), new=new)
+        _sync(unfinished)
+        unfinished.rename(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _add_passphrase(disk: DiskPlan, old: bytes, new: bytes, *, erase: bool) -> None:
+    """A LUKS disk that opens with the VM's passphrase too, or (erase) only."""
+    image = Path(disk.source)
+    amend = ("amend", "--image-opts")
+    add = f"encrypt.state=active,encrypt.new-secret=new,encrypt.{_ITERATIONS}"
+    _qemu_img(*amend, _luks(image, "old"), "-o", add, old=old, new=new)
+    _qemu_img("info", "--image-opts", _luks(image), new=new)  # it opens, or nothing is erased
+    if erase:
+        gone = "encrypt.state=inactive,encrypt.old-secret=old"
+        _qemu_img(*amend, _luks(image), "-o", gone, old=old, new=new)
+
+
+def _luks(path: Path, opened_by: str = "new") -> str:
+    return f"driver=qcow2,file.filename={_escaped(str(path))},encrypt.key-secret={opened_by}"
+
+
+def _opened(path: str) -> str:
+    """A plain disk of whatever format it has."""
+    said = json.loads(_qemu_img("info", "--output=json", path))
+    return f"driver={said['format']},file.filename={_escaped(path)}"
+
+
+def _escaped(path: str) -> str:
+    return path.replace(",", ",,")
+
+
+def _qemu_img(command: str, *words: str, **secrets: bytes) -> str:
+    """Run qemu-img; passphrases go through pipes. Raises CallFailed."""
+    with _pipes(secrets) as ends:
+        objects = [
+            part
+            for name, end in ends.items()
+            for part in ("--object", f"secret,id={name},file=/dev/fd/{end}")
+        ]
+        try:
+            done = subprocess.run(
+                ("qemu-img", command, *objects, *words),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                pass_fds=tuple(ends.values()),
+                timeout=_LIMIT_S,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as failure:
+            raise _failed(f"qemu-img {command}: {failure}") from failure
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).decode(errors="replace").strip()
+        raise _failed(f"qemu-img {command}: {said}")
+    return done.stdout.decode(errors="replace")
+
+
+@contextmanager
+def _pipes(secrets: dict[str, bytes]) -> Iterator[dict[str, int]]:
+    ends: dict[str, int] = {}
+    try:
+        for name, value in secrets.items():
+            ends[name], writing = os.pipe()
+            os.write(writing, value)
+            os.close(writing)
+        yield ends
+    finally:
+        for end in ends.values():
+            os.close(end)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _failed(detail: str) -> CallFailed:
+    return CallFailed(Failure(kind=FailureKind.LOCAL, reason="DOMAIN_NOT_PROTECTED", detail=detail))
+
+
+def disks_shown(disks: Sequence[Json]) -> list[str]:
+    """For people: what happened to each disk."""
+    told = {
+        "plain": "written again as {disk}; {plain} is still there in the clear",
+        "luks": "opens with the VM's key",
+        "done": "was encrypted with the VM's key before",
+    }
+    return [f"{each['target']}: {told[each['was']].format(**each)}" for each in disks]

@@ -1,0 +1,147 @@
+"""ta vm protect --domain: a plain or LUKS domain of a real libvirt becomes a protected one."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.libvirt_hosts import guest_image
+from support.two_hosts import TwoHosts
+
+pytestmark = pytest.mark.libvirt
+DOMAIN = """\
+<domain type='qemu'>
+  <name>{name}</name>
+  <memory unit='MiB'>64</memory><vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='pc'>hvm</type><boot dev='hd'/></os>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='{kind}'/>
+      <source file='{disk}'>{encryption}</source>
+      <target dev='vda' bus='virtio'/>
+    </disk>
+    <serial type='file'><source path='{serial}'/><target port='0'/></serial>
+    <memballoon model='none'/>
+  </devices>
+</domain>
+"""
+LUKS = (
+    "<encryption format='luks'>"
+    "<secret type='passphrase' uuid='7a000000-0000-4000-8000-0000000000aa'/></encryption>"
+)
+
+
+def defined(
+    two: TwoHosts, name: str, disk: Path, *, kind: str = "raw", encryption: str = ""
+) -> None:
+    path = two.folder / f"{name}.xml"
+    serial = two.folder / f"{name}.log"
+    path.write_text(
+        DOMAIN.format(name=name, disk=disk, kind=kind, encryption=encryption, serial=serial)
+    )
+    two.libvirt["host-a"].do("define", path)
+
+
+def protect(two: TwoHosts, vm: str, *words: str):
+    """On host-a, as a person there does it."""
+    config = two.stage.hosts["host-a"].config
+    return two.stage.ta(
+        *("vm", "protect", vm, "--cluster", "lab", "--domain", vm, "--host-config", config, *words)
+    )
+
+
+def lines(two: TwoHosts, vm: str) -> list[str]:
+    path = two.folder / f"{vm}.log"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def starts(two: TwoHosts, vm: str) -> None:
+    """The VM starts on host-a and its guest reads its disk."""
+    from support.two_hosts import wait_until
+
+    said = two.libvirt["host-a"].virsh("start", vm)
+    assert said.code == 0, said.err
+    wait_until(lambda: len(lines(two, vm)) > 2, 20, "the guest reads its disk")
+    assert set(lines(two, vm)[:-1]) == {f"tick of {vm}"}
+
+
+def opens(disk: Path, passphrase: str, folder: Path) -> bool:
+    secret = folder / "tried"
+    secret.write_text(passphrase)
+    return (
+        subprocess.run(
+            [
+                *("qemu-img", "info", "--object", f"secret,id=s,file={secret}", "--image-opts"),
+                f"driver=qcow2,file.filename={disk},encrypt.key-secret=s",
+            ],
+            capture_output=True,
+            check=False,
+        ).returncode
+        == 0
+    )
+
+
+def test_a_plain_domain(two: TwoHosts) -> None:
+    """One command: record, key, encrypted copy, mark; the plain disk stays until a person removes it."""
+    disk = two.folder / "plainvm.img"
+    disk.write_bytes(guest_image("tick of plainvm"))
+    before = disk.read_bytes()
+    defined(two, "plainvm", disk)
+    done = protect(two, "plainvm")
+    assert done.code == 0, done.said
+    encrypted = two.folder / "plainvm.ta.qcow2"
+    assert b"tick of" not in encrypted.read_bytes()
+    assert disk.read_bytes() == before
+    assert "is in the clear" in done.said
+    starts(two, "plainvm")
+    again = protect(two, "plainvm")
+    assert again.code == 1
+    assert "shut it down first" in again.said
+    two.libvirt["host-a"].do("destroy", "plainvm")
+    assert protect(two, "plainvm").code == 0, "repeated, it has nothing left to do"
+    starts(two, "plainvm")
+
+
+@pytest.mark.parametrize("erase", [False, True])
+def test_a_luks_domain(two: TwoHosts, erase: bool) -> None:
+    """Its passphrase is joined by the VM's, or replaced; a wrong one changes nothing."""
+    vm = f"luksvm{int(erase)}"
+    plain, disk, old = (two.folder / f"{vm}.{each}" for each in ("img", "qcow2", "pass"))
+    plain.write_bytes(guest_image(f"tick of {vm}"))
+    old.write_text("correct horse\n")
+    old.chmod(0o600)
+    secret = two.folder / "secret"
+    secret.write_text("correct horse")
+    subprocess.run(
+        [
+            *("qemu-img", "convert", "-O", "qcow2", "--object", f"secret,id=d,file={secret}"),
+            *("-o", "encrypt.format=luks,encrypt.key-secret=d,encrypt.iter-time=100"),
+            *(str(plain), str(disk)),
+        ],
+        check=True,
+    )
+    defined(two, vm, disk, kind="qcow2", encryption=LUKS)
+    without = protect(two, vm)
+    assert without.code == 1
+    assert "--passphrase-file" in without.said
+    wrong = two.folder / f"{vm}.wrong"
+    wrong.write_text("incorrect\n")
+    wrong.chmod(0o600)
+    assert protect(two, vm, "--passphrase-file", str(wrong)).code == 1
+    assert opens(disk, "correct horse", two.folder)
+    words = ("--passphrase-file", str(old), *("--erase-old-passphrase",) * erase)
+    done = protect(two, vm, *words)
+    assert done.code == 0, done.said
+    assert opens(disk, "correct horse", two.folder) is not erase
+    starts(two, vm)
+
+
+def test_what_is_running_is_left_alone(two: TwoHosts) -> None:
+    """A domain that runs is not touched; nothing was written."""
+    disk = two.folder / "busy.img"
+    disk.write_bytes(guest_image("tick of busy"))
+    defined(two, "busy", disk)
+    two.libvirt["host-a"].do("start", "busy")
+    done = protect(two, "busy")
+    assert done.code == 1, done.said
+    assert not (two.folder / "busy.ta.qcow2").exists()
