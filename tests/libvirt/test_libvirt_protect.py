@@ -1,6 +1,8 @@
 """ta vm protect --domain: a plain or LUKS domain of a real libvirt becomes a protected one."""
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,12 @@ LUKS = (
     "<encryption format='luks'>"
     "<secret type='passphrase' uuid='7a000000-0000-4000-8000-0000000000aa'/></encryption>"
 )
+
+
+@pytest.fixture(autouse=True)
+def _programs(monkeypatch) -> None:
+    """ta finds hostagent as on a host where both are installed."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 
 
 def defined(
@@ -144,4 +152,5 @@ def test_what_is_running_is_left_alone(two: TwoHosts) -> None:
     two.libvirt["host-a"].do("start", "busy")
     done = protect(two, "busy")
     assert done.code == 1, done.said
+    assert "shut it down first" in done.said
     assert not (two.folder / "busy.ta.qcow2").exists()
