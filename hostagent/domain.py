@@ -188,6 +188,8 @@ def _get(parent: ET.Element, tag: str, attribute: str) -> str:
 
 def _canonical(element: ET.Element) -> dict[str, Any]:
     attributes = {k: v for k, v in element.attrib.items() if k not in {"index", "persistent_state"}}
+    if attributes.get("engine") == "qemu":  # what newer libvirt writes where older ones say nothing
+        del attributes["engine"]
     return {
         "tag": element.tag,
         "attributes": attributes,

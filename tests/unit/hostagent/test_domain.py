@@ -186,3 +186,11 @@ class TestExposures:
     def test_a_plain_disk_of_its_own_is_none(self):
         """A disk that never was encrypted is the owner's choice, and part of the profile."""
         assert read_domain(changed("</disk>", "</disk>" + SECOND_DISK)).exposures == ()
+
+
+def test_a_default_that_libvirt_writes_is_no_change(domain):
+    """libvirt 8.1 and later name the engine that decrypts; any other than QEMU is a change (N75)."""
+    named = changed("<encryption format='luks'>", "<encryption format='luks' engine='qemu'>")
+    other = changed("<encryption format='luks'>", "<encryption format='luks' engine='librbd'>")
+    assert read_domain(named).profile_sha256 == domain.profile_sha256
+    assert read_domain(other).profile_sha256 != domain.profile_sha256
