@@ -8,7 +8,6 @@ A key that was fetched for it is given back whatever happened.
 """
 
 import asyncio
-import json
 import os
 import subprocess
 import tempfile
@@ -175,8 +174,10 @@ def _write_again(disk: DiskPlan, new: bytes) -> None:
     unfinished.unlink(missing_ok=True)
     options = f"encrypt.format=luks,encrypt.key-secret=new,encrypt.{_ITERATIONS}"
     try:
-        _qemu_img("convert", "-O", "qcow2", "-o", options, disk.source, str(unfinished), new=new)
-        _qemu_img("compare", "--image-opts", _opened(disk.source), _luks(unfinished), new=new)
+        words = ("-f", disk.format, "-O", "qcow2", "-o", options)
+        _qemu_img("convert", *words, disk.source, str(unfinished), new=new)
+        plain = f"driver={disk.format},file.filename={_escaped(disk.source)}"
+        _qemu_img("compare", "--image-opts", plain, _luks(unfinished), new=new)
         _sync(unfinished)
         unfinished.rename(target)
     finally:
@@ -189,8 +190,8 @@ def _add_passphrase(disk: DiskPlan, old: bytes, new: bytes, *, erase: bool) -> N
     amend = ("amend", "--image-opts")
     add = f"encrypt.state=active,encrypt.new-secret=new,encrypt.{_ITERATIONS}"
     _qemu_img(*amend, _luks(image, "old"), "-o", add, old=old, new=new)
-    # one sector is read by the new one, or nothing is erased (info would not even ask for the key)
-    _qemu_img("bench", *("-c", "1", "-d", "1", "-s", "512"), "--image-opts", _luks(image), new=new)
+    # one sector is read by the new one, or nothing is erased (qemu-img info would not ask for the key)
+    _run("qemu-io", "-r", "-c", "read -q 0 512", "--image-opts", _luks(image), new=new)
     if erase:
         gone = "encrypt.state=inactive,encrypt.old-secret=old"
         _qemu_img(*amend, _luks(image), "-o", gone, old=old, new=new)
@@ -200,18 +201,17 @@ def _luks(path: Path, opened_by: str = "new") -> str:
     return f"driver=qcow2,file.filename={_escaped(str(path))},encrypt.key-secret={opened_by}"
 
 
-def _opened(path: str) -> str:
-    """A plain disk of whatever format it has."""
-    said = json.loads(_qemu_img("info", "--output=json", path))
-    return f"driver={said['format']},file.filename={_escaped(path)}"
-
-
 def _escaped(path: str) -> str:
     return path.replace(",", ",,")
 
 
 def _qemu_img(command: str, *words: str, **secrets: bytes) -> str:
-    """Run qemu-img; passphrases go through pipes. Raises CallFailed."""
+    """Run qemu-img. Raises CallFailed."""
+    return _run("qemu-img", command, *words, **secrets)
+
+
+def _run(program: str, first: str, *words: str, **secrets: bytes) -> str:
+    """Run a program of QEMU; passphrases go through pipes. Raises CallFailed."""
     with _pipes(secrets) as ends:
         objects = [
             part
@@ -220,7 +220,8 @@ def _qemu_img(command: str, *words: str, **secrets: bytes) -> str:
         ]
         try:
             done = subprocess.run(
-                ("qemu-img", command, *objects, *words),
+                # qemu-img wants its command before its options
+                (program, first, *objects, *words),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 pass_fds=tuple(ends.values()),
@@ -228,10 +229,10 @@ def _qemu_img(command: str, *words: str, **secrets: bytes) -> str:
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as failure:
-            raise _failed(f"qemu-img {command}: {failure}") from failure
+            raise _failed(f"{program} {first}: {failure}") from failure
     if done.returncode != 0:
         said = (done.stderr or done.stdout).decode(errors="replace").strip()
-        raise _failed(f"qemu-img {command}: {said}")
+        raise _failed(f"{program} {first}: {said}")
     return done.stdout.decode(errors="replace")
 
 

@@ -14,6 +14,7 @@ from xml.etree import ElementTree as ET
 from hostagent.domain import MARK, DefinitionInvalid, parse_definition, read_domain
 
 _NAMESPACE = uuid.UUID("5a8c1f0e-6f0b-5b52-9d5b-2c1f0d1e7a11")
+_FORMATS = frozenset({"raw", "qcow2"})
 _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 SUFFIX = ".ta.qcow2"
 """What the name of an encrypted disk ends with."""
@@ -39,6 +40,9 @@ class DiskPlan:
     source: str
     """Its file now."""
     state: DiskState
+    format: str
+    """As the definition says, never as the file looks: what a guest wrote to a raw disk may look like
+    another format, with a file of the host behind it."""
     encrypted: str
     """Its file afterwards; the same unless it is plain now."""
 
@@ -110,22 +114,27 @@ def _disk(disk: ET.Element, vm_id: str) -> DiskPlan:
     if disk.find("encryption") is not None:
         raise DefinitionInvalid(f"disk {target}: its <encryption> belongs below <source>")
     found = source.find("encryption")
+    driver = disk.find("driver")
+    kind = "raw" if driver is None else driver.get("type", "raw")
+    if kind not in _FORMATS:
+        raise DefinitionInvalid(f"disk {target}: only raw and qcow2 disks can be encrypted here")
     if found is None:
         encrypted = str(PurePath(path).with_suffix("")) + SUFFIX
         _encrypted(disk, source, encrypted, vm_id)
-        return DiskPlan(target=target, source=path, state=DiskState.PLAIN, encrypted=encrypted)
+        return DiskPlan(
+            target=target, source=path, state=DiskState.PLAIN, format=kind, encrypted=encrypted
+        )
     secret = found.find("secret")
-    driver = disk.find("driver")
     if found.get("format") != "luks" or secret is None:
         raise DefinitionInvalid(f"disk {target}: its encryption is not LUKS")
-    if driver is None or driver.get("type") != "qcow2":
+    if kind != "qcow2":
         raise DefinitionInvalid(f"disk {target}: an encrypted disk has to be qcow2")
     ours = secret_uuid(vm_id, "disk")
     done = secret.get("uuid", "").lower() == ours
     secret.attrib.pop("usage", None)
     secret.set("uuid", ours)
     state = DiskState.DONE if done else DiskState.LUKS
-    return DiskPlan(target=target, source=path, state=state, encrypted=path)
+    return DiskPlan(target=target, source=path, state=state, format=kind, encrypted=path)
 
 
 def _encrypted(disk: ET.Element, source: ET.Element, path: str, vm_id: str) -> None:

@@ -79,7 +79,7 @@ def opens(disk: Path, passphrase: str, folder: Path) -> bool:
     return (
         subprocess.run(
             [
-                *("qemu-img", "bench", "-c", "1", "-d", "1", "-s", "512"),
+                *("qemu-io", "-r", "-c", "read -q 0 512"),
                 *("--object", f"secret,id=s,file={secret}", "--image-opts"),
                 f"driver=qcow2,file.filename={disk},encrypt.key-secret=s",
             ],

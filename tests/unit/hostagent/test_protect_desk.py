@@ -225,3 +225,22 @@ async def test_a_luks_disk_needs_its_passphrase(world, tmp_path) -> None:
         with pytest.raises(CallFailed, match="file of the passphrase"):
             await world.made.handle({**REQUEST, "passphrase": str(path)})
     assert world.desk.lent == []
+
+
+def test_a_raw_disk_that_looks_like_another_is_read_as_raw(monkeypatch, tmp_path) -> None:
+    """Both, writing and comparing, are told the format; nothing is guessed from what a guest wrote."""
+    said: list[tuple[str, ...]] = []
+
+    def record(command: str, *words: str, **_secrets: bytes) -> str:
+        said.append((command, *words))
+        (tmp_path / ".web.ta.qcow2.new").touch()
+        return ""
+
+    monkeypatch.setattr(protect_desk, "_qemu_img", record)
+    text = PLAIN.replace("/nonexistent", str(tmp_path))
+    (disk,) = protect_definition(text.encode(), "web").disks
+    protect_desk._write_again(disk, b"secret")
+    convert, compare = said
+    assert convert[:3] == ("convert", "-f", "raw")
+    assert compare[2].startswith("driver=raw,")
+    assert (tmp_path / "web.ta.qcow2").exists()

@@ -51,7 +51,7 @@ def test_a_plain_domain_becomes_a_marked_encrypted_one() -> None:
     assert after.profile_sha256 == plan.profile_sha256
     (disk,) = plan.disks
     assert (disk.source, disk.encrypted) == ("/vm/web.img", "/vm/web.ta.qcow2")
-    assert (disk.state, plan.vtpm_new) == (DiskState.PLAIN, True)
+    assert (disk.state, disk.format, plan.vtpm_new) == (DiskState.PLAIN, "raw", True)
     text = plan.definition.decode()
     assert "kept" in text
     assert "/vm/x.iso" in text
@@ -72,6 +72,18 @@ def test_a_luks_disk_keeps_its_file() -> None:
     plan = protect_definition(luks(), "web")
     assert [(d.state, d.encrypted) for d in plan.disks] == [(DiskState.LUKS, "/vm/web.img")]
     assert read_domain(plan.definition).disk_secrets == (secret_uuid("web", "disk"),)
+
+
+def test_the_format_is_that_of_the_definition() -> None:
+    """A guest that writes a qcow2 header to its raw disk does not get a file of the host copied in."""
+    for words, kind in (
+        ("<driver name='qemu' type='raw'/>", "raw"),
+        ("<driver name='qemu' type='qcow2'/>", "qcow2"),
+        ("<driver name='qemu'/>", "raw"),
+        ("", "raw"),
+    ):
+        plan = protect_definition(changed(("<driver name='qemu' type='raw'/>", words)), "web")
+        assert [disk.format for disk in plan.disks] == [kind]
 
 
 def test_secrets_are_of_one_vm() -> None:
@@ -95,6 +107,7 @@ MARK = "<metadata><ta:vm xmlns:ta='urn:trustauthority:vm:1' id='other'/>"
         (changed(("file='/vm/web.img'", "file='web.img'")), "only disks in files"),
         (changed(("<source file='/vm/web.img'/>", "<source file='/vm/a'/><shareable/>")), "share"),
         (changed(("device='disk'", "device='lun'")), "no disk"),
+        (changed(("type='raw'", "type='vmdk'")), "only raw and qcow2"),
         (changed(("type='emulator'", "type='passthrough'")), "has to be emulated"),
         (luks().replace(b"format='luks'", b"format='qcow'"), "not LUKS"),
         (luks().replace(b"type='qcow2'", b"type='raw'"), "has to be qcow2"),
