@@ -142,7 +142,7 @@ class TwoHosts:
         listeners = ("--enrol", "enrol", "--mutual", "mutual", "--key", "key")
         self._must(
             stage.run(
-                *("trustauthority", "init", "--state", self.folder / "authority"),
+                *("trustauthority", "init", "--no-escrow", "--state", self.folder / "authority"),
                 *("--config", config),
                 *(w if w.startswith("-") else stage.address(w) for w in listeners),
                 *("--admin-listener", stage.address("admin")),
