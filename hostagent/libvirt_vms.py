@@ -173,8 +173,14 @@ class LibvirtVms:
         return code == 0
 
     async def _destroy(self, vm_id: str, known: Known, why: str) -> bool:
-        """First of all end it: time runs, and an inactive domain takes no harm."""
-        ended, _, _ = await self.virsh.run("destroy", known.uuid)
+        """First of all end it: time runs, and an inactive domain takes no harm.
+
+        One that never started may wait in its hook for this very end: libvirt would have us wait
+        for the hook, so it is left alone unless it turns out to live.
+        """
+        ended = -1
+        if known.started or is_active(await self.virsh.state(known.uuid) or "unknown"):
+            ended, _, _ = await self.virsh.run("destroy", known.uuid)
         state = await self.virsh.state(known.uuid)
         if state is None or is_active(state):
             return False
