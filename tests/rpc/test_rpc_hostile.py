@@ -79,7 +79,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "CancelDestroyKey": {"vm_id": "vm-1", "dry_run": True},
     "RollKey": {"vm_id": "vm-1", "dry_run": True},
     "SwitchKey": {"vm_id": "vm-1", "key_epoch": 2, "dry_run": True},
-    "ImportKey": {"vm_id": "vm-1", "sealed_key": b"s" * 60},
+    "ImportKey": {"vm_id": "vm-1", "sealed_key": b"\x01" + b"s" * 60},
     "GetReleasePolicy": {"vm_id": "vm-1"},
     "SetReleasePolicy": {
         "vm_id": "vm-1",
