@@ -1,4 +1,4 @@
-"""The eight acts. Each states what it expects; the demo succeeds only if all of it held."""
+"""The nine acts. Each states what it expects; the demo succeeds only if all of it held."""
 
 import base64
 import secrets
@@ -360,6 +360,37 @@ def act_8(stage: Stage, tell: Narrator) -> None:
     )
 
 
+def act_9(stage: Stage, tell: Narrator) -> None:
+    """Break-glass."""
+    tell.act(9, "Three in the morning: a policy fails every host")
+    broken = stage.folder / "broken.toml"
+    broken.write_text('name = "broken"\n[boot]\nhost_class = "required"\n')
+    applied = stage.ta("policy", "apply", broken, "-c", "lab", "--yes")
+    _done(tell, "a policy that no host can meet is applied", applied)
+    stage.agent("host-a", "attest")
+    _refused(tell, "host-a fails and gets no key", _request(stage, "host-a"), "HOST_NOT_ATTESTED")
+    words = (
+        "--host",
+        "host-a",
+        "--for",
+        "10m",
+        "--why",
+        "policy fails every host, INC-481",
+        "--yes",
+    )
+    opened = stage.ta("key", "break-glass", "open", VM, *words)
+    _done(tell, "somebody opens a break-glass for host-a and payroll, and says why", opened)
+    status = stage.ta("status")
+    tell.expect(
+        "ta status warns of it", holds="INC-481" in status.out, said=status.said, seconds=0.0
+    )
+    got = _request(stage, "host-a", "--open")
+    _done(tell, "host-a gets the key once, for its TPM and boot alone", got)
+    _done(tell, "given back", stage.agent("host-a", "key", "give-back", VM))
+    _refused(tell, "and not a second time", _request(stage, "host-a"), "HOST_NOT_ATTESTED")
+    tell.show(stage.ta("key", "break-glass", "list").out)
+
+
 def secret_seen(stage: Stage) -> list[str]:
     """Where the VM key is found: files of the stage, command lines and environments (N69)."""
     forms = (stage.secret, stage.secret.hex().encode(), base64.b64encode(stage.secret))
@@ -369,7 +400,7 @@ def secret_seen(stage: Stage) -> list[str]:
     return [str(path) for path in places if any(form in path.read_bytes() for form in forms)]
 
 
-ACTS = (act_1, act_2, act_3, act_4, act_5, act_6, act_7, act_8)
+ACTS = (act_1, act_2, act_3, act_4, act_5, act_6, act_7, act_8, act_9)
 
 
 def _wait_for_fence(stage: Stage, tell: Narrator) -> None:
