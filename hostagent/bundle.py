@@ -16,7 +16,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hostagent.collect import LogPaths, ima_chunks, qualifying_data, quote, read_boot_log
+from hostagent.collect import (
+    LogPaths,
+    ima_chunks,
+    qualifying_data,
+    quote,
+    read_boot_log,
+    read_userspace_log,
+)
 from hostagent.files import write_private
 from hostagent.keys import HostKeys
 from hostagent.ports import TpmPort
@@ -66,7 +73,7 @@ def collect_bundle(
         **{f"ek-chain-{i}.der": c for i, c in enumerate(keys.endorsement.intermediates)},
         "boot.log": boot.body,
         "ima.log": ima,
-        "userspace.log": read_boot_log(logs.userspace).body,
+        "userspace.log": read_userspace_log(logs.userspace),
     }
     manifest = {
         "format": FORMAT,

@@ -51,7 +51,7 @@ class TestMigrate:
         two.started()
         two.kill_agent("host-a")
         order = two.ta("vm", "migrate", VM, "host-b", "--no-wait", "-o", "name").said.split()[-1]
-        two.ta("host", "revoke", "host-b", "--why", "test", "--yes")
+        two.revoke("host-b")
         try:
             two.start_agent("host-a")
             wait_until(lambda: orders(two)[0]["state"] == "failed", 40, "the order failed")

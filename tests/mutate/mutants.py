@@ -205,7 +205,7 @@ def _variants(node: ast.AST) -> Iterator[ast.AST]:
         yield ast.Break()
     elif isinstance(node, ast.Break):
         yield ast.Continue()
-    elif isinstance(node, (ast.If, ast.While)):
+    elif isinstance(node, (ast.If, ast.While)) and not _is_negated(node.test):
         yield type(node)(test=_negated(node.test), body=node.body, orelse=node.orelse)
     elif isinstance(node, ast.Return) and node.value is not None and not _is_none(node.value):
         yield ast.Return(value=ast.Constant(value=None))
@@ -229,7 +229,7 @@ def _expression_variants(node: ast.expr) -> Iterator[ast.expr]:
         yield ast.BinOp(left=node.left, op=_OPERATORS[type(node.op)](), right=node.right)
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Not, ast.USub, ast.Invert)):
         yield node.operand
-    elif isinstance(node, ast.IfExp):
+    elif isinstance(node, ast.IfExp) and not _is_negated(node.test):
         yield ast.IfExp(test=_negated(node.test), body=node.body, orelse=node.orelse)
     elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in _NAMES:
         yield ast.Name(id=_NAMES[node.id], ctx=ast.Load())
@@ -249,9 +249,12 @@ def _constant_variants(value: object) -> Iterator[ast.expr]:
 
 
 def _negated(test: ast.expr) -> ast.expr:
-    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-        return test.operand
     return ast.UnaryOp(op=ast.Not(), operand=test)
+
+
+def _is_negated(test: ast.expr) -> bool:
+    """Whether taking the ``not`` away is a change of its own already."""
+    return isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not)
 
 
 def _is_call(node: ast.AST) -> bool:

@@ -190,7 +190,7 @@ def _write_config(plan: InitPlan) -> None:
     document.add(
         tomlkit.comment("Written by trustauthority init; see docs/reference/configuration.md")
     )
-    for name, value in plan.settings.model_dump(mode="json").items():
+    for name, value in plan.settings.model_dump(mode="json", exclude_none=True).items():
         document[name] = value
     plan.config.parent.mkdir(parents=True, exist_ok=True)
     KeyFiles(plan.settings.state_dir).write(

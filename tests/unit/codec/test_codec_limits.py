@@ -414,3 +414,35 @@ def test_entries_of_the_old_template():
         raw += bytes(20) + sized(b"n" * length)
         (entry,) = decode_ima_binary(raw)
         assert entry.data == bytes(20) + b"n" * length + b"\0" * (256 - length)
+
+
+def with_kind(kind: bytes) -> bytes:
+    """A bundle whose first entry has another type flag, with the right checksum."""
+    data = bytearray(encode_bundle({}, {"a": b"x"}, made_at_s=1))
+    data[156:157] = kind
+    data[148:156] = b" " * 8
+    data[148:156] = f"{sum(data[:512]):06o}\0 ".encode()
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fine"), [(b"0", True), (b"\0", True), (b"2", False), (b"5", False)]
+)
+def test_entries_of_a_bundle_are_plain_files(kind, fine):
+    """POSIX knows two flags of plain files; links and folders are no parts (rule 45)."""
+    if fine:
+        assert decode_bundle(with_kind(kind)).parts == {"a": b"x"}
+        return
+    with pytest.raises(MalformedEvidence, match="no header of a plain file"):
+        decode_bundle(with_kind(kind))
+
+
+@pytest.mark.parametrize("size", ["00000000008", "0000000000 8", "0000000000\x00"])
+def test_sizes_in_a_bundle_are_octal(size):
+    """The digits 0 to 7, or it is no size."""
+    data = bytearray(encode_bundle({}, {"a": b"x"}, made_at_s=1))
+    data[124:136] = size.encode().ljust(12, b"\0")[:12]
+    data[148:156] = b" " * 8
+    data[148:156] = f"{sum(data[:512]):06o}\0 ".encode()
+    with pytest.raises(MalformedEvidence):
+        decode_bundle(bytes(data))

@@ -18,6 +18,7 @@ from hostagent.collect import (
     ima_chunks,
     qualifying_data,
     read_boot_log,
+    read_userspace_log,
 )
 from hostagent.tpm import BankSelection, TpmError
 from trustauthority.v1.common_pb2 import PcrSelection
@@ -130,3 +131,17 @@ class TestSelections:
                 SoftwareTpmPort(),
                 [PcrSelection(bank=bank, indices=(0,)) for bank in ("sha1", "sha384")],
             )
+
+
+class TestUserspaceLog:
+    def test_one_that_may_not_be_read_is_none(self, tmp_path, monkeypatch):
+        """systemd makes it for root alone; the agent attests all the same (rule 49)."""
+        assert read_userspace_log(tmp_path / "none") == b""
+        (tmp_path / "log").write_bytes(b"record")
+        assert read_userspace_log(tmp_path / "log") == b"record"
+
+        def refuse(*_: object) -> None:
+            raise PermissionError("not for you")
+
+        monkeypatch.setattr("pathlib.Path.open", refuse)
+        assert read_userspace_log(tmp_path / "log") == b""
