@@ -94,7 +94,7 @@ async def keys_of(authority: SimulatedAuthority, *vms: str) -> dict[str, tuple[b
     for vm in vms or VMS:
         (key,) = await authority.key_admin.epochs(vm)
         aad = wrapping_aad(key.vm_id, key.key_epoch, key.provider)
-        opened = authority.room._unwrap(key.kek_id, key.wrapped, aad)
+        opened = authority.room._unwrapped(key.kek_id, key.wrapped, aad)
         found[vm] = (opened, key.provider, key.kek_id)
     return found
 
