@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from support.bundle_parts import good_bundle, judged
+from support.logbuilder import AUTHORITY, DRIVER_CONFIG, LogBuilder
 from support.small_bundle import (
     BASELINES,
     CONTEXT,
@@ -15,6 +16,7 @@ from support.small_bundle import (
     judge,
     verify_evidence,
 )
+from support.variants import proven
 
 from trustauthority.appraisal.appraise import appraise, judge_runtime
 from trustauthority.appraisal.boot import boot_log_checks, secure_boot_checks
@@ -25,6 +27,7 @@ from trustauthority.appraisal.tpm import (
     tpm_checks,
     version_text,
 )
+from trustauthority.codec.eventlog import decode_boot_log
 from trustauthority.errors import MalformedEvidence, PcrSelectionRejected
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.policy import BootPolicy, Requirement, RuntimePolicy, TpmPolicy
@@ -316,3 +319,49 @@ def test_a_position_has_sixteen_bytes(position):
     bundle = good_bundle()
     with pytest.raises(MalformedEvidence, match="no position of a TPM"):
         judged(replace(bundle, manifest={**bundle.manifest, "tpm_position_before": position}))
+
+
+# --- what a verdict says -------------------------------------------------------------------------
+
+
+def test_claims_rest_on_the_bank_of_the_policy_alone():
+    """Both banks replay; only the claimed one is asked whether firmware measured at all (rule 40)."""
+    group = by_id(verdict().checks)["boot-log"]
+    ids = {check.id for check in group.children}
+    assert {"boot-log.sha1", "boot-log.sha256", "boot-log.sha256.measured"} <= ids
+    assert "boot-log.sha1.measured" not in ids
+    titles = {check.id: check.title for check in group.children}
+    assert "no claim rests on it" in titles["boot-log.sha1"]
+    assert "no claim rests on it" not in titles["boot-log.sha256"]
+
+
+def secure_boot(log, policy=POLICY.boot):
+    """What is said of Secure Boot, of a log that a TPM would prove."""
+    found = by_id(secure_boot_checks(log, policy))["secure-boot.enforced"]
+    return found.state, found.found, found.detail, bool(found.remedy)
+
+
+def without(*kinds: int):
+    """The good log without events of these types in PCR 7."""
+    kept = tuple(e for e in LOG.events if not (e.pcr == 7 and int(e.type) in kinds))
+    return replace(LOG, events=kept)
+
+
+def test_secure_boot_in_words():
+    """On, on but unproven, off and unknown are four answers, and only one of them passes (rules 41, 42)."""
+    assert secure_boot(LOG) == (CheckState.PASSED, "on", "", False)
+    unproven = "on, but not proven in force"
+    assert secure_boot(without(AUTHORITY))[:2] == (CheckState.FAILED, unproven)
+    assert secure_boot(without(AUTHORITY, DRIVER_CONFIG))[1:] == (
+        "unknown",
+        "Secure Boot is unknown",
+        True,
+    )
+    off = proven(decode_boot_log(switched_off()))
+    assert secure_boot(off) == (CheckState.FAILED, "off", "Secure Boot is off", True)
+
+
+def switched_off() -> bytes:
+    """The log of a machine whose firmware says that Secure Boot is off."""
+    builder = LogBuilder().policy(b"\0").separators((7,))
+    return builder.separators().bytes

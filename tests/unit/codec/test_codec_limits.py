@@ -6,14 +6,28 @@ import struct
 
 import pytest
 from support import ek_certificates as make
-from support.logbuilder import DATABASE, guid, ima_record, ng_data, signature_list, sized
+from support.logbuilder import (
+    DATABASE,
+    guid,
+    ima_record,
+    ng_data,
+    signature_list,
+    sized,
+    variable,
+)
 from support.pe_images import Built
 
 from trustauthority.codec import tlog
 from trustauthority.codec.bundle import FORMAT, decode_bundle, encode_bundle
 from trustauthority.codec.der import DerReader
 from trustauthority.codec.devicepath import decode_device_path
-from trustauthority.codec.efi import count_signatures, decode_image_load, decode_partition_table
+from trustauthority.codec.efi import (
+    MAX_NAME_UNITS,
+    count_signatures,
+    decode_image_load,
+    decode_partition_table,
+    decode_variable,
+)
 from trustauthority.codec.eventlog import decode_boot_log
 from trustauthority.codec.ima import MAX_TEMPLATE_NAME, decode_ima_binary
 from trustauthority.codec.ima_ascii import decode_ima_ascii
@@ -446,3 +460,11 @@ def test_sizes_in_a_bundle_are_octal(size):
     data[148:156] = f"{sum(data[:512]):06o}\0 ".encode()
     with pytest.raises(MalformedEvidence):
         decode_bundle(bytes(data))
+
+
+def test_the_longest_name_of_a_variable():
+    """A name of the limit is read, one letter more is not (rule 45)."""
+    name = "n" * MAX_NAME_UNITS
+    assert decode_variable(variable(name, b"")).name == name
+    with pytest.raises(MalformedEvidence):
+        decode_variable(variable(name + "n", b""))

@@ -41,6 +41,10 @@ def test_an_empty_document_is_the_default():
             "grants.sealed_pcrs: only PCRs of evidence.pcrs can be used",
         ),
         (
+            "[evidence]\npcrs = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 14, 23]\n[grants]\nsealed_pcrs = [0, 23]",
+            "grants.sealed_pcrs: some stable PCRs, none that grows (10-13, 15, 16, 23)",
+        ),
+        (
             "[grants]\nsealed_pcrs = [0, 10]",
             "grants.sealed_pcrs: some stable PCRs, none that grows (10-13, 15, 16, 23)",
         ),
