@@ -640,6 +640,13 @@ class TestRuntime:
         failed = failed_leaves((await authority.attest(host)).verdict.checks)
         assert [check.id for check in failed] == ["runtime.boot-aggregate"]
 
+    async def test_a_file_of_nearly_that_name_is_a_file(self, authority):
+        """Rule 56: only the kernel's own name counts, not one that ends in it."""
+        (host,) = await authority.trusted("esx-1")
+        await authority.apply_policy(STRICT_RUNTIME)
+        host.measure_file("/tmp/boot_aggregate", b"anything")
+        assert (await authority.attest(host)).verdict.passed
+
     async def test_a_later_boot_aggregate_heals_nothing(self, authority):
         """Rule 56: a process may call a file of its own so; the first entry is the kernel's."""
         (host,) = await authority.trusted("esx-1")

@@ -113,12 +113,8 @@ def _enforced(facts: BootFacts, policy: BootPolicy) -> Check:
 
 
 def _finding(finding: BootFinding, policy: BootPolicy) -> Check:
-    if finding.severity is Severity.REFUSE:
-        state = CheckState.FAILED
-    elif finding.severity is Severity.WARNING:
-        state = CheckState.FAILED if policy.debug is Requirement.REQUIRED else CheckState.WARNING
-    else:
-        state = CheckState.PASSED
+    weighty = finding.severity is Severity.REFUSE or policy.debug is Requirement.REQUIRED
+    state = CheckState.FAILED if weighty else CheckState.WARNING
     return Check(
         id=f"secure-boot.{finding.id}",
         title=finding.message,

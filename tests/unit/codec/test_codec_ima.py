@@ -141,6 +141,17 @@ def test_a_stripped_signature_field_is_still_the_same_entry():
     assert decode_ima_ascii(line[:-1] + b" \n")[0].data == data
 
 
+@pytest.mark.parametrize("blank", ["\t", "\v", "\f"])
+def test_blanks_within_a_digest_are_no_digits(blank):
+    """Python's fromhex skips blanks, the kernel writes none: such a line is malformed (rule 53)."""
+    data = ng_data(b"/bin/tool")
+    line = text_of("ima-ng", digest("sha1", data), f"sha256:{CONTENT.hex()} /bin/tool")
+    logged = digest("sha1", data).hex().encode()
+    for text in (logged, CONTENT.hex().encode()):
+        with pytest.raises(MalformedEvidence):
+            decode_ima_ascii(line.replace(text, text[:2] + blank.encode() + text[2:]))
+
+
 def test_a_text_that_no_digest_proves_is_kept_and_not_believed():
     """The first reading stays, and the check of digests refuses it (rule 58)."""
     line = text_of("ima-ng", b"\x01" * 20, f"sha256:{CONTENT.hex()} /bin/tool")

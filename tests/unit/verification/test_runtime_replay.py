@@ -7,7 +7,7 @@ import pytest
 from support.logbuilder import digest, ima_record, ima_register, ng_data, sized
 
 from trustauthority.codec.ima import ImaStream, decode_ima_binary
-from trustauthority.errors import MalformedEvidence
+from trustauthority.errors import AlgorithmUnsupported, MalformedEvidence
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.verification.runtime import (
     BootAggregate,
@@ -141,6 +141,18 @@ def test_a_boot_aggregate_that_ties_nothing(data, outcome):
     (first,) = decode_ima_binary(ima_record(data))
     assert check_boot_aggregate(first, {}) is outcome
     assert check_boot_aggregate(None, {}) is BootAggregate.MISSING
+
+
+def test_a_hash_that_this_openssl_lacks_ties_nothing(monkeypatch):
+    """What can't be compared does not fit, and never crashes a verdict (rule 56, N04)."""
+
+    def lacks(_bank):
+        raise AlgorithmUnsupported("no SM3 here", algorithm="sm3")
+
+    monkeypatch.setattr("trustauthority.verification.runtime.hash_constructor", lacks)
+    data = sized(b"sha256:\0" + b"\x01" * 32) + sized(b"boot_aggregate\0")
+    first = decode_ima_binary(ima_record(data))[0]
+    assert check_boot_aggregate(first, {}) is BootAggregate.MISMATCH
 
 
 def test_the_state_at_boot():

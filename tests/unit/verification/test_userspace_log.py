@@ -62,6 +62,14 @@ def test_a_dropped_record_fails_its_register(count):
     assert differing(judge(quoted(PHASES), userspace)) == [PHASES[count][0]]
 
 
+def test_records_of_registers_that_nobody_asked_for_change_nothing():
+    """The log holds all that user space measured; only quoted registers count (rule 49)."""
+    other = userspace_record("volume-key", 12)
+    parts = [userspace_record(word, pcr) for pcr, word in PHASES]
+    answer = judge(quoted(PHASES), other.join(parts))
+    assert differing(answer) == []
+
+
 def test_without_the_second_log_its_registers_differ():
     """The boot log alone does not explain what came after it (rule 34)."""
     assert differing(judge(quoted(PHASES), b"")) == [11, 15]
