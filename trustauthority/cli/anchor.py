@@ -11,10 +11,10 @@ from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
 from trustauthority.cli.hexes import sha256_argument
 from trustauthority.cli.options import DEFAULTS, ClusterName, DryRun, Options
-from trustauthority.cli.plain import word
 from trustauthority.cli.render import STRONG, Column, Field, Marked
 from trustauthority.cli.session import Session, session
 from trustauthority.cli.text import absolute, count, moment
+from trustauthority.client.plain import word
 
 if TYPE_CHECKING:
     from trustauthority.model.certificate import Certificate

@@ -11,10 +11,10 @@ from trustauthority.cli import baseline_predict
 from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
 from trustauthority.cli.options import DEFAULTS, ClusterName, DryRun, Options
-from trustauthority.cli.plain import plain, word
 from trustauthority.cli.render import CAUTION, GOOD, STRONG, Cell, Column, Field, Marked
 from trustauthority.cli.session import Session, session
 from trustauthority.cli.text import absolute, ago, count, moment
+from trustauthority.client.plain import plain, word
 from trustauthority.model.baseline import Component
 
 if TYPE_CHECKING:

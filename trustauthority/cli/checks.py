@@ -5,8 +5,8 @@ A state is a mark and a place in the tree, never colour alone. Unset states coun
 
 from collections.abc import Iterable, Iterator
 
-from trustauthority.cli.plain import word
 from trustauthority.cli.render import BAD, CAUTION, GOOD, QUIET, Cell, Marked, Screen
+from trustauthority.client.plain import word
 from trustauthority.v1.common_pb2 import Check
 
 MARKS = {"passed": ("✔", GOOD), "warning": ("!", CAUTION), "skipped": ("–", QUIET)}

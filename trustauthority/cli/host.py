@@ -11,10 +11,10 @@ from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
 from trustauthority.cli.options import DEFAULTS, ClusterName, Options
 from trustauthority.cli.paging import all_pages
-from trustauthority.cli.plain import plain, word
 from trustauthority.cli.render import CAUTION, STRONG, Cell, Column, Field, Marked
 from trustauthority.cli.session import Session, session
 from trustauthority.cli.text import absolute, ago, count, left, moment
+from trustauthority.client.plain import plain, word
 
 if TYPE_CHECKING:
     from trustauthority.v1.admin_pb2 import GetHostResponse, Host

@@ -11,11 +11,11 @@ from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
 from trustauthority.cli.options import DEFAULTS, DryRun, Options
 from trustauthority.cli.paging import all_pages
-from trustauthority.cli.plain import plain, word
 from trustauthority.cli.render import BAD, GOOD, QUIET, STRONG, Cell, Column, Marked
 from trustauthority.cli.session import Session, session
 from trustauthority.cli.text import count
 from trustauthority.client.errors import ClientError
+from trustauthority.client.plain import plain, word
 
 if TYPE_CHECKING:
     from trustauthority.v1.admin_pb2 import Host

@@ -11,10 +11,10 @@ from cyclopts import App, Parameter
 from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
 from trustauthority.cli.options import DEFAULTS, DryRun, Duration, Options
-from trustauthority.cli.plain import enum_word
 from trustauthority.cli.render import BAD, CAUTION, STRONG, Cell, Column, Field, Marked
 from trustauthority.cli.session import WORLD, Session, session
 from trustauthority.cli.text import absolute, count, left, moment
+from trustauthority.client.plain import enum_word
 
 if TYPE_CHECKING:
     from trustauthority.v1.admin_pb2 import Identity

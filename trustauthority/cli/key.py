@@ -14,10 +14,10 @@ from trustauthority.cli.key_escrow import escrow_app, recover
 from trustauthority.cli.key_provider import provider_app
 from trustauthority.cli.options import DEFAULTS, DryRun, Options
 from trustauthority.cli.paging import all_pages
-from trustauthority.cli.plain import plain, word
 from trustauthority.cli.render import STRONG, Column, Field, Marked
 from trustauthority.cli.session import session
 from trustauthority.cli.text import absolute, ago, count, moment
+from trustauthority.client.plain import plain, word
 
 if TYPE_CHECKING:
     from trustauthority.v1.keyprovider_pb2 import VmKey

@@ -8,11 +8,11 @@ from cyclopts import App
 from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
 from trustauthority.cli.options import DEFAULTS, ClusterName, DryRun, Options
-from trustauthority.cli.plain import word
 from trustauthority.cli.render import STRONG, Column, Field, Marked
 from trustauthority.cli.session import Session, session
 from trustauthority.cli.status import MARKS
 from trustauthority.cli.text import absolute, count, left, moment
+from trustauthority.client.plain import word
 
 if TYPE_CHECKING:
     from trustauthority.v1.keyadmin_pb2 import KeyProvider

@@ -12,9 +12,9 @@ from trustauthority.cli.exit import ExitCode
 from trustauthority.cli.key_holders import PLAN_FORMAT
 from trustauthority.cli.key_states import DISK_IS_NOT_RE_ENCRYPTED, key_fields
 from trustauthority.cli.options import DEFAULTS, DryRun, Options
-from trustauthority.cli.plain import plain
 from trustauthority.cli.render import STRONG, Marked
 from trustauthority.cli.session import Session, session
+from trustauthority.client.plain import plain
 
 if TYPE_CHECKING:
     from trustauthority.v1.keyprovider_pb2 import VmKey

@@ -8,10 +8,10 @@ from cyclopts import App, Parameter
 from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
 from trustauthority.cli.options import DEFAULTS, DryRun, Options
-from trustauthority.cli.plain import word
 from trustauthority.cli.render import CAUTION, STRONG, Field, Marked
 from trustauthority.cli.session import Session, session
 from trustauthority.cli.text import absolute, left, moment
+from trustauthority.client.plain import word
 
 if TYPE_CHECKING:
     from trustauthority.v1.keyadmin_pb2 import KeyStep

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from trustauthority.cli.exit import ExitCode, exit_code
-from trustauthority.cli.plain import word
 from trustauthority.cli.session import Session
 from trustauthority.cli.text import printable
 from trustauthority.client.errors import ClientError
+from trustauthority.client.plain import word
 from trustauthority.errors import Conflict
 
 if TYPE_CHECKING:

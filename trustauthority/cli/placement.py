@@ -10,10 +10,10 @@ from trustauthority.cli import placement_orders
 from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
 from trustauthority.cli.options import DEFAULTS, DryRun, Duration, Options
-from trustauthority.cli.plain import plain
 from trustauthority.cli.render import BAD, CAUTION, GOOD, STRONG, Column, Field, Marked
 from trustauthority.cli.session import Session, session
 from trustauthority.cli.text import absolute, count, left, moment
+from trustauthority.client.plain import plain
 
 if TYPE_CHECKING:
     from trustauthority.v1.placement_pb2 import Intent, PlacementAnswer

@@ -10,10 +10,10 @@ from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
 from trustauthority.cli.host_drain import candidates as ranked
 from trustauthority.cli.options import DEFAULTS, DryRun, Options
-from trustauthority.cli.plain import plain, word
 from trustauthority.cli.render import BAD, CAUTION, GOOD, STRONG, Cell, Column, Field, Marked
 from trustauthority.cli.session import Session, session
 from trustauthority.cli.text import absolute, ago, count, left, moment
+from trustauthority.client.plain import plain, word
 
 if TYPE_CHECKING:
     from trustauthority.v1.placement_pb2 import Candidate, MoveOrder, WatchPlacementResponse

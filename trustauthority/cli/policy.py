@@ -8,10 +8,10 @@ from cyclopts import App
 from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
 from trustauthority.cli.options import DEFAULTS, ClusterName, DryRun, Options
-from trustauthority.cli.plain import plain
 from trustauthority.cli.policy_runtime import app as runtime
 from trustauthority.cli.session import session
 from trustauthority.cli.text import absolute, moment
+from trustauthority.client.plain import plain
 
 app = App(name="policy", help="Policies: what must hold for a host to be trusted.")
 app.command(runtime)

@@ -15,8 +15,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from trustauthority.cli.plain import plain
 from trustauthority.cli.text import NOTHING, printable, printable_block
+from trustauthority.client.plain import plain
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

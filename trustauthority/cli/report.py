@@ -10,11 +10,11 @@ from cyclopts import App, Parameter
 from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
 from trustauthority.cli.options import DEFAULTS, Options
-from trustauthority.cli.plain import plain
 from trustauthority.cli.render import GOOD, STRONG, Field, Marked
 from trustauthority.cli.report_token import check_token, read_keys, unverified_claims
 from trustauthority.cli.session import screen_for, session
 from trustauthority.cli.text import absolute, left
+from trustauthority.client.plain import plain
 
 app = App(name="report", help="Reports: signed statements of verdicts, for other systems.")
 

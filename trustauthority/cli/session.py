@@ -14,9 +14,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TextIO
 
 from trustauthority.cli.options import Options
-from trustauthority.cli.plain import plain
 from trustauthority.cli.render import Screen
 from trustauthority.cli.text import absolute, span
+from trustauthority.client.plain import plain
 from trustauthority.errors import FailedPrecondition, InvalidRequest, NotFound, Unauthenticated
 
 if TYPE_CHECKING:

@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 from trustauthority.cli.exit import ExitCode
 from trustauthority.cli.options import DEFAULTS, Options
-from trustauthority.cli.plain import plain, word
 from trustauthority.cli.render import BAD, CAUTION, GOOD, STRONG, Marked
 from trustauthority.cli.session import Session, session
 from trustauthority.cli.text import NOTHING, absolute, count, moment
+from trustauthority.client.plain import plain, word
 
 if TYPE_CHECKING:
     from trustauthority.v1.admin_pb2 import GetStatusResponse, HealthItem

@@ -10,10 +10,10 @@ from trustauthority.cli import orders
 from trustauthority.cli.examples import examples
 from trustauthority.cli.exit import ExitCode
 from trustauthority.cli.options import DEFAULTS, DryRun, Duration, Options
-from trustauthority.cli.plain import word
 from trustauthority.cli.render import STRONG, Field, Marked
 from trustauthority.cli.session import session
 from trustauthority.cli.text import absolute, moment
+from trustauthority.client.plain import word
 
 
 def migrate(

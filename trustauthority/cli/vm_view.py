@@ -3,9 +3,9 @@
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from trustauthority.cli.plain import word
 from trustauthority.cli.render import BAD, CAUTION, GOOD, Cell, Column, Field, Marked, Screen
 from trustauthority.cli.text import absolute, left, milliseconds, moment
+from trustauthority.client.plain import word
 
 if TYPE_CHECKING:
     from trustauthority.v1.breakglass_pb2 import BreakGlass

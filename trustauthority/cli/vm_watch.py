@@ -6,11 +6,11 @@ On a terminal the table is drawn anew; elsewhere, and for machines, each VM that
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from trustauthority.cli.plain import plain
 from trustauthority.cli.render import Output
 from trustauthority.cli.session import Session
 from trustauthority.cli.text import count, moment, printable
 from trustauthority.cli.vm_view import vm_columns
+from trustauthority.client.plain import plain
 
 if TYPE_CHECKING:
     from trustauthority.v1.keyprovider_pb2 import Vm, WatchVmsResponse
