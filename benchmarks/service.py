@@ -20,11 +20,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "deploy" / "demo"), str(ROOT / "tests")]
 os.environ["TSS2_LOG"] = "all+none"
 
-from acts import VM, act_1
+from acts import act_1
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from narrate import Narrator
 from stage import Stage
+from steps import VM
 
 import hostagent  # noqa: F401 - sets the TLS version before gRPC is first imported
 from hostagent.direct import agent_of

@@ -11,9 +11,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from acts import ACTS
+from acts import act_1, act_2, act_3, act_4, act_5
+from later_acts import act_6, act_7, act_8, act_9
 from narrate import Narrator
 from stage import DemoFailed, Stage
+
+ACTS = (act_1, act_2, act_3, act_4, act_5, act_6, act_7, act_8, act_9)
 
 
 def main() -> int:

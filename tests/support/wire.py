@@ -1,9 +1,11 @@
 """A TCP relay on the loopback that is late, cuts, truncates or lies, for the tests of KMS clients.
 
 It passes bytes on as they are, or ends TLS on one or both sides, so that answers can be changed. One
-thread per direction; nothing outlives ``close``.
+thread per direction, but one for both where TLS ends here: a TLS connection is no thing that two threads
+may use at a time. Nothing outlives ``close``.
 """
 
+import select
 import socket
 import ssl
 import struct
@@ -122,6 +124,7 @@ class _Connection:
 
     def __init__(self, near: socket.socket, far: socket.socket, behaviour: Behaviour) -> None:
         self._near, self._far, self._behaviour = near, far, behaviour
+        self._left = behaviour.cut_after
         self._ended = threading.Event()
 
     def end(self) -> None:
@@ -133,32 +136,68 @@ class _Connection:
 
     def run(self) -> None:
         """Pass on until one side ends; both are closed then."""
-        back = threading.Thread(target=self._answers, daemon=True)
-        back.start()
+        back: threading.Thread | None = None
         try:
             with suppress(OSError, ValueError):
+                if any(isinstance(each, ssl.SSLSocket) for each in (self._near, self._far)):
+                    self._alternate()
+                    return
+                back = threading.Thread(target=self._answers, daemon=True)
+                back.start()
                 while piece := self._near.recv(_PIECE):
                     self._far.sendall(piece)
         finally:
             self.end()
-            back.join()
+            if back is not None:
+                back.join()
             self._near.close()
             self._far.close()
 
+    def _alternate(self) -> None:
+        """Both directions in one thread."""
+        sides = (self._near, self._far)
+        while True:
+            waiting = [each for each in sides if isinstance(each, ssl.SSLSocket) and each.pending()]
+            ready = waiting or select.select(sides, (), (), _IDLE_S)[0]
+            if not ready:
+                return
+            for source in ready:
+                piece = _receive_now(source)
+                if piece == b"":
+                    return
+                if piece and source is self._near:
+                    self._far.sendall(piece)
+                elif piece and not self._answer(piece):
+                    return
+
     def _answers(self) -> None:
-        behaviour, left = self._behaviour, self._behaviour.cut_after
         with suppress(OSError, ValueError):
-            while piece := self._far.recv(_PIECE):
-                if behaviour.delay_s and self._ended.wait(behaviour.delay_s):
-                    break
-                if behaviour.rewrite is not None:
-                    piece = behaviour.rewrite(piece)
-                if left is not None:
-                    piece, left = piece[:left], left - len(piece)
-                self._near.sendall(piece)
-                if left is not None and left <= 0:
-                    break
+            while (piece := self._far.recv(_PIECE)) and self._answer(piece):
+                pass
         self.end()
+
+    def _answer(self, piece: bytes) -> bool:
+        """Pass a piece of an answer on, as the behaviour wants it; whether to go on."""
+        behaviour = self._behaviour
+        if behaviour.delay_s and self._ended.wait(behaviour.delay_s):
+            return False
+        if behaviour.rewrite is not None:
+            piece = behaviour.rewrite(piece)
+        if self._left is not None:
+            piece, self._left = piece[: self._left], self._left - len(piece)
+        self._near.sendall(piece)
+        return self._left is None or self._left > 0
+
+
+def _receive_now(source: socket.socket) -> bytes | None:
+    """What is there; None when it was only something of TLS itself, such as a session ticket."""
+    source.settimeout(0.0)
+    try:
+        return source.recv(_PIECE)
+    except (BlockingIOError, ssl.SSLWantReadError):
+        return None
+    finally:
+        source.settimeout(_IDLE_S)
 
 
 def free_port() -> int:
