@@ -2,8 +2,9 @@
 
 Stage: I/O of the host agent. Trusts the driver (TCTI) to deliver bytes; what must not be trusted to
 it (secrets) goes through salted sessions in ``unseal``. Guarantees that each object and session
-opened through it is flushed, also on failure, that at most three objects are loaded at a time, and
-that calls from several threads are served one after the other. Knows no key's meaning.
+opened through it is flushed, also on failure, that at most three objects are loaded at a time, that
+what an agent left behind which was killed in the middle takes no room, and that calls from several
+threads are served one after the other. Knows no key's meaning.
 Source: TPM 2.0 Library part 1, context management; part 3, 28 (contexts), 31 (non-volatile storage).
 """
 
@@ -25,6 +26,11 @@ _PCRS_PER_READ = 8
 _PCR_COUNT = 24
 _CHAIN_FIRST, _CHAIN_LAST = 0x01C00100, 0x01C001FF
 """NV range of issuing certificates (EK Credential Profile 2.6, section 2.2.1.5.2)."""
+
+_RESOURCE_MANAGERS = ("tpmrm", "tabrmd")
+"""In names of TCTIs behind which each connection has objects of its own, that end with it."""
+_LOADED = (0x80000000, 0x02000000)
+"""First handles of transient objects and of loaded sessions (TPM 2.0 part 2, 7.2)."""
 
 Handle: TypeAlias = Any
 """An ESYS_TR: an object or session as ESAPI numbers it."""
@@ -79,8 +85,18 @@ class TpmDevice:
     def __init__(self, tcti: str) -> None:
         with reported(f"open TPM {tcti}"):
             self.esapi = ESAPI(tcti)
+            if not any(word in tcti for word in _RESOURCE_MANAGERS):
+                self._make_room()
         self.lock = threading.RLock()
         """Held during each public operation of ``HostTpm``."""
+
+    def _make_room(self) -> None:
+        """Flush what is loaded. Without a resource manager one process at a time has the TPM: it is of a dead one."""
+        for first in _LOADED:
+            _, capability = self.esapi.get_capability(constants.TPM2_CAP.HANDLES, first, 64)
+            for handle in capability.data.handles:
+                if int(handle) >> 24 == first >> 24:
+                    self.flush(self.esapi.tr_from_tpmpublic(int(handle)))
 
     def close(self) -> None:
         """Close the connection. Nothing of ours is loaded between operations."""

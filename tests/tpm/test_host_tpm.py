@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_ds
 from cryptography.x509 import load_der_x509_certificate
 from support.swtpm import SoftwareTpm, TpmMaker
 from tpm2_pytss import types
-from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_SU, TPMA_NV
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_SE, TPM2_SU, TPMA_NV
 from tpm2_pytss.utils import make_credential as oracle_make_credential
 
 from hostagent.files import InsecureFile
@@ -449,6 +449,33 @@ class TestQuotes:
             tpm.quote(ak, (SHA256_ALL,), b"")
         assert len(moves) == 8
         assert left_behind(tpm) == []
+
+
+class TestPredecessor:
+    def test_what_a_killed_agent_left_takes_no_room(self, chip):
+        """N87: an agent killed within a command leaves objects and sessions; the next one starts all the same."""
+        with chip.connect() as dead:
+            for _ in range(3):
+                dead.create_primary(types.TPM2B_SENSITIVE_CREATE(), "ecc")
+            for _ in range(3):
+                dead.start_auth_session(
+                    tpm_key=ESYS_TR.NONE,
+                    bind=ESYS_TR.NONE,
+                    session_type=TPM2_SE.POLICY,
+                    symmetric=types.TPMT_SYM_DEF(algorithm=TPM2_ALG.NULL),
+                    auth_hash=TPM2_ALG.SHA256,
+                )
+        with HostTpm(chip.tcti) as tpm:
+            assert left_behind(tpm) == []
+            assert tpm.endorsements()
+
+    def test_behind_a_resource_manager_nothing_is_touched(self, chip, monkeypatch):
+        """There each connection has objects of its own, and handles may be somebody else's."""
+        with chip.connect() as other:
+            other.create_primary(types.TPM2B_SENSITIVE_CREATE(), "ecc")
+        monkeypatch.setattr("hostagent.tpm.device._RESOURCE_MANAGERS", ("swtpm",))
+        with HostTpm(chip.tcti) as tpm:
+            assert len(left_behind(tpm)) == 1
 
 
 class TestState:
