@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hostagent.channel import new_request_id
 from hostagent.control import Json, refusal
+from hostagent.disk_image import DiskNotAlone, require_alone
 from hostagent.failure import CallFailed, Failure, FailureKind
 from hostagent.lease_model import Phase, Stopped
 from hostagent.libvirt_vms import disk_passphrase
@@ -60,12 +61,16 @@ def _encrypt(passphrase: bytes, source: Path, target: Path) -> None:
     """Runs in the thread that holds the opened key."""
     if target.exists():
         raise _failed(f"{target} exists")
+    try:
+        kind = require_alone(source)
+    except DiskNotAlone as failure:
+        raise _failed(str(failure)) from failure
     new = target.with_name(f".{target.name}.new")
     reading = os.memfd_create("passphrase")  # each try reads it from the start
     os.write(reading, passphrase)
     # 256 random bits need no stretching, and each start of the VM would wait for it
     options = "encrypt.format=luks,encrypt.key-secret=disk,encrypt.iter-time=100"
-    words = ("qemu-img", "convert", "-O", "qcow2", "-o", options)
+    words = ("qemu-img", "convert", "-f", kind, "-O", "qcow2", "-o", options)
     secret = ("--object", f"secret,id=disk,file=/dev/fd/{reading}")
     try:
         done = _convert((*words, *secret, str(source), str(new)), reading)

@@ -37,7 +37,7 @@ def encrypt(vm: str, *, disk: Path, out: Path, config: Config = DEFAULT_CONFIG) 
 
     Args:
         vm: The VM.
-        disk: The disk as it is; any format that qemu-img knows.
+        disk: The disk as it is: raw or qcow2, and one file without a backing file.
         out: The encrypted disk (qcow2 with LUKS); must not exist.
         config: Configuration file (TOML).
     """

@@ -253,7 +253,9 @@ class TestOtherVms:
     @pytest.mark.parametrize("operation", ["prepare", "migrate", "restore"])
     def test_may_not_name_it_by_its_usage_either(self, host, operation):
         """N75: libvirt finds a secret by its usage as well as by its uuid."""
-        given = definition(mark="").replace(f'uuid="{SECRET.upper()}"'.encode(), b'usage="ta:web:0"')
+        given = definition(mark="").replace(
+            f'uuid="{SECRET.upper()}"'.encode(), b'usage="ta:web:0"'
+        )
         done = host.call(operation, given)
         assert done.returncode == 1
         assert b"of a VM that is" in done.stderr
