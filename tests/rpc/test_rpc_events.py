@@ -12,6 +12,7 @@ from support.authority import Authority, call, named, served
 
 from trustauthority.errors import RateLimited
 from trustauthority.model.catalogue import Role
+from trustauthority.rpc import interceptor
 from trustauthority.services import follow
 from trustauthority.v1 import admin_pb2 as admin
 from trustauthority.v1 import keyprovider_pb2 as keys
@@ -224,6 +225,28 @@ async def test_an_unknown_vm_is_not_watched(authority):
         authority.channel(authority.admin), named("WatchVms"), keys.WatchVmsRequest(vm_ids=["none"])
     )
     assert answer.code is Code.NOT_FOUND
+
+
+@pytest.mark.parametrize("method", ["WatchPlacement", "WatchVms", "TailAudit"])
+async def test_a_revoked_identity_hears_nothing_more(authority, monkeypatch, method):
+    """N02: revoked means no further entry on a stream that was open before, either."""
+    monkeypatch.setattr(interceptor, "RECHECK_S", 0.0)
+    person = await authority.identity("person", *Role)
+    rpc = named(method)
+    stream = authority.channel(person).unary_stream(
+        rpc.path, rpc.request.SerializeToString, rpc.reply.FromString
+    )(rpc.request(), timeout=LIMIT_S)
+    await protect(authority, "vm-1")
+    told = aiter(stream)
+    await anext(told)
+    revoke = named("RevokeIdentity")
+    answer = await call(authority.channel(authority.admin), revoke, revoke.request(name="person"))
+    assert answer.code is Code.OK
+    await protect(authority, "vm-2")
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        async for entry in told:
+            assert "vm-2" not in str(entry)
+    assert ended.value.code() is Code.UNAUTHENTICATED
 
 
 # --- hints -----------------------------------------------------------------------------------
