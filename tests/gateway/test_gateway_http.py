@@ -469,9 +469,7 @@ async def test_streams_are_counted(gateway: RunningGateway) -> None:
 async def test_a_caller_that_hangs_up_at_once_makes_room(tmp_path: Path) -> None:
     """T2: hanging up before the first event leaves takes no stream away for good."""
     token, digest = new_token()
-    file = private(
-        tmp_path / "callers", f'[[caller]]\nname = "nova"\ntoken_sha256 = "{digest}"\n'
-    )
+    file = private(tmp_path / "callers", f'[[caller]]\nname = "nova"\ntoken_sha256 = "{digest}"\n')
     ended: list[bool] = []
 
     class Endless:
@@ -490,7 +488,10 @@ async def test_a_caller_that_hangs_up_at_once_makes_room(tmp_path: Path) -> None
 
     shared = app.Gateway(upstream=Endless(), callers=load_callers(file), limits=LimitSettings())
     scope = {
-        **{"type": "http", "method": "GET", "path": "/v1/events", "query_string": b""},
+        "type": "http",
+        "method": "GET",
+        "path": "/v1/events",
+        "query_string": b"",
         "headers": [(b"authorization", f"Bearer {token}".encode())],
     }
     for _ in range(5):
