@@ -1,13 +1,9 @@
 """Encrypt a VM's disk with the key of the VM.
 
-Stage: edge of the agent. Trusts qemu-img of this host, and nothing in a disk: it is read in the format
-that somebody names, never as it looks, for a guest can write a header that names files of the host.
-Guarantees that a passphrase reaches qemu-img through a descriptor only, never a file system, and that a
-key fetched for a disk is given back whatever happened.
+Stage: edge of the agent. Trusts qemu-img of this host. Guarantees that a passphrase reaches
+qemu-img through a descriptor only, never a file system, and that a key fetched for a disk is given back whatever happened.
 """
 
-import asyncio
-import json
 import os
 import subprocess
 import time
@@ -16,6 +12,7 @@ from pathlib import Path
 
 from hostagent.channel import new_request_id
 from hostagent.control import Json, refusal
+from hostagent.disk_image import DiskNotAlone, require_alone
 from hostagent.failure import CallFailed, Failure, FailureKind
 from hostagent.lease_model import Phase, Stopped
 from hostagent.libvirt_vms import disk_passphrase
@@ -25,8 +22,6 @@ _TOO_BUSY = b"Unable to get accurate CPU usage"
 """qemu-img on a host so busy that it can't time one round of the key derivation."""
 _TRIES = 5
 _PAUSE_S = 0.5
-_FORMATS = ("", "raw", "qcow2")
-_INFO_S = 30.0
 _LIMIT_S = 3600.0
 """A disk may be large; qemu-img is killed after an hour."""
 
@@ -37,14 +32,8 @@ class DiskDesk:
 
     desk: VmDesk
 
-    async def encrypt(self, vm_id: str, source: Path, target: Path, *, form: str = "") -> Json:
+    async def encrypt(self, vm_id: str, source: Path, target: Path) -> Json:
         """Write ``source`` as an encrypted qcow2 to ``target``; the VM must not run anywhere.
-
-        Args:
-            vm_id: The VM.
-            source: The disk as it is.
-            target: Where to write; must not exist.
-            form: Its format; empty for raw, and only if it does not look like another one.
 
         Raises CallFailed.
         """
@@ -55,13 +44,12 @@ class DiskDesk:
             return refusal(
                 "NOT_NOW", f"this host is «{keeper.view(vm_id).phase.value}» with the VM"
             )
-        form = await asyncio.to_thread(_checked_format, source, form)
         try:
             answer = await self.desk.lend_key(
                 vm_id,
                 move_id="",
                 profile_sha256=None,
-                hand_out=lambda key: _encrypt(disk_passphrase(key, vm_id), source, target, form),
+                hand_out=lambda key: _encrypt(disk_passphrase(key, vm_id), source, target),
             )
         finally:
             keeper.receive(vm_id, Stopped(fresh_id=new_request_id()))
@@ -69,16 +57,20 @@ class DiskDesk:
         return {**answer, "disk": str(target)} if answer["ok"] else answer
 
 
-def _encrypt(passphrase: bytes, source: Path, target: Path, form: str) -> None:
+def _encrypt(passphrase: bytes, source: Path, target: Path) -> None:
     """Runs in the thread that holds the opened key."""
     if target.exists():
         raise _failed(f"{target} exists")
+    try:
+        kind = require_alone(source)
+    except DiskNotAlone as failure:
+        raise _failed(str(failure)) from failure
     new = target.with_name(f".{target.name}.new")
     reading = os.memfd_create("passphrase")  # each try reads it from the start
     os.write(reading, passphrase)
     # 256 random bits need no stretching, and each start of the VM would wait for it
     options = "encrypt.format=luks,encrypt.key-secret=disk,encrypt.iter-time=100"
-    words = ("qemu-img", "convert", "-f", form, "-O", "qcow2", "-o", options)
+    words = ("qemu-img", "convert", "-f", kind, "-O", "qcow2", "-o", options)
     secret = ("--object", f"secret,id=disk,file=/dev/fd/{reading}")
     try:
         done = _convert((*words, *secret, str(source), str(new)), reading)
@@ -90,43 +82,6 @@ def _encrypt(passphrase: bytes, source: Path, target: Path, form: str) -> None:
         raise _failed(str(failure)) from failure
     finally:
         os.close(reading)
-
-
-def _checked_format(source: Path, form: str) -> str:
-    """The format to read a disk in. Raises CallFailed where that would be a guess, or read other files."""
-    if form not in _FORMATS:
-        raise _failed(f"format {form!r} is not raw or qcow2: convert the disk first")
-    looks = _info(source)["format"]
-    if not form and looks != "raw":
-        raise _failed(
-            f"{source} looks like {looks}: say --format {looks} if it is that,"
-            " --format raw if its guest wrote that header"
-        )
-    if form == "qcow2":
-        found = _info(source, "-f", form)
-        data = found.get("format-specific", {}).get("data", {})
-        if "backing-filename" in found or "data-file" in data:
-            raise _failed(
-                f"{source} reads from another file: flatten it first with qemu-img convert"
-            )
-    return form or "raw"
-
-
-def _info(source: Path, *words: str) -> Json:
-    try:
-        done = subprocess.run(
-            ("qemu-img", "info", "--output", "json", *words, str(source)),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_INFO_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as failure:
-        raise _failed(str(failure)) from failure
-    if done.returncode != 0:
-        raise _failed(done.stderr.decode(errors="replace").strip())
-    found: Json = json.loads(done.stdout)
-    return found
 
 
 def _convert(command: tuple[str, ...], passphrase: int) -> subprocess.CompletedProcess[bytes]:

@@ -36,8 +36,7 @@ async def handle(agent: Agent, request: Json) -> Json:
         return await _protect(agent, request)
     if do == "vm-encrypt":
         disks = DiskDesk(desk=agent.desk)
-        source, target = Path(request["disk"]), Path(request["out"])
-        return await disks.encrypt(request["vm"], source, target, form=request.get("format", ""))
+        return await disks.encrypt(request["vm"], Path(request["disk"]), Path(request["out"]))
     return await agent.desk.handle(request)
 
 

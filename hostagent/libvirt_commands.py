@@ -32,24 +32,16 @@ vm_app = App(name="vm", help="Protected VMs of libvirt on this host.")
 
 
 @vm_app.command
-def encrypt(
-    vm: str,
-    *,
-    disk: Path,
-    out: Path,
-    form: Annotated[str, Parameter(name="--format")] = "",
-    config: Config = DEFAULT_CONFIG,
-) -> int:
+def encrypt(vm: str, *, disk: Path, out: Path, config: Config = DEFAULT_CONFIG) -> int:
     """Write a disk again, encrypted with the VM's key. The key is fetched for it and given back.
 
     Args:
         vm: The VM.
-        disk: The disk as it is, without a backing file.
+        disk: The disk as it is: raw or qcow2, and one file without a backing file.
         out: The encrypted disk (qcow2 with LUKS); must not exist.
-        form: Its format, as qemu-img calls it; needed for all but raw disks, since looks can be forged.
         config: Configuration file (TOML).
     """
-    request = {"do": "vm-encrypt", "vm": vm, "disk": str(disk.absolute()), "format": form}
+    request = {"do": "vm-encrypt", "vm": vm, "disk": str(disk.absolute())}
     answer = _ask(load(config), {**request, "out": str(out.absolute())})
     if not answer["ok"]:
         return refused(answer)

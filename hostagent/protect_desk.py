@@ -18,6 +18,7 @@ from pathlib import Path
 
 from hostagent.channel import new_request_id
 from hostagent.control import Json
+from hostagent.disk_image import DiskNotAlone, require_alone
 from hostagent.domain import DefinitionInvalid, read_domain
 from hostagent.failure import CallFailed, Failure, FailureKind
 from hostagent.files import read_private
@@ -140,6 +141,11 @@ def _require_room(plan: Protection, request: Json) -> None:
     if any(d.state is DiskState.LUKS for d in plan.disks) and not request.get("passphrase"):
         raise _not_now(plan, "it has a LUKS disk: give its passphrase with --passphrase-file")
     for disk in plan.disks:
+        if disk.state is not DiskState.DONE:
+            try:
+                require_alone(Path(disk.source), disk.format)
+            except DiskNotAlone as failure:
+                raise _not_now(plan, str(failure)) from failure
         if disk.state is DiskState.PLAIN and Path(disk.encrypted).exists():
             raise _not_now(plan, f"{disk.encrypted} exists: remove what an earlier try left")
 

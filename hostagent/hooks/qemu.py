@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # the real constant would cost a third of this program's star
 
 CONFIG = "/etc/libvirt/hooks/trustauthority.json"
 MARK = "urn:trustauthority:vm:1"
+USAGE = "ta:"
+"""What the usage of each secret begins with that the agent lends to libvirt."""
 LARGEST = 64 << 20
 """Bytes of a definition that are read; libvirt's own limit is below."""
 LARGEST_MARKED = 1 << 20
@@ -102,7 +104,7 @@ def decide(name: str, operation: str, definition: bytes, config: Config) -> None
 
 
 def look(definition: bytes) -> tuple[bool, set[str]]:
-    """Whether a definition carries our mark, and the ids of all secrets that it uses."""
+    """Whether a definition carries our mark, and the ids or usages of all secrets that it uses."""
     from xml.parsers import expat
 
     path: list[str] = []
@@ -115,6 +117,8 @@ def look(definition: bytes) -> tuple[bool, set[str]]:
             marks.append(attributes.get("id", ""))
         if tag == "secret" and "uuid" in attributes:
             secrets.add(attributes["uuid"].lower())
+        if tag == "secret" and "usage" in attributes:  # libvirt looks it up by either
+            secrets.add(attributes["usage"])
         if tag == "encryption" and "secret" in attributes:
             secrets.add(attributes["secret"].lower())
 
@@ -135,7 +139,8 @@ def look(definition: bytes) -> tuple[bool, set[str]]:
 def _check_unmarked(secrets: set[str], config: Config) -> None:
     lent = os.path.join(config["run_dir"], "lent")
     for secret in secrets:
-        if os.path.basename(secret) == secret and os.path.exists(os.path.join(lent, secret)):
+        is_file = os.path.basename(secret) == secret
+        if secret.startswith(USAGE) or (is_file and os.path.exists(os.path.join(lent, secret))):
             raise Refused(
                 f"it is not marked as protected, but uses secret {secret} of a VM that is"
             )

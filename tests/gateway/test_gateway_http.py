@@ -18,7 +18,7 @@ from trustauthority.gateway import app, bodies
 from trustauthority.gateway.authority import Upstream
 from trustauthority.gateway.callers import load_callers, new_token
 from trustauthority.gateway.openapi import DESCRIPTION, PATHS
-from trustauthority.gateway.settings import GatewaySettings, load
+from trustauthority.gateway.settings import GatewaySettings, LimitSettings, load
 from trustauthority.model.catalogue import Role
 
 PROJECT = Path(__file__).parents[2]
@@ -464,6 +464,40 @@ async def test_streams_are_counted(gateway: RunningGateway) -> None:
         for each in opened:
             await each.__aexit__(None, None, None)
         await asyncio.sleep(0.5)  # the next sign of life finds out
+
+
+async def test_a_caller_that_hangs_up_at_once_makes_room(tmp_path: Path) -> None:
+    """T2: hanging up before the first event leaves takes no stream away for good."""
+    token, digest = new_token()
+    file = private(tmp_path / "callers", f'[[caller]]\nname = "nova"\ntoken_sha256 = "{digest}"\n')
+    ended: list[bool] = []
+
+    class Endless:
+        async def events(self, _cursor: str, _vms: list[str]):
+            try:
+                while True:
+                    yield {"cursor": "e0-0", "operation": ""}
+            finally:
+                ended.append(True)
+
+    async def receive() -> dict:
+        return {"type": "http.disconnect"}
+
+    async def send(_message: dict) -> None:
+        raise OSError("the caller is gone")
+
+    shared = app.Gateway(upstream=Endless(), callers=load_callers(file), limits=LimitSettings())
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/v1/events",
+        "query_string": b"",
+        "headers": [(b"authorization", f"Bearer {token}".encode())],
+    }
+    for _ in range(5):
+        with pytest.raises(OSError, match="gone"):
+            await app.application(shared)(scope, receive, send)
+    assert (shared.streams, len(ended)) == ({}, 5)
 
 
 async def test_cursors_that_are_none(gateway: RunningGateway) -> None:

@@ -5,6 +5,7 @@ And the alarm of N62: a caller that reaches for what its roles do not allow is i
 
 import asyncio
 import json
+from contextlib import ExitStack
 
 import grpc
 import pytest
@@ -12,6 +13,8 @@ from support.authority import Authority, call, named, served
 
 from trustauthority.errors import RateLimited
 from trustauthority.model.catalogue import Role
+from trustauthority.rpc import interceptor
+from trustauthority.rpc.watch import MAX_STREAMS
 from trustauthority.services import follow
 from trustauthority.v1 import admin_pb2 as admin
 from trustauthority.v1 import keyprovider_pb2 as keys
@@ -226,6 +229,34 @@ async def test_an_unknown_vm_is_not_watched(authority):
     assert answer.code is Code.NOT_FOUND
 
 
+@pytest.mark.parametrize("method", ["WatchPlacement", "WatchVms", "TailAudit"])
+async def test_a_revoked_identity_hears_nothing_more(authority, monkeypatch, method):
+    """N02: revoked means no further entry on a stream that was open before, either."""
+    monkeypatch.setattr(interceptor, "RECHECK_S", 0.0)
+    person = await authority.identity("person", *Role)
+    rpc = named(method)
+    stream = authority.channel(person).unary_stream(
+        rpc.path, rpc.request.SerializeToString, rpc.reply.FromString
+    )(rpc.request(), timeout=LIMIT_S)
+    await protect(authority, "vm-1")
+    told = aiter(stream)
+    await anext(told)
+    revoke = named("RevokeIdentity")
+    answer = await call(authority.channel(authority.admin), revoke, revoke.request(name="person"))
+    assert answer.code is Code.OK
+    await protect(authority, "vm-2")
+    heard: list[str] = []
+
+    async def listen() -> None:
+        async for entry in told:
+            heard.append(str(entry))
+
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        await listen()
+    assert "vm-2" not in "".join(heard)
+    assert ended.value.code() is Code.UNAUTHENTICATED
+
+
 # --- hints -----------------------------------------------------------------------------------
 
 
@@ -246,6 +277,20 @@ async def test_an_order_is_told_to_its_source(authority):
             )
         pushed = await asyncio.wait_for(queue.get(), LIMIT_S)
     assert pushed.wish == 3
+
+
+async def test_a_host_listens_on_a_few_streams_and_no_more(authority):
+    """T4: what one host keeps open takes a bounded place, and another host finds room."""
+    watchers = authority.process.watchers
+    with ExitStack() as open_streams:
+        for _ in range(MAX_STREAMS):
+            open_streams.enter_context(watchers.subscribe("h-1"))
+        with pytest.raises(RateLimited), watchers.subscribe("h-1"):
+            pass
+        with watchers.subscribe("h-2"):
+            pass
+    with watchers.subscribe("h-1"):
+        pass
 
 
 # --- N62 -------------------------------------------------------------------------------------

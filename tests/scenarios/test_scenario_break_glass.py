@@ -102,6 +102,22 @@ class TestOpens:
         terms = await _renew(authority, host, released.grant_epoch)
         assert terms.lease_ms == (await authority.placement.get(VM)).lease_ms
 
+    async def test_a_retry_that_passes_by_itself_gets_no_longer_lease(self, authority):
+        """S1: a host told of a lease beyond its fence would run beside the next owner."""
+        (host,) = await authority.trusted("esx-1")
+        await authority.add_vm()
+        await open_glass(authority, host, minutes=2)  # there is no intent
+        released = await authority.request(host, request_id="r" * 16)
+        again = await authority.request(host, request_id="r" * 16)
+        row = await authority.placement.get(VM)
+        assert again.grant_epoch == released.grant_epoch
+        assert row.lease_ms > 2 * MINUTE_MS
+        assert released.terms.lease_ms == again.terms.lease_ms == 2 * MINUTE_MS
+        (glass,), _ = await authority.break_glass.listed(every=False)
+        await authority.break_glass.close(glass.glass_id, by=BY)
+        closed = await authority.request(host, request_id="r" * 16)
+        assert closed.terms.lease_ms == 2 * MINUTE_MS
+
     async def test_a_passing_host_does_not_use_it_up(self, authority):
         """The break-glass is for what is broken: an ordinary release leaves it unused."""
         (host,) = await authority.trusted("esx-1")

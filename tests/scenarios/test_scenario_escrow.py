@@ -58,8 +58,8 @@ class TestSealing:
         with pytest.raises(EscrowRejected):
             open_escrowed(blobs[VM], OTHER_PRIVATE, expected=binding(VM, origin=ORIGIN))
 
-    async def test_export_is_recorded_once(self, authority):
-        """I-D: who took all escrowed keys is in the audit log."""
+    async def test_each_page_of_an_export_is_recorded(self, authority):
+        """I-D: who took escrowed keys is in the audit log, wherever they began."""
         for number in range(3):
             await authority.add_vm(f"vm-{number}")
         pages, after = 0, ""
@@ -69,7 +69,9 @@ class TestSealing:
             if not after:
                 break
         assert pages == 2
-        assert len(await authority.log("key.export-escrow")) == 1
+        entries = await authority.log("key.export-escrow")
+        assert [entry["details"]["keys"] for entry in entries] == [2, 1]
+        assert [entry["details"]["after"] for entry in entries] == ["", "vm-1"]
 
 
 class TestResealing:
@@ -120,6 +122,23 @@ class TestResealing:
         assert await exported(authority) == {}
         again = await service.reseal(after="", limit=10, by=BY)
         assert (again.resealed, again.failed) == (0, [])
+
+    async def test_a_rewrap_meanwhile_does_not_bring_the_old_seal_back(self, authority):
+        """N59: after a reseal nothing is sealed to the old key only, whatever else was under way."""
+        await authority.add_vm()
+        service = with_key(authority, OTHER_PRIVATE)
+        await authority.rewrap.start("default", target="", new_kek=True, by=BY)
+        gate = authority.room.hold()
+        wrapping = asyncio.create_task(authority.rewrap.work())
+        await gate.reached.wait()
+        assert (await service.reseal(after="", limit=10, by=BY)).resealed == 1
+        gate.open()
+        await wrapping
+        assert await service.count_missing() == 0
+        opened = open_escrowed(
+            (await exported(authority))[VM], OTHER_PRIVATE, expected=binding(VM, origin=ORIGIN)
+        )
+        assert opened == authority.vm_key()
 
     async def test_without_an_escrow_key(self, authority):
         """Nothing can be sealed to nothing, and VMs that are not escrowed are named."""

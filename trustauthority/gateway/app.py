@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from trustauthority import errors
 from trustauthority.client.errors import ClientError
@@ -247,13 +248,33 @@ async def _events(gateway: Gateway, request: Request) -> Response:
         gateway.close_stream(caller)
         raise
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    told = _told(gateway, caller, first, events)
-    return StreamingResponse(told, media_type="text/event-stream", headers=headers)
+    told = _told(first, events)
+
+    async def end() -> None:
+        gateway.close_stream(caller)
+        await events.aclose()  # type: ignore[attr-defined] # it is a generator
+
+    return _Events(told, end, headers)
 
 
-async def _told(
-    gateway: Gateway, caller: Caller, first: Json, events: AsyncIterator[Json]
-) -> AsyncIterator[str]:
+class _Events(StreamingResponse):
+    """A stream that ends once, also when its caller hangs up before the first event leaves."""
+
+    def __init__(
+        self, told: AsyncIterator[str], end: Callable[[], Awaitable[None]], headers: dict[str, str]
+    ) -> None:
+        super().__init__(told, media_type="text/event-stream", headers=headers)
+        self._end = end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As Starlette has it; a generator that was never begun would not end by itself."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._end()
+
+
+async def _told(first: Json, events: AsyncIterator[Json]) -> AsyncIterator[str]:
     cursor = first["cursor"]
     try:
         yield _sse(first)
@@ -264,9 +285,6 @@ async def _told(
         yield _end(SLOW_READER, str(error), cursor)
     except ClientError as error:
         yield _end(error.reason, error.message, cursor)
-    finally:
-        gateway.close_stream(caller)
-        await events.aclose()  # type: ignore[attr-defined] # it is a generator
 
 
 def _sse(event: Json) -> str:

@@ -6,7 +6,7 @@ from typing import Protocol
 from trustauthority.model.audit import AuditEntry
 from trustauthority.model.identifiers import HostId, RequestId, VmId
 from trustauthority.model.keyjob import KekEntry, RewrapJob
-from trustauthority.model.placement import KeyState
+from trustauthority.model.placement import Grant, KeyState
 from trustauthority.model.releasepolicy import ReleasePolicyEntry
 from trustauthority.model.vm import BreakGlassEntry, Tombstone, VmKeyEntry
 
@@ -136,6 +136,9 @@ class BreakGlasses(Protocol):
 
     async def open_for(self, vm: VmId, host: HostId) -> BreakGlassEntry | None:
         """The newest one for a VM and a host that is not closed and not expired. Advice only."""
+
+    async def let_through(self, grant: Grant) -> bool:
+        """Whether one, whatever became of it since, gave this grant."""
 
     async def page(self, *, open_only: bool, limit: int) -> Sequence[BreakGlassEntry]:
         """Newest first; only those that are open now, or all."""

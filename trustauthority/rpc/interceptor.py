@@ -26,6 +26,8 @@ CHECKPOINT_KEY = "ta-checkpoint-bin"
 REQUEST_ID_KEY = "ta-request-id"
 MAX_CHECKPOINT_BYTES = 4096
 MAX_REQUEST_ID = 64
+RECHECK_S = 5.0
+"""What a stream tells is told to somebody who was allowed to hear it at most this long ago."""
 
 _caller: ContextVar[Caller] = ContextVar("caller")
 _UNDECODABLE = object()
@@ -112,6 +114,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 if hasattr(replies, "__aiter__"):
                     async with aclosing(replies) as open_replies:
                         async for reply in open_replies:
+                            await self._require_still(served)
                             yield reply
                 else:
                     await replies  # this servicer writes to the context by itself
@@ -132,12 +135,24 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         context = served.context
         peer = _address(context.peer())
         self._limits.check(peer, served.method)
-        caller = await self._resolver.resolve(peer, context.auth_context())
-        served.caller = caller
-        authorize(served.method, caller)
+        caller = await self._admit(served, peer)
         _caller.set(caller)
         if caller.listener is Listener.MUTUAL:
             await self._check_echo(context.invocation_metadata() or ())
+
+    async def _admit(self, served: "_Call", peer: str) -> Caller:
+        caller = await self._resolver.resolve(peer, served.context.auth_context())
+        served.caller = caller
+        authorize(served.method, caller)
+        served.admitted = time.monotonic()
+        return caller
+
+    async def _require_still(self, served: "_Call") -> None:
+        """A stream of an identity ends with its revocation, or its certificate; hosts get hints only."""
+        caller = served.caller
+        asked_lately = time.monotonic() - served.admitted < RECHECK_S
+        if caller is not None and caller.host is None and not asked_lately:
+            await self._admit(served, _address(served.context.peer()))
 
     async def _check_echo(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
         notes = [value for key, value in metadata if key == CHECKPOINT_KEY and value]
@@ -217,7 +232,7 @@ class _Call:
     def __init__(self, method: str, context: Any) -> None:
         self.method = method
         self.context = context
-        self.began = time.monotonic()
+        self.began = self.admitted = time.monotonic()
         self.caller: Caller | None = None
         self.metadata: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
         sent = self.metadata.get(REQUEST_ID_KEY)

@@ -5,13 +5,15 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 
-from trustauthority.errors import TrustAuthorityError
+from trustauthority.errors import RateLimited, TrustAuthorityError
 from trustauthority.model.audit import AuditEntry
 from trustauthority.ports import Journal
 from trustauthority.services.follow import Follower
 from trustauthority.v1 import attestation_pb2 as pb
 
 PAUSE_S = 2.0
+MAX_STREAMS = 4
+"""Of one host: a connection that died is noticed late, so one is not enough."""
 MAX_WAITING = 16
 """Wishes a slow host may have waiting; further ones are dropped, its lease ends anyway."""
 
@@ -25,7 +27,13 @@ class Watchers:
 
     @contextmanager
     def subscribe(self, host_id: str) -> Iterator["asyncio.Queue[pb.WatchHostResponse | None]"]:
-        """Listen until the block is left; None in the queue says that the process stops."""
+        """Listen until the block is left; None in the queue says that the process stops.
+
+        Raises:
+            RateLimited: the host listens on as many streams as one may.
+        """
+        if len(self._queues.get(host_id, ())) >= MAX_STREAMS:
+            raise RateLimited(f"{MAX_STREAMS} streams of this host are open")
         queue: asyncio.Queue[pb.WatchHostResponse | None] = asyncio.Queue(MAX_WAITING + 1)
         if self._closed:
             queue.put_nowait(None)

@@ -87,16 +87,19 @@ class EscrowService:
         return missing
 
     async def export(self, *, after: str, limit: int, by: str) -> EscrowPage:
-        """Escrowed keys of all epochs of some VMs; the first page is recorded."""
+        """Escrowed keys of all epochs of some VMs; each page is recorded: one may begin anywhere."""
         async with self._store.transaction() as tx:
             page = await tx.keys.page(after=after, limit=limit)
             keys = [key for current in page for key in await tx.keys.epochs(current.vm_id)]
-            if not after:
-                await tx.audit.append(
-                    AuditEvent(
-                        actor=by, operation="key.export-escrow", subject="*", decision="done"
-                    )
+            await tx.audit.append(
+                AuditEvent(
+                    actor=by,
+                    operation="key.export-escrow",
+                    subject="*",
+                    decision="done",
+                    details={"after": after, "keys": sum(bool(key.escrowed) for key in keys)},
                 )
+            )
         return EscrowPage(
             keys=[key for key in keys if key.escrowed],
             missing=[key.vm_id for key in page if key.wrapped and not key.escrowed],

@@ -103,18 +103,22 @@ async def _order(
     return Authorised(
         order=order,
         grant_epoch=state.grant.grant_epoch,
-        terms=_terms(state, tx.now_ms),
+        terms=_terms(state, tx.now_ms, ends_early=await tx.break_glass.let_through(state.grant)),
         profile_sha256=vm.profile_sha256,
         held_by={"tpm": host.tpm, "baseline": host.baseline, "verdict": seal.verdict_id},
         by_glass=state.glass is not None,
     )
 
 
-def _terms(state: PlacementState, now_ms: int) -> LeaseTerms:
-    """How long the key may be held: the VM's lease to run it, the preparation to receive it."""
+def _terms(state: PlacementState, now_ms: int, *, ends_early: bool) -> LeaseTerms:
+    """How long the key may be held: the VM's lease to run it, the preparation to receive it.
+
+    What a break-glass gave ends with it, also for a retry that needs none any more: its replay
+    lengthens no lease, and the host's lease must not outlast the one that is written.
+    """
     if state.grant is not None and state.grant.purpose is Purpose.PREPARE:
         return LeaseTerms(lease_ms=state.cluster.prepare_for_ms, skew_ms=0)
-    return terms_of(state, now_ms)
+    return terms_of(state, now_ms, ends_early=ends_early)
 
 
 def wrapping_aad(vm: VmId, key_epoch: int, provider: str) -> bytes:
@@ -126,11 +130,11 @@ def wrapping_aad(vm: VmId, key_epoch: int, provider: str) -> bytes:
     ).encode()
 
 
-def terms_of(state: PlacementState, now_ms: int) -> LeaseTerms:
+def terms_of(state: PlacementState, now_ms: int, *, ends_early: bool = False) -> LeaseTerms:
     """The lease terms of a decided VM; under a break-glass they end with it."""
     if state.vm is None:
         raise Conflict("the VM is gone; repeat")
-    if state.glass is None:
+    if state.glass is None and not ends_early:
         return state.vm.terms
     left_ms = state.vm.lease_until_ms - now_ms
     return replace(state.vm.terms, lease_ms=min(state.vm.lease_ms, left_ms))

@@ -1,11 +1,13 @@
 """Protecting a domain: what stands in the way is found before anything is touched; the definition last."""
 
 import asyncio
+import subprocess
 from types import SimpleNamespace
 
 import pytest
 
 from hostagent import protect_desk
+from hostagent.disk_image import require_alone
 from hostagent.failure import CallFailed
 from hostagent.lease_model import Phase
 from hostagent.protect_desk import ProtectDesk
@@ -88,6 +90,7 @@ def world(monkeypatch, tmp_path):
     virsh, desk, encrypted = FakeVirsh(), FakeDesk(), []
     monkeypatch.setattr(protect_desk, "_VTPMS", tmp_path)
     monkeypatch.setattr(protect_desk, "_write_again", lambda disk, _new: encrypted.append(disk))
+    monkeypatch.setattr(protect_desk, "require_alone", lambda _path, kind: kind)
     made = ProtectDesk(desk=desk, virsh=virsh, host_name="esx-a01")
     return SimpleNamespace(virsh=virsh, desk=desk, encrypted=encrypted, made=made, vtpms=tmp_path)
 
@@ -129,6 +132,20 @@ async def test_what_stands_in_the_way(world, change: dict, says: str) -> None:
     """A running domain, memory or snapshots in the clear, or no answer: nothing is touched."""
     world.virsh.answers |= change
     with pytest.raises(CallFailed, match=says):
+        await world.made.handle(REQUEST)
+    assert (world.encrypted, world.virsh.defined, world.desk.lent) == ([], [], [])
+
+
+async def test_a_disk_that_names_a_file_of_the_host(world, monkeypatch, tmp_path) -> None:
+    """T10: root would write that file into a disk which the guest reads; no key is asked for."""
+    monkeypatch.setattr(protect_desk, "require_alone", require_alone)
+    (tmp_path / "shadow").write_bytes(b"secret" * 1000)
+    made = tmp_path / "web.img"
+    backed = ("-f", "qcow2", "-b", tmp_path / "shadow", "-F", "raw", made, "1M")
+    await asyncio.to_thread(subprocess.run, ("qemu-img", "create", "-q", *backed), check=True)
+    text = PLAIN.replace("/nonexistent/web.img", str(made))
+    world.virsh.definition = text.replace("type='raw'", "type='qcow2'")
+    with pytest.raises(CallFailed, match="besides"):
         await world.made.handle(REQUEST)
     assert (world.encrypted, world.virsh.defined, world.desk.lent) == ([], [], [])
 

@@ -250,6 +250,23 @@ class TestOtherVms:
         assert done.returncode == 1
         assert b"of a VM that is" in done.stderr
 
+    @pytest.mark.parametrize("operation", ["prepare", "migrate", "restore"])
+    def test_may_not_name_it_by_its_usage_either(self, host, operation):
+        """N75: libvirt finds a secret by its usage as well as by its uuid."""
+        given = definition(mark="").replace(
+            f'uuid="{SECRET.upper()}"'.encode(), b'usage="ta:web:0"'
+        )
+        done = host.call(operation, given)
+        assert done.returncode == 1
+        assert b"of a VM that is" in done.stderr
+
+    def test_encrypted_vms_are_those_that_name_a_secret_by_its_usage_too(self, host):
+        """N75: a host that wants no key outside means any key."""
+        given = definition(mark="").replace(f'uuid="{SECRET.upper()}"'.encode(), b'usage="mine"')
+        assert host.call("prepare", given).returncode == 0
+        host.configure(marks_required=True)
+        assert host.call("prepare", given).returncode == 1
+
     def test_a_host_may_require_that_encrypted_vms_are_protected(self, host):
         """A setting of the host, for those who want no key outside."""
         host.configure(marks_required=True)

@@ -8,6 +8,7 @@ from trustauthority.adapters.sql import tables
 from trustauthority.adapters.sql.catalogue import Repository
 from trustauthority.adapters.sql.rows import columns, record
 from trustauthority.model.identifiers import HostId, RequestId, VmId
+from trustauthority.model.placement import Grant
 from trustauthority.model.vm import BreakGlassEntry
 
 _glass = tables.break_glass
@@ -35,6 +36,15 @@ class SqlBreakGlasses(Repository):
         )
         row = (await self._connection.execute(query)).mappings().first()
         return None if row is None else record(BreakGlassEntry, row)
+
+    async def let_through(self, grant: Grant) -> bool:
+        """Whether one, whatever became of it since, gave this grant."""
+        query = select(_glass.c.glass_id).where(
+            _glass.c.vm_id == grant.vm_id,
+            _glass.c.host_id == grant.host_id,
+            _glass.c.used_by == grant.request_id,
+        )
+        return (await self._connection.execute(query.limit(1))).first() is not None
 
     async def page(self, *, open_only: bool, limit: int) -> Sequence[BreakGlassEntry]:
         """Newest first; only those that are open now, or all."""

@@ -17,7 +17,7 @@ from trustauthority.model.vm import VmKeyEntry
 
 _vm = tables.vm
 _key = tables.vm_key
-_JUDGED = ("state", "provider", "kek_id", "wrapped", "created_at_ms", "destroy_at_ms")
+_JUDGED = ("state", "provider", "kek_id", "wrapped", "escrowed", "created_at_ms", "destroy_at_ms")
 """Columns that must still be what they were."""
 _IS_CURRENT = and_(_vm.c.vm_id == _key.c.vm_id, _vm.c.key_epoch == _key.c.key_epoch)
 

@@ -1,0 +1,57 @@
+"""Whether a disk stands alone, asked before root reads it.
+
+Stage: I/O of the agent. Trusts qemu-img of this host, nothing in an image: who wrote it may have named
+files of the host in it (a backing file, a data file), or made a raw disk look like a format that can.
+QEMU runs as a user who can't read those, the agent as root. Guarantees that what is written again
+holds what is in the image's own file. Does not change anything.
+"""
+
+import json
+import subprocess
+from pathlib import Path
+
+_FORMATS = frozenset({"raw", "qcow2"})
+_LIMIT_S = 60.0
+
+
+class DiskNotAlone(ValueError):
+    """The image needs other files, is of another format, or can't be read; the message says which."""
+
+
+def require_alone(path: Path, known_format: str = "") -> str:
+    """The format of a disk that is one file; ``known_format`` is that which its definition tells.
+
+    Raises:
+        DiskNotAlone: see there.
+    """
+    if known_format == "raw":
+        return known_format  # there is nothing in it to name a file with
+    asked = ("-f", known_format) if known_format else ()
+    try:
+        done = subprocess.run(
+            ("qemu-img", "info", "--output=json", *asked, str(path)),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_LIMIT_S,
+            check=False,
+        )
+        info = json.loads(done.stdout) if done.returncode == 0 else {}
+    except (OSError, subprocess.TimeoutExpired, ValueError) as failure:
+        raise DiskNotAlone(f"{path}: {failure}") from failure
+    if done.returncode != 0 or not isinstance(info, dict):
+        raise DiskNotAlone(f"{path}: {done.stderr.decode(errors='replace').strip()}")
+    return _checked(info, path)
+
+
+def _checked(info: dict[str, object], path: Path) -> str:
+    found = info.get("format")
+    if found not in _FORMATS:
+        raise DiskNotAlone(f"{path} is {found}: convert it to raw or qcow2 first")
+    specific = info.get("format-specific")
+    inner = specific.get("data") if isinstance(specific, dict) else None
+    needs = info.get("full-backing-filename") or info.get("backing-filename")
+    if isinstance(inner, dict):
+        needs = needs or inner.get("data-file")
+    if needs:
+        raise DiskNotAlone(f"{path} needs {needs!r} besides: make one file of it first")
+    return str(found)
