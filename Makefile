@@ -24,7 +24,7 @@ setup-libvirt: setup
 	@deploy/setup-libvirt.sh
 
 test-libvirt: setup-libvirt  ## two real libvirt hosts on this machine: starts, moves, faults (root, about 4 minutes)
-	@$(BIN)/pytest tests/libvirt -m libvirt -n 4 --dist load
+	@$(BIN)/pytest tests/libvirt -m libvirt -n 4 --dist load --reruns 1 --only-rerun 'not within [0-9.]+ s: '
 
 demo-libvirt: setup-libvirt  ## an encrypted VM starts, moves and is refused on two real libvirt hosts, narrated (root)
 	@$(PY) deploy/demo-libvirt

@@ -20,8 +20,7 @@ pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(300)]
 def moving(two: TwoHosts, *, slowly: bool = True) -> Iterator[list[Result]]:
     """A move from host-a to host-b that is copying memory; its result is there at the end."""
     two.started()
-    if slowly:
-        two.slow_copies("host-a")
+    two.slow_copies("host-a", mib_per_s=1 if slowly else 3)  # never faster than it can be looked at
     done: list[Result] = []
     mover = threading.Thread(target=lambda: done.append(two.move("host-a", "host-b")))
     mover.start()

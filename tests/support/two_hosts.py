@@ -292,9 +292,9 @@ class TwoHosts:
         words = ("urn:trustauthority:move:1", "--key", "ta", "--live")
         self.libvirt[name].do("metadata", VM, *words, "--set", f"<move id='{move_id}'/>")
 
-    def slow_copies(self, name: str) -> None:
+    def slow_copies(self, name: str, mib_per_s: int = 1) -> None:
         """Have a migration away from a host take several seconds."""
-        self.libvirt[name].do("migrate-setspeed", VM, "1")
+        self.libvirt[name].do("migrate-setspeed", VM, str(mib_per_s))
 
     def revoke(self, name: str) -> None:
         """Revoke a host; once this returns, nothing goes out to it."""
