@@ -5,6 +5,7 @@ import asyncio
 import json
 import re
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ from support.authority import Authority, call, named, served
 from support.gateway import RunningGateway, gateway_served, private, settings_of
 
 from trustauthority.errors import ConfigurationInvalid, InsecureFile
-from trustauthority.gateway import app, bodies
+from trustauthority.gateway import app, bodies, serve
 from trustauthority.gateway.authority import Upstream
 from trustauthority.gateway.callers import load_callers, new_token
 from trustauthority.gateway.openapi import DESCRIPTION, PATHS
@@ -395,6 +396,25 @@ async def test_a_body_that_does_not_come(gateway: RunningGateway, monkeypatch) -
     except httpx.TransportError:
         return  # the connection was closed while it dripped
     check(response, 400, "INVALID_REQUEST")
+
+
+@pytest.mark.parametrize("first", [b"", b"G", b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\nGET /"])
+async def test_a_request_that_does_not_come(gateway: RunningGateway, monkeypatch, first) -> None:
+    """T2: unknown callers can't hold the places of others; a stream that is served goes on."""
+    monkeypatch.setattr(serve, "REQUEST_S", 0.2)
+    address, port = gateway.url.removeprefix("http://").split(":")
+    async with gateway.client().stream("GET", "/v1/events") as response, asyncio.timeout(10):
+        lines = aiter(response.aiter_lines())
+        await anext(lines)
+        reader, writer = await asyncio.open_connection(address, int(port))
+        writer.write(first)
+        with suppress(ConnectionResetError):
+            while await reader.read(1024):
+                continue
+        writer.close()
+        alive = 0
+        while alive < 5:  # signs of life, each 0.2 s or more after the one before
+            alive += await anext(lines) == "event: alive"
 
 
 async def test_what_is_not_there(gateway: RunningGateway) -> None:

@@ -25,13 +25,23 @@ from trustauthority.gateway.settings import GatewaySettings, TlsSettings
 
 KEEP_ALIVE_S = 15
 DRAIN_S = 5
+REQUEST_S = 10.0
+"""A connection on which no request is served gets the next one, whole, within one or two of these."""
 MAX_HEADER_BYTES = 16_384
 
 _log = structlog.get_logger("gateway")
 
 
 class _Connection(H11Protocol):
-    """HTTP/1.1 whose scope holds the certificate that the client showed."""
+    """HTTP/1.1 whose scope holds the certificate that the client showed.
+
+    Who sends no request, or one that does not end, takes one of a bounded number of places: such a
+    connection is closed. uvicorn's own limit ends with the first byte of a request.
+    """
+
+    _idle_in: object = None
+    """The request after which nothing came until the last look; None before the first one."""
+    _look: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """As uvicorn has it; then remember whom TLS let in."""
@@ -45,6 +55,22 @@ class _Connection(H11Protocol):
             await inner(scope, receive, send)
 
         self.app = known
+        self._look = self.loop.call_later(REQUEST_S, self._close_if_idle)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As uvicorn has it; then stop to look."""
+        if self._look is not None:
+            self._look.cancel()
+        super().connection_lost(exc)
+
+    def _close_if_idle(self) -> None:
+        last: Any = self.cycle  # None before the first request, whatever its type says
+        served = last is not None and not last.response_complete
+        if not served and last is self._idle_in:
+            self.transport.abort()
+            return
+        self._idle_in = self if served else last
+        self._look = self.loop.call_later(REQUEST_S, self._close_if_idle)
 
 
 class _Server(uvicorn.Server):
