@@ -175,15 +175,15 @@ def test_a_new_key(two: TwoHosts) -> None:
     held = rekey(two, vm)
     assert held.code == 0, held.said
     assert f"ta key roll {vm} --to 2" in held.said
-    two.ta("key", "roll", vm, "--to", "2")
+    two.ta("key", "roll", vm, "--to", "2", "--yes")
     two.kill_agent("host-a")
     two.start_agent("host-a")
     lost = rekey(two, vm, "--erase-others")
     assert lost.code == 1, lost.said
     assert "no older key is at hand" in lost.said
-    two.ta("key", "roll", vm, "--to", "1")
+    two.ta("key", "roll", vm, "--to", "1", "--yes")
     assert rekey(two, vm).code == 0
-    two.ta("key", "roll", vm, "--to", "2")
+    two.ta("key", "roll", vm, "--to", "2", "--yes")
     added = rekey(two, vm)
     assert added.code == 0, added.said
     assert "copies of the disks made before" in added.said
@@ -195,7 +195,7 @@ def test_a_new_key(two: TwoHosts) -> None:
     assert busy.code == 1
     assert "shut it down first" in busy.said
     two.libvirt["host-a"].do("destroy", vm)
-    two.ta("key", "roll", vm, "--to", "1")
+    two.ta("key", "roll", vm, "--to", "1", "--yes")
     older = rekey(two, vm)
     assert older.code == 1, older.said
     assert "GRANT_OLD_KEY_EPOCH" in older.said
