@@ -21,7 +21,7 @@ _LIMIT_S = 4 * 3600.0
 """The longest that one run of qemu-img may take."""
 _TOO_BUSY = "Unable to get accurate CPU usage"
 """qemu-img on a host so busy that it can't time one round of the key derivation."""
-_TRIES = 5
+_TRIES = 20
 _PAUSE_S = 0.5
 _WRONG = "Invalid password"
 
