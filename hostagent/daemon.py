@@ -45,6 +45,7 @@ from hostagent.lease_model import Operation, Send
 from hostagent.lease_store import LeaseStore
 from hostagent.machine import AgentMachine, Pace
 from hostagent.notify import Notifier
+from hostagent.rekey_desk import HeldPassphrases
 from hostagent.status import failed_checks, one_line
 from hostagent.vm_calls import Answered, send
 from hostagent.vm_desk import VmDesk
@@ -86,6 +87,8 @@ class Agent:
     """Set at the end of each attestation, whatever came of it."""
     on_order: Callable[[], None] = lambda: None
     """Called when moves of this host's VMs may have been ordered."""
+    passphrases: HeldPassphrases = field(default_factory=HeldPassphrases)
+    """Of VMs that are being given a new key."""
     _attestor: Attestor = field(init=False)
     _attesting: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Evidence goes one by one: the authority takes only what is newer than the last."""

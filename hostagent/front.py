@@ -12,6 +12,7 @@ from hostagent.daemon import Agent
 from hostagent.disk_desk import DiskDesk
 from hostagent.events import AttestWanted, Phase
 from hostagent.protect_desk import ProtectDesk
+from hostagent.rekey_desk import RekeyDesk
 from hostagent.status import describe, failed_checks
 from hostagent.virsh import Virsh
 from trustauthority.v1.common_pb2 import STANDING_PASSED
@@ -32,21 +33,28 @@ async def handle(agent: Agent, request: Json) -> Json:
         doubts = agent.machine.phase is Phase.DOUBT
         detail = f"the agent is «{agent.machine.phase.value}»: {agent.machine.last_failure}"
         return refusal("NOT_READY", detail, 1 if doubts else 5)
-    if do == "vm-protect":
-        return await _protect(agent, request)
-    if do == "vm-encrypt":
-        disks = DiskDesk(desk=agent.desk)
-        return await disks.encrypt(request["vm"], Path(request["disk"]), Path(request["out"]))
+    if do in {"vm-protect", "vm-rekey", "vm-encrypt"}:
+        return await _disks(agent, request)
     return await agent.desk.handle(request)
 
 
-async def _protect(agent: Agent, request: Json) -> Json:
-    settings = agent.host.settings
-    if settings.libvirt.uri is None:
-        return refusal("INVALID_REQUEST", "libvirt.uri is not configured on this host", 2)
-    virsh = Virsh(uri=settings.libvirt.uri, timeout_s=settings.libvirt.timeout_ms / 1000)
-    identity = agent.host.enrolled()
-    return await ProtectDesk(desk=agent.desk, virsh=virsh, host_name=identity.name).handle(request)
+async def _disks(agent: Agent, request: Json) -> Json:
+    desk = agent.desk
+    if request["do"] == "vm-encrypt":
+        source, target = Path(request["disk"]), Path(request["out"])
+        form = request.get("format", "")
+        return await DiskDesk(desk=desk).encrypt(request["vm"], source, target, form=form)
+    virsh, identity = _virsh(agent), agent.host.enrolled()
+    if request["do"] == "vm-rekey":
+        return await RekeyDesk(desk=desk, virsh=virsh, held=agent.passphrases).handle(request)
+    return await ProtectDesk(desk=desk, virsh=virsh, host_name=identity.name).handle(request)
+
+
+def _virsh(agent: Agent) -> Virsh:
+    libvirt = agent.host.settings.libvirt
+    if libvirt.uri is None:
+        raise ValueError("libvirt.uri is not configured on this host")
+    return Virsh(uri=libvirt.uri, timeout_s=libvirt.timeout_ms / 1000)
 
 
 async def _attest_now(agent: Agent) -> Json:

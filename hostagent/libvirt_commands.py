@@ -11,12 +11,13 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from hostagent.control import Json, NoDaemon, ask
+from hostagent.control import Json, NoDaemon, ask, refusal
 from hostagent.direct import ask_or_do
 from hostagent.domain import DefinitionInvalid, read_domain
 from hostagent.migration import Ask, MoveOrder, MoveProgress, MoveStep
 from hostagent.migration import migrate as move
 from hostagent.protect_desk import disks_shown
+from hostagent.rekey_desk import rekey_shown
 from hostagent.settings import DEFAULT_CONFIG, Settings, load
 from hostagent.terminal import narrate, refused, say
 from hostagent.virsh import Virsh
@@ -77,11 +78,7 @@ def protect(
     secret = str(passphrase_file.absolute()) if passphrase_file is not None else ""
     request = {"do": "vm-protect", "vm": vm, "domain": domain, "plan": plan}
     request |= {"passphrase": secret, "erase_old": erase_old_passphrase}
-    try:
-        answer = asyncio.run(ask(load(config).paths.run_dir, request, PROTECT_S))
-    except NoDaemon as failure:
-        narrate(str(failure))
-        return 5
+    answer = _ask_agent(load(config), request)
     if not answer["ok"]:
         return refused(answer)
     if as_json:
@@ -90,6 +87,42 @@ def protect(
         for line in disks_shown(answer["disks"]):
             narrate(line)
         say(str(answer["profile_sha256"]))
+    return 0
+
+
+@vm_app.command
+def rekey(
+    domain: str,
+    *,
+    to: int,
+    erase_others: Flag = False,
+    config: Config = DEFAULT_CONFIG,
+    as_json: AsJson = False,
+) -> int:
+    """Have a VM's new key open its disks. Needs the running agent.
+
+    Run it before ta key roll VM --to N: it sees that the old key opens the disks and holds that passphrase in
+    memory for 15 minutes. Run it again afterwards: each disk gets a key slot for the new key. Repeat both if it
+    was cut off. Nothing is re-encrypted: copies of the disks made before still open with the old key, and
+    after a compromise only re-encrypting the disks helps.
+
+    Args:
+        domain: The libvirt domain; shut off, without vTPM, snapshots and managed save.
+        to: Key epoch of the new key.
+        erase_others: When the new key opens every disk, erase all other key slots, the old key's and your own.
+        config: Configuration file (TOML).
+        as_json: Print JSON.
+    """
+    request = {"do": "vm-rekey", "domain": domain, "to": to, "leave_only": erase_others}
+    answer = _ask_agent(load(config), request)
+    if not answer["ok"]:
+        return refused(answer)
+    if as_json:
+        say(json.dumps(answer, indent=1))
+    else:
+        for line in rekey_shown(answer, to):
+            narrate(line)
+        say(str(answer["step"]))
     return 0
 
 
@@ -178,6 +211,14 @@ def _asks(settings: Settings) -> Ask:
         return (await ask_or_do(settings, request))[0]
 
     return ask
+
+
+def _ask_agent(settings: Settings, request: Json) -> Json:
+    """The answer of the running agent, however large the disks are."""
+    try:
+        return asyncio.run(ask(settings.paths.run_dir, request, PROTECT_S))
+    except NoDaemon as failure:
+        return refusal("NO_AGENT", str(failure), 5)
 
 
 def _ask(settings: Settings, request: Json) -> Json:

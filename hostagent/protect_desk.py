@@ -8,11 +8,8 @@ A key that was fetched for it is given back whatever happened.
 """
 
 import asyncio
-import os
-import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,14 +21,19 @@ from hostagent.failure import CallFailed, Failure, FailureKind
 from hostagent.files import read_private
 from hostagent.lease_model import Phase, Stopped
 from hostagent.libvirt_vms import disk_passphrase
+from hostagent.luks import (
+    ITERATIONS,
+    LuksFailed,
+    add_passphrase,
+    escaped,
+    luks_options,
+    run_qemu,
+    sync,
+)
 from hostagent.protection import DiskPlan, DiskState, Protection, protect_definition
 from hostagent.virsh import Virsh
 from hostagent.vm_desk import VM_ID, VmDesk
 
-_LIMIT_S = 4 * 3600.0
-"""The longest that one run of qemu-img may take."""
-_ITERATIONS = "iter-time=100"
-"""256 random bits need no stretching, and each start of the VM would wait for it."""
 _VTPMS = Path("/var/lib/libvirt/swtpm")
 _MAX_PASSPHRASE = 1024
 
@@ -57,7 +59,7 @@ class ProtectDesk:
         except DefinitionInvalid as failure:
             raise _refused("DEFINITION_INVALID", f"{domain}: {failure}", 2) from failure
         if not request.get("plan"):
-            await self._require_at_rest(plan)
+            await require_at_rest(self.virsh, plan.domain, plan.uuid)
             await asyncio.to_thread(_require_room, plan, request)
             await self._encrypt(plan, vm_id, request)
             await self._define(plan, definition.encode(), vm_id)
@@ -71,25 +73,11 @@ class ProtectDesk:
         shown = {"vm": vm_id, "domain": plan.domain, "host": self.host_name, "disks": disks}
         return {**shown, "profile_sha256": plan.profile_sha256.hex()}
 
-    async def _require_at_rest(self, plan: Protection) -> None:
-        """The domain is off, and nothing of it lies around in the clear. Raises CallFailed."""
-        if not (await self.virsh.state(plan.uuid) or "").startswith("shut off"):
-            raise _not_now(plan, "shut it down first")
-        code, info, _ = await self.virsh.run("dominfo", plan.uuid)
-        managed = [line for line in info.splitlines() if line.startswith("Managed save:")]
-        if code != 0 or not managed or managed[0].split()[-1] != "no":
-            raise _not_now(
-                plan, "it has a managed save: its memory in the clear; start it, shut it down"
-            )
-        code, snapshots, _ = await self.virsh.run("snapshot-list", plan.uuid, "--name")
-        if code != 0 or snapshots.strip():
-            raise _not_now(plan, "it has snapshots, which would stay in the clear: delete them")
-
     async def _encrypt(self, plan: Protection, vm_id: str, request: Json) -> None:
         todo = [disk for disk in plan.disks if disk.state is not DiskState.DONE]
         keeper = self.desk.keeper
         if keeper.view(vm_id).phase is not Phase.IDLE:
-            raise _not_now(plan, f"this host is «{keeper.view(vm_id).phase}» with the VM")
+            raise _not_now(plan.domain, f"this host is «{keeper.view(vm_id).phase}» with the VM")
         if not todo:
             return
         old = _passphrase(request.get("passphrase"))
@@ -133,13 +121,32 @@ class ProtectDesk:
         return "" if code == 0 else problem or "virsh define failed"
 
 
+async def require_at_rest(virsh: Virsh, domain: str, uuid: str) -> None:
+    """The domain is off, and nothing of it lies around in the clear. Raises CallFailed."""
+    if not (await virsh.state(uuid) or "").startswith("shut off"):
+        raise _not_now(domain, "shut it down first")
+    code, info, _ = await virsh.run("dominfo", uuid)
+    managed = [line for line in info.splitlines() if line.startswith("Managed save:")]
+    if code != 0 or not managed or managed[0].split()[-1] != "no":
+        raise _not_now(
+            domain, "it has a managed save: its memory in the clear; start it, shut it down"
+        )
+    code, snapshots, _ = await virsh.run("snapshot-list", uuid, "--name")
+    if code != 0 or snapshots.strip():
+        raise _not_now(domain, "it has snapshots, which would stay as they are: delete them")
+
+
 def _require_room(plan: Protection, request: Json) -> None:
     """What the files of this host have to be like. Raises CallFailed."""
     if plan.vtpm_new and (_VTPMS / plan.uuid).exists():
         state = _VTPMS / plan.uuid
-        raise _not_now(plan, f"its vTPM has a state in the clear: remove {state}, or the vTPM")
+        raise _not_now(
+            plan.domain, f"its vTPM has a state in the clear: remove {state}, or the vTPM"
+        )
     if any(d.state is DiskState.LUKS for d in plan.disks) and not request.get("passphrase"):
-        raise _not_now(plan, "it has a LUKS disk: give its passphrase with --passphrase-file")
+        raise _not_now(
+            plan.domain, "it has a LUKS disk: give its passphrase with --passphrase-file"
+        )
     for disk in plan.disks:
         if disk.state is not DiskState.DONE:
             try:
@@ -147,11 +154,11 @@ def _require_room(plan: Protection, request: Json) -> None:
             except DiskNotAlone as failure:
                 raise _not_now(plan, str(failure)) from failure
         if disk.state is DiskState.PLAIN and Path(disk.encrypted).exists():
-            raise _not_now(plan, f"{disk.encrypted} exists: remove what an earlier try left")
+            raise _not_now(plan.domain, f"{disk.encrypted} exists: remove what an earlier try left")
 
 
-def _not_now(plan: Protection, detail: str) -> CallFailed:
-    return _refused("NOT_NOW", f"{plan.domain}: {detail}", 1)
+def _not_now(domain: str, detail: str) -> CallFailed:
+    return _refused("NOT_NOW", f"{domain}: {detail}", 1)
 
 
 def _refused(reason: str, detail: str, exit_code: int) -> CallFailed:
@@ -178,13 +185,13 @@ def _write_again(disk: DiskPlan, new: bytes) -> None:
     target = Path(disk.encrypted)
     unfinished = target.with_name(f".{target.name}.new")
     unfinished.unlink(missing_ok=True)
-    options = f"encrypt.format=luks,encrypt.key-secret=new,encrypt.{_ITERATIONS}"
+    options = f"encrypt.format=luks,encrypt.key-secret=new,encrypt.{ITERATIONS}"
     try:
         words = ("-f", disk.format, "-O", "qcow2", "-o", options)
         _qemu_img("convert", *words, disk.source, str(unfinished), new=new)
-        plain = f"driver={disk.format},file.filename={_escaped(disk.source)}"
-        _qemu_img("compare", "--image-opts", plain, _luks(unfinished), new=new)
-        _sync(unfinished)
+        plain = f"driver={disk.format},file.filename={escaped(disk.source)}"
+        _qemu_img("compare", "--image-opts", plain, luks_options(unfinished), new=new)
+        sync(unfinished)
         unfinished.rename(target)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -193,72 +200,21 @@ def _write_again(disk: DiskPlan, new: bytes) -> None:
 def _add_passphrase(disk: DiskPlan, old: bytes, new: bytes, *, erase: bool) -> None:
     """A LUKS disk that opens with the VM's passphrase too, or (erase) only."""
     image = Path(disk.source)
-    amend = ("amend", "--image-opts")
-    add = f"encrypt.state=active,encrypt.new-secret=new,encrypt.{_ITERATIONS}"
-    _qemu_img(*amend, _luks(image, "old"), "-o", add, old=old, new=new)
-    # one sector is read by the new one, or nothing is erased (qemu-img info would not ask for the key)
-    _run("qemu-io", "-r", "-c", "read -q 0 512", "--image-opts", _luks(image), new=new)
+    try:
+        add_passphrase(image, old, new)
+    except LuksFailed as failure:
+        raise _failed(str(failure)) from failure
     if erase:
-        gone = "encrypt.state=inactive,encrypt.old-secret=old"
-        _qemu_img(*amend, _luks(image), "-o", gone, old=old, new=new)
-
-
-def _luks(path: Path, opened_by: str = "new") -> str:
-    return f"driver=qcow2,file.filename={_escaped(str(path))},encrypt.key-secret={opened_by}"
-
-
-def _escaped(path: str) -> str:
-    return path.replace(",", ",,")
+        gone = ("-o", "encrypt.state=inactive,encrypt.old-secret=old")
+        _qemu_img("amend", "--image-opts", luks_options(image), *gone, old=old, new=new)
 
 
 def _qemu_img(command: str, *words: str, **secrets: bytes) -> str:
     """Run qemu-img. Raises CallFailed."""
-    return _run("qemu-img", command, *words, **secrets)
-
-
-def _run(program: str, first: str, *words: str, **secrets: bytes) -> str:
-    """Run a program of QEMU; passphrases go through pipes. Raises CallFailed."""
-    with _pipes(secrets) as ends:
-        objects = [
-            part
-            for name, end in ends.items()
-            for part in ("--object", f"secret,id={name},file=/dev/fd/{end}")
-        ]
-        try:
-            done = subprocess.run(
-                # qemu-img wants its command before its options
-                (program, first, *objects, *words),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                pass_fds=tuple(ends.values()),
-                timeout=_LIMIT_S,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired) as failure:
-            raise _failed(f"{program} {first}: {failure}") from failure
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).decode(errors="replace").strip()
-        raise _failed(f"{program} {first}: {said}")
-    return done.stdout.decode(errors="replace")
-
-
-@contextmanager
-def _pipes(secrets: dict[str, bytes]) -> Iterator[dict[str, int]]:
-    ends: dict[str, int] = {}
     try:
-        for name, value in secrets.items():
-            ends[name], writing = os.pipe()
-            os.write(writing, value)
-            os.close(writing)
-        yield ends
-    finally:
-        for end in ends.values():
-            os.close(end)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+        return run_qemu("qemu-img", command, *words, **secrets)
+    except LuksFailed as failure:
+        raise _failed(str(failure)) from failure
 
 
 def _failed(detail: str) -> CallFailed:

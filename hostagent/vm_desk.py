@@ -33,7 +33,7 @@ from hostagent.lease_model import (
 )
 from hostagent.vm_calls import UNLIMITED_MS
 from hostagent.vm_keeper import VmKeeper
-from hostagent.vm_keys import HandOut, KeyOpener, claimed_request
+from hostagent.vm_keys import Expect, HandOut, KeyOpener, claimed_request
 
 VM_ID = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{16,64}")
@@ -72,12 +72,19 @@ class VmDesk:
                 raise ValueError(f"do: {unknown} is not known")
 
     async def lend_key(
-        self, vm_id: str, *, move_id: str, profile_sha256: bytes | None, hand_out: HandOut
+        self,
+        vm_id: str,
+        *,
+        move_id: str,
+        profile_sha256: bytes | None,
+        hand_out: HandOut,
+        expect: Expect | None = None,
     ) -> Json:
         """Ask for a VM's key, open it and hand it out. Raises CallFailed, or what ``hand_out`` does.
 
         A ``profile_sha256`` other than the VM was protected with is refused after the grant: the
         caller gives back, and no key is opened (N75). None is for uses that run no definition.
+        ``expect`` as in ``KeyOpener.open``.
         """
         request_id, prepares = new_request_id(), bool(move_id)
         opener = self.opener()
@@ -90,7 +97,12 @@ class VmDesk:
             raise CallFailed(_other_profile(protected, profile_sha256 or b""))
         self._check_lease(vm_id)
         opened = await opener.open(
-            grant, vm_id=vm_id, request_id=request_id, prepares=prepares, hand_out=hand_out
+            grant,
+            vm_id=vm_id,
+            request_id=request_id,
+            prepares=prepares,
+            hand_out=hand_out,
+            expect=expect,
         )
         return {"ok": True, "vm": vm_id, "key_epoch": opened.key_epoch}
 

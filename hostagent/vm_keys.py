@@ -20,6 +20,8 @@ from hostagent.ports import TpmPort
 
 HandOut = Callable[[bytearray], None]
 """Takes an opened key, in a thread, before it is wiped."""
+Expect = Callable[[int], None]
+"""Sees the key epoch of a grant, in a thread, before the key is handed out; raises to refuse it."""
 
 _EPOCHS = "epochs.json"
 _PURPOSES = {True: "prepare", False: "run"}
@@ -54,8 +56,15 @@ class KeyOpener:
         prepares: bool = False,
         shared: bool = False,
         hand_out: HandOut | None,
+        expect: Expect | None = None,
     ) -> OpenedKey:
-        """Open a grant, let ``hand_out`` have the key, wipe it. Raises CallFailed, or as that does."""
+        """Open a grant, let ``hand_out`` have the key, wipe it.
+
+        No older key epoch is opened afterwards; with ``expect``, that begins when ``hand_out`` has done
+        what it does, for until then only the older key may open the disks.
+
+        Raises CallFailed, or as ``expect`` and ``hand_out`` do.
+        """
         try:
             return await asyncio.to_thread(
                 self._open,
@@ -64,12 +73,20 @@ class KeyOpener:
                 request_id=request_id,
                 purpose=_SHARE if shared else _PURPOSES[prepares],
                 hand_out=hand_out,
+                expect=expect,
             )
         except GrantRefused as failure:
             raise CallFailed(_refused(failure)) from failure
 
     def _open(
-        self, wire: bytes, *, vm_id: str, request_id: str, purpose: str, hand_out: HandOut | None
+        self,
+        wire: bytes,
+        *,
+        vm_id: str,
+        request_id: str,
+        purpose: str,
+        hand_out: HandOut | None,
+        expect: Expect | None,
     ) -> OpenedKey:
         release_key = self.identity.release_key()
         grant = read_key_grant(wire, (release_key,))
@@ -87,9 +104,12 @@ class KeyOpener:
             wire, asked=asked, release_keys=(release_key,), tpm=self.tpm, storage=self.keys.storage
         )
         try:
-            self._remember(vm_id, grant.grant_epoch, grant.key_epoch)
+            self._remember(vm_id, grant.grant_epoch, lowest[1] if expect else grant.key_epoch)
+            if expect is not None:
+                expect(grant.key_epoch)
             if hand_out is not None:
                 hand_out(key)
+            self._remember(vm_id, grant.grant_epoch, grant.key_epoch)
             return OpenedKey(
                 length=len(key),
                 sha256=hashlib.sha256(key).hexdigest(),

@@ -9,6 +9,8 @@ import pytest
 from support.libvirt_hosts import guest_image
 from support.two_hosts import TwoHosts
 
+from hostagent.luks import active_slots
+
 pytestmark = pytest.mark.libvirt
 DOMAIN = """\
 <domain type='qemu'>
@@ -155,3 +157,45 @@ def test_what_is_running_is_left_alone(two: TwoHosts) -> None:
     assert done.code == 1, done.said
     assert "shut it down first" in done.said
     assert not (two.folder / "busy.ta.qcow2").exists()
+
+
+def rekey(two: TwoHosts, vm: str, *words: str):
+    return two.stage.agent("host-a", "vm", "rekey", vm, "--to", "2", *words)
+
+
+def test_a_new_key(two: TwoHosts) -> None:
+    """Old key, switch, new key, old slots erased, also by an agent that was killed; then it starts; never back."""
+    vm = "rolledvm"
+    disk = two.folder / f"{vm}.img"
+    disk.write_bytes(guest_image(f"tick of {vm}"))
+    defined(two, vm, disk)
+    done = protect(two, vm)
+    assert done.code == 0, done.said
+    two.ta("key", "roll", vm)
+    held = rekey(two, vm)
+    assert held.code == 0, held.said
+    assert f"ta key roll {vm} --to 2" in held.said
+    two.ta("key", "roll", vm, "--to", "2", "--yes")
+    two.kill_agent("host-a")
+    two.start_agent("host-a")
+    lost = rekey(two, vm, "--erase-others")
+    assert lost.code == 1, lost.said
+    assert "no older key is at hand" in lost.said
+    two.ta("key", "roll", vm, "--to", "1", "--yes")
+    assert rekey(two, vm).code == 0
+    two.ta("key", "roll", vm, "--to", "2", "--yes")
+    added = rekey(two, vm)
+    assert added.code == 0, added.said
+    assert "copies of the disks made before" in added.said
+    erased = rekey(two, vm, "--erase-others")
+    assert erased.code == 0, erased.said
+    assert len(active_slots(two.folder / f"{vm}.ta.qcow2")) == 1
+    starts(two, vm)
+    busy = rekey(two, vm)
+    assert busy.code == 1
+    assert "shut it down first" in busy.said
+    two.libvirt["host-a"].do("destroy", vm)
+    two.ta("key", "roll", vm, "--to", "1", "--yes")
+    older = rekey(two, vm)
+    assert older.code == 1, older.said
+    assert "GRANT_OLD_KEY_EPOCH" in older.said
