@@ -42,8 +42,7 @@ async def _disks(agent: Agent, request: Json) -> Json:
     desk = agent.desk
     if request["do"] == "vm-encrypt":
         source, target = Path(request["disk"]), Path(request["out"])
-        form = request.get("format", "")
-        return await DiskDesk(desk=desk).encrypt(request["vm"], source, target, form=form)
+        return await DiskDesk(desk=desk).encrypt(request["vm"], source, target)
     virsh, identity = _virsh(agent), agent.host.enrolled()
     if request["do"] == "vm-rekey":
         return await RekeyDesk(desk=desk, virsh=virsh, held=agent.passphrases).handle(request)

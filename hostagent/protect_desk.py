@@ -152,7 +152,7 @@ def _require_room(plan: Protection, request: Json) -> None:
             try:
                 require_alone(Path(disk.source), disk.format)
             except DiskNotAlone as failure:
-                raise _not_now(plan, str(failure)) from failure
+                raise _not_now(plan.domain, str(failure)) from failure
         if disk.state is DiskState.PLAIN and Path(disk.encrypted).exists():
             raise _not_now(plan.domain, f"{disk.encrypted} exists: remove what an earlier try left")
 

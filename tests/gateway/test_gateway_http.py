@@ -5,7 +5,7 @@ import asyncio
 import json
 import re
 import ssl
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -476,14 +476,29 @@ async def test_streams_are_counted(gateway: RunningGateway) -> None:
     """One caller has a few; one that hangs up makes room."""
     client = gateway.client()
     for _ in range(2):
-        opened = [client.stream("GET", "/v1/events") for _ in range(4)]
-        responses = [await each.__aenter__() for each in opened]
-        for each in responses:
-            await events_of(each, 1)
-        check(await client.get("/v1/events"), 429, "RATE_LIMITED")
-        for each in opened:
-            await each.__aexit__(None, None, None)
-        await asyncio.sleep(0.5)  # the next sign of life finds out
+        async with AsyncExitStack() as opened:
+            reading = [await begun_stream(opened, client) for _ in range(4)]
+            check(await client.get("/v1/events"), 429, "RATE_LIMITED")
+            assert len(reading) == 4
+
+
+async def begun_stream(opened: AsyncExitStack, client: httpx.AsyncClient) -> AsyncIterator[str]:
+    """A stream whose first event was read; whoever drops the iterator hangs up.
+
+    A caller that hung up before is noticed at the next sign of life, hence more than one try.
+    """
+    async with asyncio.timeout(20):
+        while True:
+            stream = client.stream("GET", "/v1/events")
+            response = await stream.__aenter__()
+            if response.status_code == 200:
+                opened.push_async_exit(stream)
+                lines = response.aiter_lines()
+                while await anext(lines):
+                    pass
+                return lines
+            await stream.__aexit__(None, None, None)
+            await asyncio.sleep(0.1)
 
 
 async def test_a_caller_that_hangs_up_at_once_makes_room(tmp_path: Path) -> None:
