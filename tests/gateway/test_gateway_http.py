@@ -5,6 +5,7 @@ import asyncio
 import json
 import re
 import ssl
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import ClassVar
