@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hostagent.channel import new_request_id
 from hostagent.control import Json, refusal
-from hostagent.disk_image import DiskNotAlone, require_alone
+from hostagent.disk_image import DiskNotAlone, require_alone, unfinished
 from hostagent.failure import CallFailed, Failure, FailureKind
 from hostagent.lease_model import Phase, Stopped
 from hostagent.libvirt_vms import disk_passphrase
@@ -65,7 +65,6 @@ def _encrypt(passphrase: bytes, source: Path, target: Path) -> None:
         kind = require_alone(source)
     except DiskNotAlone as failure:
         raise _failed(str(failure)) from failure
-    new = target.with_name(f".{target.name}.new")
     reading = os.memfd_create("passphrase")  # each try reads it from the start
     os.write(reading, passphrase)
     # 256 random bits need no stretching, and each start of the VM would wait for it
@@ -73,11 +72,11 @@ def _encrypt(passphrase: bytes, source: Path, target: Path) -> None:
     words = ("qemu-img", "convert", "-f", kind, "-O", "qcow2", "-o", options)
     secret = ("--object", f"secret,id=disk,file=/dev/fd/{reading}")
     try:
-        done = _convert((*words, *secret, str(source), str(new)), reading)
-        if done.returncode != 0:
-            new.unlink(missing_ok=True)
-            raise _failed(done.stderr.decode(errors="replace").strip())
-        new.rename(target)
+        with unfinished(target) as new:
+            done = _convert((*words, *secret, str(source), str(new)), reading)
+            if done.returncode != 0:
+                raise _failed(done.stderr.decode(errors="replace").strip())
+            new.rename(target)
     except (OSError, subprocess.TimeoutExpired) as failure:
         raise _failed(str(failure)) from failure
     finally:

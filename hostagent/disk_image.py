@@ -3,11 +3,15 @@
 Stage: I/O of the agent. Trusts qemu-img of this host, nothing in an image: who wrote it may have named
 files of the host in it (a backing file, a data file), or made a raw disk look like a format that can.
 QEMU runs as a user who can't read those, the agent as root. Guarantees that what is written again
-holds what is in the image's own file. Does not change anything.
+holds what is in the image's own file, and goes where nobody else can put a link first.
 """
 
 import json
+import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _FORMATS = frozenset({"raw", "qcow2"})
@@ -55,3 +59,16 @@ def _checked(info: dict[str, object], path: Path) -> str:
     if needs:
         raise DiskNotAlone(f"{path} needs {needs!r} besides: make one file of it first")
     return str(found)
+
+
+@contextmanager
+def unfinished(target: Path) -> Iterator[Path]:
+    """Where to write what becomes ``target``: beside it, in a folder that only we can change.
+
+    Raises OSError.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield folder / target.name
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hostagent.channel import new_request_id
 from hostagent.control import Json
-from hostagent.disk_image import DiskNotAlone, require_alone
+from hostagent.disk_image import DiskNotAlone, require_alone, unfinished
 from hostagent.domain import DefinitionInvalid, read_domain
 from hostagent.failure import CallFailed, Failure, FailureKind
 from hostagent.files import read_private
@@ -183,18 +183,14 @@ def _passphrase(path: object) -> bytes:
 def _write_again(disk: DiskPlan, new: bytes) -> None:
     """A plain disk beside itself, encrypted, and compared. Runs in the thread of the opened key."""
     target = Path(disk.encrypted)
-    unfinished = target.with_name(f".{target.name}.new")
-    unfinished.unlink(missing_ok=True)
     options = f"encrypt.format=luks,encrypt.key-secret=new,encrypt.{ITERATIONS}"
-    try:
-        words = ("-f", disk.format, "-O", "qcow2", "-o", options)
-        _qemu_img("convert", *words, disk.source, str(unfinished), new=new)
+    words = ("-f", disk.format, "-O", "qcow2", "-o", options)
+    with unfinished(target) as written:
+        _qemu_img("convert", *words, disk.source, str(written), new=new)
         plain = f"driver={disk.format},file.filename={escaped(disk.source)}"
-        _qemu_img("compare", "--image-opts", plain, luks_options(unfinished), new=new)
-        sync(unfinished)
-        unfinished.rename(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        _qemu_img("compare", "--image-opts", plain, luks_options(written), new=new)
+        sync(written)
+        written.rename(target)
 
 
 def _add_passphrase(disk: DiskPlan, old: bytes, new: bytes, *, erase: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hostagent import disk_desk, disk_image
-from hostagent.disk_image import DiskNotAlone, require_alone
+from hostagent.disk_image import DiskNotAlone, require_alone, unfinished
 from hostagent.failure import CallFailed
 
 SECRET = b"root:$y$j9T$secret-of-the-host:19000::::::\n" * 2000
@@ -86,3 +86,15 @@ def test_a_disk_that_is_not_there(tmp_path: Path) -> None:
     """Nothing is made of nothing."""
     with pytest.raises(DiskNotAlone):
         require_alone(tmp_path / "absent")
+
+
+def test_what_is_being_written_can_not_be_redirected(tmp_path: Path) -> None:
+    """T10: the place has a name that nobody guesses, in a folder that nobody else can write; nothing stays."""
+    target = tmp_path / "disk.qcow2"
+    with unfinished(target) as first, unfinished(target) as second:
+        assert first.parent != second.parent
+        assert first.parent.parent == tmp_path
+        assert first.parent.stat().st_mode & 0o777 == 0o700
+        first.write_bytes(b"written")
+        first.rename(target)
+    assert [each.name for each in tmp_path.iterdir()] == ["disk.qcow2"]

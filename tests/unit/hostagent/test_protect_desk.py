@@ -2,6 +2,7 @@
 
 import asyncio
 import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -250,7 +251,8 @@ def test_a_raw_disk_that_looks_like_another_is_read_as_raw(monkeypatch, tmp_path
 
     def record(command: str, *words: str, **_secrets: bytes) -> str:
         said.append((command, *words))
-        (tmp_path / ".web.ta.qcow2.new").touch()
+        if command == "convert":
+            Path(words[-1]).touch()
         return ""
 
     monkeypatch.setattr(protect_desk, "_qemu_img", record)
