@@ -85,7 +85,7 @@ class TpmDevice:
     def __init__(self, tcti: str) -> None:
         with reported(f"open TPM {tcti}"):
             self.esapi = ESAPI(tcti)
-            if not any(word in tcti for word in _RESOURCE_MANAGERS):
+            if not any(word in str(tcti) for word in _RESOURCE_MANAGERS):
                 self._make_room()
         self.lock = threading.RLock()
         """Held during each public operation of ``HostTpm``."""
