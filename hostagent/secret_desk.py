@@ -31,6 +31,7 @@ _MAX_LINE = 128
 _ASK_WITHIN_S = 5.0
 _SEND_WITHIN_S = 10.0
 _AT_ONCE = 8
+_AGAIN_S = 0.2
 _CRYPTSETUP = re.compile(rb"\0[0-9a-f]+/cryptsetup/(.+)", re.DOTALL)
 
 _log = structlog.get_logger("hostagent.secrets")
@@ -117,7 +118,13 @@ async def _serve(listener: socket.socket, desk: SecretDesk) -> None:
     try:
         while True:
             await slots.acquire()
-            connection, _ = await loop.sock_accept(listener)
+            try:
+                connection, _ = await loop.sock_accept(listener)
+            except OSError as failure:  # out of descriptors, for one: that passes
+                slots.release()
+                _log.warning("secret", action="refused", reason="BROKEN", detail=str(failure))
+                await asyncio.sleep(_AGAIN_S)
+                continue
             connection.setblocking(False)
             task = asyncio.create_task(answered(connection))
             tasks.add(task)
