@@ -242,6 +242,18 @@ class TestReports:
         assert len(await authority.log("order.progress")) == 11
         assert len(await authority.log("order.done")) == 1
 
+    async def test_a_source_that_goes_back_and_forth_fills_no_log(self, authority):
+        """T4: what a host says of its progress never goes back, so it is bounded in the audit log."""
+        orders, source, *_ = await running_vm(authority)
+        order = await place(orders)
+        record = await authority.record(source)
+        for percent in (90, 0, 90, 0, 90):
+            for phase in (OrderPhase.COPY, OrderPhase.OFFER):
+                shown = await orders.report(record, said(order, phase=phase, percent=percent))
+        assert len(await authority.log("order.begin")) == 1
+        assert len(await authority.log("order.progress")) == 0
+        assert (shown.phase, shown.percent) == (OrderPhase.COPY, 90)
+
     @pytest.mark.parametrize("ended", [OrderState.DONE, OrderState.FAILED])
     async def test_an_outcome_is_final(self, authority, ended):
         """A late report changes nothing."""

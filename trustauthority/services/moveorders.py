@@ -170,12 +170,20 @@ async def _require_movable(tx: Transaction, entry: VmEntry, target: HostRecord) 
         raise MoveRefused(f"{target.name}: {first.says}", rule=first.rule, why=first.reason)
 
 
+_STEPS = tuple(OrderPhase)
+
+
 async def _as_it_came_out(tx: Transaction, order: MoveOrder, report: OrderReport) -> OrderReport:
     """A source that lost sight of its move calls it failed; who owns the VM now says more."""
     vm = await tx.vms.get(order.vm_id)
     if report.state is OrderState.FAILED and vm is not None and vm.owner == order.destination:
         return replace(report, state=OrderState.DONE, phase=OrderPhase.RESUME, percent=100)
-    return report
+    # never back: each step is in the audit log once, however often a source says it
+    return replace(
+        report,
+        phase=max(order.phase, report.phase, key=_STEPS.index),
+        percent=max(order.percent, report.percent),
+    )
 
 
 async def _why_not_placed(tx: Transaction, order: MoveOrder) -> FailedPrecondition:
