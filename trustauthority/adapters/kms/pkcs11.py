@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -197,16 +198,22 @@ class Pkcs11Kms:
 
     def _ask(self, operation: Callable[[Any], Answer]) -> Answer:
         """Carry out an operation in the session; whatever goes wrong is KmsUnavailable."""
+        error = ours("was not asked").error(self._name)
         with self._module.lock:
-            try:
-                return operation(self._open())
-            except KmsUnavailable:
-                raise
-            except Exception as failure:  # noqa: BLE001  foreign text may quote data: none passes
-                trouble = _trouble(failure)
-                if trouble.outage:
-                    self._module.forget()
-                error = self._error(trouble)
+            for left in reversed(range(_TRIES)):
+                try:
+                    return operation(self._open())
+                except KmsUnavailable:
+                    raise
+                except Exception as failure:  # noqa: BLE001  foreign text may quote data: none passes
+                    trouble = _trouble(failure)
+                    if trouble.outage:
+                        self._module.forget()
+                    error = self._error(trouble)
+                    passing = isinstance(failure, _MAY_PASS)
+                if not (passing and left):
+                    break
+                time.sleep(_PAUSE_S)
         raise error  # outside, so that it does not carry the other one along
 
     def _open(self) -> Any:
@@ -292,6 +299,9 @@ _GUEST: Mapping[Attribute, object] = {
 }
 """A one-time key, for the time of its wrapping; it is ours and in the clear here anyway."""
 
+_MAY_PASS = (errors.GeneralError, errors.NoSuchToken, errors.TokenNotPresent)
+"""What a library that keeps tokens in files says to who reads them while somebody else writes."""
+_TRIES, _PAUSE_S = 3, 0.05
 _AT_ITS_END = TokenFlag.USER_PIN_FINAL_TRY | TokenFlag.USER_PIN_LOCKED
 _PIN_AT_ITS_END = Trouble(
     says="has its PIN locked or at the last try, so it is not tried: log in by hand, check the file",
