@@ -104,7 +104,7 @@ class Referee:
         took = time.monotonic() - self._began
         wrote = self._lines() - self._before
         assert self.looks > 2, "the referee saw nothing"
-        assert not self.doubles, self.doubles
+        assert not self.doubles, f"two ran: {self.doubles}"
         assert wrote <= took / TICK_S + _BURST, f"{wrote} lines in {took:.1f} s: two guests wrote"
 
     def _watch(self) -> None:
