@@ -5,55 +5,45 @@ as they are when the statement runs (a property test compares both for every tra
 is absent is bound as NULL, which equals nothing. What it does not do: run anything; see
 ``placement``. Source: design 3 ("decide with a write").
 
-Parameters: ``key_R`` is the primary key of record R, ``ask_F`` a field of the request, ``now`` the
-time of the decision, ``was_R_F`` what a column held when it was read, ``new_F`` what the first
-write assigns to column F.
+Parameters: those of ``conditions``; ``key_R`` is the primary key of record R, ``was_R_F`` what a
+column held when it was read, ``new_F`` what the first write assigns to column F.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, assert_never
 
 from sqlalchemy import (
     ColumnElement,
     Executable,
     Insert,
-    Integer,
     Select,
-    String,
     Table,
     Update,
     and_,
     bindparam,
-    case,
-    false,
     func,
     insert,
     literal,
-    null,
-    or_,
     select,
     true,
     update,
 )
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import FunctionElement
 
 from trustauthority.adapters.sql import key_tables, tables
+from trustauthority.adapters.sql.conditions import condition, plain
 from trustauthority.placement.condition import (
     Absent,
     AllOf,
     AnyOf,
     Asked,
     Compare,
-    Comparison,
     Condition,
     Field,
-    Hour,
     Largest,
     Listed,
-    Literal,
-    Now,
+    Rule,
     Scene,
     Smallest,
     Sum,
@@ -72,24 +62,6 @@ from trustauthority.placement.transitions import (
     SWITCH_REPLAY,
     TRANSITIONS,
 )
-
-
-class _Position(FunctionElement[int]):
-    """Where a text begins in another one, counted from 1; 0 when it is not in it."""
-
-    type = Integer()
-    inherit_cache = True
-
-
-@compiles(_Position)
-def _instr(element: _Position, compiler: Any, **how: Any) -> str:
-    return f"instr({compiler.process(element.clauses, **how)})"
-
-
-@compiles(_Position, "postgresql")
-def _strpos(element: _Position, compiler: Any, **how: Any) -> str:
-    return f"strpos({compiler.process(element.clauses, **how)})"
-
 
 NEW_GRANTS_WINDOW_MS = 3_600_000
 """The window in which ``new_grants`` counts: one hour."""
@@ -165,11 +137,6 @@ class Decision:
         return {name: value for name, value in bound.items() if name in self.names}
 
 
-def plain(value: Any) -> Any:
-    """A value as the driver takes it: enumerations by their text."""
-    return str(value) if isinstance(value, str) else value
-
-
 def values_of(write: Write, scene: Scene) -> dict[str, Any]:
     """What a write assigns, by column."""
     return {name: plain(value_of(term, scene)) for name, term in write.values}
@@ -185,11 +152,12 @@ def _compile(transition: Transition) -> Decision:
     own = first.record if first is not None and first.kind is WriteKind.UPDATE else None
     read = {f for w in transition.writes for f in _read_by(w)}
     was = sorted(read | _CHOSEN_BY.get(transition.name, frozenset()), key=str)
-    asked = {a for rule in transition.rules for a in _asked_in(rule.condition)}
+    asked = {a for rule in transition.rules for a in _asked_in(rule)}
+    column = partial(_field, own=own)
     where = and_(
         true() if transition in _WHILE_HALTED else _NOT_HALTED,
-        *(_condition(rule.condition, own) for rule in transition.rules),
-        *(_field(f, own).is_not_distinct_from(_was(f)) for f in was),
+        *(condition(rule.condition, column) for rule in transition.rules),
+        *(column(f).is_not_distinct_from(_was(f)) for f in was),
     )
     statement = _statement(first, where)
     return Decision(
@@ -218,49 +186,6 @@ def _statement(first: Write | None, where: ColumnElement[bool]) -> Select[Any] |
     return insert(table).from_select([*values], select(*values.values()).where(where))
 
 
-def _condition(condition: Condition, own: str | None) -> ColumnElement[bool]:
-    match condition:
-        case Compare(left, comparison, right):
-            return _compare(_term(left, own), comparison, _term(right, own))
-        case Absent(term):
-            return _term(term, own).is_(None)
-        case Listed(item, names):
-            wanted = literal(",") + _term(item, own) + literal(",")
-            return _Position(_term(names, own), wanted) > 0
-        case AllOf(conditions):
-            return and_(true(), *(_condition(each, own) for each in conditions))
-        case AnyOf(conditions):
-            return or_(false(), *(_condition(each, own) for each in conditions))
-        case _:
-            assert_never(condition)
-
-
-def _term(term: Term, own: str | None) -> ColumnElement[Any]:
-    match term:
-        case Field():
-            return _field(term, own)
-        case Asked(name):
-            return bindparam(f"ask_{name}")
-        case Now() | Hour():
-            by_hour = isinstance(term, Hour)
-            return bindparam("hour", type_=String()) if by_hour else bindparam("now")
-        case Literal(value):
-            if value is None:
-                raise TypeError("nothing compares with NULL; say Absent")
-            return literal(plain(value))
-        case Sum(terms):
-            total, *others = [_term(each, own) for each in terms]
-            for other in others:
-                total = total + other
-            return total
-        case Largest(left, right) | Smallest(left, right):
-            one, two = _term(left, own), _term(right, own)
-            least, most = (one, two) if isinstance(term, Smallest) else (two, one)
-            return case((one >= two, most), (two > one, least), else_=null())
-        case _:
-            assert_never(term)
-
-
 def _field(field: Field, own: str | None) -> ColumnElement[Any]:
     """A column: of the row that is being written, or of another one by a scalar subquery."""
     if (field.record, field.name) == ("host", "live_grants"):
@@ -284,22 +209,6 @@ def _key(table: Table) -> Any:
     return next(iter(table.primary_key))
 
 
-def _compare(
-    left: ColumnElement[Any], comparison: Comparison, right: ColumnElement[Any]
-) -> ColumnElement[bool]:
-    match comparison:
-        case Comparison.EQUAL:
-            return left == right
-        case Comparison.NOT_EQUAL:
-            return left != right
-        case Comparison.LESS:
-            return left < right
-        case Comparison.AT_MOST:
-            return left <= right
-        case _:
-            assert_never(comparison)
-
-
 # --- what a transition looks at ----------------------------------------------------------------
 
 
@@ -309,12 +218,12 @@ def _read_by(write: Write) -> Iterator[Field]:
     yield from (leaf for leaf in terms if isinstance(leaf, Field))
 
 
-def _asked_in(condition: Condition) -> Iterator[str]:
-    yield from (leaf.name for leaf in _leaves_in(condition) if isinstance(leaf, Asked))
+def _asked_in(rule: Rule) -> Iterator[str]:
+    yield from (leaf.name for leaf in _leaves_in(rule.condition) if isinstance(leaf, Asked))
 
 
-def _leaves_in(condition: Condition) -> Iterator[Term]:
-    match condition:
+def _leaves_in(asked: Condition) -> Iterator[Term]:
+    match asked:
         case Compare(left, _, right):
             yield from _leaves(left)
             yield from _leaves(right)
@@ -327,7 +236,7 @@ def _leaves_in(condition: Condition) -> Iterator[Term]:
             for each in conditions:
                 yield from _leaves_in(each)
         case _:
-            assert_never(condition)
+            assert_never(asked)
 
 
 def _leaves(term: Term) -> Iterator[Term]:
