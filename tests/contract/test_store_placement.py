@@ -2,9 +2,10 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ from support.placement_scenarios import (
     SWITCH_A,
     Change,
     after,
+    edges,
     requests,
 )
 from support.stores import ENGINES
@@ -65,6 +67,8 @@ from trustauthority.model.identifiers import HostId, RequestId, VmId
 from trustauthority.model.placement import PlacementState
 from trustauthority.model.requests import GrantRequest, Request, RevokeRequest
 from trustauthority.placement.authority import Accepted, Refused
+from trustauthority.placement.condition import Scene, holds
+from trustauthority.placement.decide import ADVICE, PlacementQuestion, advise, place
 from trustauthority.placement.transitions import TRANSITIONS
 
 Spoil = Callable[[SqlPlacement], Awaitable[None]]
@@ -175,6 +179,54 @@ def test_advice_looks_at_the_rows_of_a_decision(bench: Bench, database, data) ->
     for (vm, host), state in zip(questions, bench.runner.run(look()), strict=True):
         asked = GrantRequest(request_id=RequestId(""), vm_id=vm, host_id=host)
         assert state == state_of(database, asked, NOW_MS)
+
+
+NOBODY = (HostId("h-nobody"), HostId("name-nobody"), HostId('"], 1, ['))
+
+
+def agree_on_advice(
+    bench: Bench, database: Database, questions: Sequence[tuple[VmId, HostId]]
+) -> None:
+    """The database and the pure rules say the same of every question, asked all at once."""
+
+    async def weigh() -> Any:
+        await bench.connection.run_sync(fill, database)
+        naming = update(tables.host).values(reserved_name="name-" + tables.host.c.host_id)
+        await bench.connection.execute(naming)
+        return await SqlPlacement(bench.connection, NOW_MS).weigh(questions, ADVICE)
+
+    found = bench.runner.run(weigh())
+    answers = advise(questions, found)
+    for (vm, named), each, told in zip(questions, found, answers, strict=True):
+        host = HostId(named.removeprefix("name-"))
+        asked = GrantRequest(request_id=RequestId(""), vm_id=vm, host_id=host)
+        state = state_of(database, asked, NOW_MS)
+        assert each.host_id == (None if state.host is None else host)
+        assert each.vm_known == (state.vm is not None)
+        if state.host is None or state.vm is None:
+            assert (told.allowed, [unmet.reason for unmet in told.unmet]) == (False, ["NOT_FOUND"])
+            continue
+        scene = Scene(state=state, request=asked, now_ms=NOW_MS)
+        held = [bool(each.holds >> place & 1) for place in range(len(ADVICE))]
+        assert held == [holds(condition, scene) for condition in ADVICE]
+        assert told == place(PlacementQuestion(vm_id=vm, host_id=host), state, NOW_MS)
+
+
+@bounded
+@given(DATABASES, st.data())
+def test_advice_of_the_database_is_that_of_the_pure_rules(bench: Bench, database, data) -> None:
+    """However many are asked at once, each answer is what its own grant would be told (N47)."""
+    named = [HostId(f"name-{host}") for host in database.hosts]
+    known = ([VM, *database.vms, VmId("nothing")], [*database.hosts, *named, *NOBODY])
+    questions = data.draw(st.lists(st.tuples(*map(st.sampled_from, known)), min_size=1, max_size=9))
+    agree_on_advice(bench, database, questions)
+
+
+@pytest.mark.parametrize("edge", edges())
+def test_advice_at_the_edge(bench: Bench, edge) -> None:
+    """One row or one millisecond more, and both say so alike (N47)."""
+    database = edges()[edge]
+    agree_on_advice(bench, database, list(product(database.vms, database.hosts)))
 
 
 # --- agreement -----------------------------------------------------------------------------------

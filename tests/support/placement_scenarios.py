@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from support.placement_database import (
     BOOT,
     CLUSTER,
+    HOUR_MS,
     NOW_MS,
     OTHER_BOOT,
     OTHER_CLUSTER,
@@ -128,6 +129,59 @@ def _limited(start: Database) -> Database:
     )
     vm = replace(start.vms[VM], policy_version=2)
     return replace(start, policies={VM: policy}, vms={**start.vms, VM: vm})
+
+
+def _intents(*expire_ms: int, used: int | None = None) -> Database:
+    """Several intents of one VM and host, one of them used."""
+    made = {}
+    for place, at in enumerate(expire_ms):
+        key = name(f"intent-{place}")
+        used_by = R1 if place == used else None
+        made[key] = Intent(intent_id=key, vm_id=VM, destination=B, expires_ms=at, used_by=used_by)
+    return replace(good(), intents=made)
+
+
+def _intents_of_others() -> Database:
+    """Newer intents that place the VM elsewhere, and another VM here."""
+    own = _intents(NOW_MS + 1).intents[name("intent-0")]
+    elsewhere = replace(own, intent_id=name("intent-1"), destination=A, expires_ms=NOW_MS + 9)
+    another = replace(own, intent_id=name("intent-2"), vm_id=OTHER_VM, expires_ms=NOW_MS + 9)
+    free = replace(good().vms[VM], last_owner=None)
+    intents = {each.intent_id: each for each in (own, elsewhere, another)}
+    return replace(good(), intents=intents, vms={**good().vms, VM: free})
+
+
+def _capped(base: Database, *, authorised_ms: int = NOW_MS, **caps: int) -> Database:
+    clusters = {key: replace(row, **caps) for key, row in base.clusters.items()}
+    return replace(base, clusters=clusters, authorised_ms=dict.fromkeys(base.grants, authorised_ms))
+
+
+def edges() -> dict[str, Database]:
+    """Databases where one row more or less, or a millisecond, makes another answer."""
+    granted = after(GRANT_A)
+    soon, later, gone = NOW_MS + 1, NOW_MS + 60_000, NOW_MS
+    return {
+        "host-owns-one": _capped(good(), live_grants_cap=1),
+        "host-owns-both": _capped(granted, live_grants_cap=1),
+        "host-owns-both-of-two": _capped(granted, live_grants_cap=2),
+        "asked-an-hour-ago": _capped(granted, authorised_ms=NOW_MS - HOUR_MS, new_grants_cap=1),
+        "asked-within-the-hour": _capped(
+            granted, authorised_ms=NOW_MS - HOUR_MS + 1, new_grants_cap=1
+        ),
+        "intent-stands-for-a-moment": _intents(soon),
+        "intent-expired-now": _intents(gone),
+        "newer-intent-stands": _intents(gone, soon),
+        "older-row-stands": _intents(soon, gone),
+        "newest-intent-used": _intents(soon, later, used=1),
+        "only-intent-used": _intents(later, used=0),
+        "newer-intents-of-others": _intents_of_others(),
+        "lease-unlimited": replace(
+            good(), vms={VM: replace(good().vms[VM], lease_ms=UNLIMITED_MS)}
+        ),
+        "lease-almost-unlimited": replace(
+            good(), vms={VM: replace(good().vms[VM], lease_ms=UNLIMITED_MS - 1)}
+        ),
+    }
 
 
 SCENARIOS: dict[str, Database] = {

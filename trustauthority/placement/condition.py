@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, assert_never
+from typing import Any, NamedTuple, assert_never
 
 from trustauthority.errors import TrustAuthorityError
+from trustauthority.model.identifiers import HostId
 from trustauthority.model.placement import PlacementState
 from trustauthority.model.requests import Request
 
@@ -192,6 +193,16 @@ class Scene:
 
 Reading = Callable[[Scene], Value]
 Predicate = Callable[[Scene], bool]
+
+
+class Weighed(NamedTuple):
+    """What the store found about one (VM, host)."""
+
+    host_id: HostId | None
+    """None when there is no such host."""
+    vm_known: bool
+    holds: int
+    """Bit i: the i-th condition that was asked about holds."""
 
 
 def value_of(term: Term, scene: Scene) -> Value:

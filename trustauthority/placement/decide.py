@@ -6,18 +6,41 @@ host or the VM fails. What it does not do: authorise; only the conditional write
 Source: design 6.5 ("advice"), promises N47.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from trustauthority.model.identifiers import HostId, RequestId, VmId
-from trustauthority.model.placement import PlacementState
+from trustauthority.model.placement import UNLIMITED_MS, PlacementState
 from trustauthority.model.requests import GrantRequest
 from trustauthority.placement import rules
-from trustauthority.placement.condition import Rule, Scene, predicate
+from trustauthority.placement.condition import (
+    Condition,
+    Field,
+    Literal,
+    Rule,
+    Scene,
+    Weighed,
+    predicate,
+)
 from trustauthority.placement.transitions import GRANT
 
 STEPS = (rules.REASON, rules.CLEAR_OF_OTHERS)
 """Rules that a scheduler can make true itself: write an intent; have the owner give back or move."""
-_ASKED = tuple((rule, predicate(rule.condition)) for rule in GRANT.rules)
+_WARNINGS = (
+    (
+        "the VM's lease is unlimited: a revoked host keeps running it",
+        rules.reached(Literal(UNLIMITED_MS), Field("vm", "lease_ms")),
+    ),
+    ("the VM's policy lets every host of its cluster start it", rules.ANY_HOST),
+)
+ADVICE: tuple[Condition, ...] = (
+    *(rule.condition for rule in GRANT.rules),
+    *(condition for _, condition in _WARNINGS),
+)
+"""What is asked of the rows, in the order of the bits of ``Weighed.holds``."""
+_ASKED = tuple(map(predicate, ADVICE))
+_SAME_ROWS = GRANT.rules.index(rules.VM_OF_CLUSTER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,21 +89,33 @@ def place(question: PlacementQuestion, state: PlacementState, now_ms: int) -> Mo
         return MoveDecision(question=question, allowed=False, unmet=(crashed,))
 
 
+def advise(asked: Sequence[tuple[str, str]], found: Sequence[Weighed]) -> Sequence[MoveDecision]:
+    """Answer many (VM, host id or name) from what the store found about ``ADVICE``."""
+    return [_told(vm, host, each) for (vm, host), each in zip(asked, found, strict=True)]
+
+
+def _told(vm: str, host: str, found: Weighed) -> MoveDecision:
+    """Answer one; with one plain reason where it is about something that does not exist."""
+    known = PlacementQuestion(vm_id=VmId(vm), host_id=found.host_id or HostId(host))
+    if found.host_id is None:
+        return _about_nothing(known, "host-known", f"there is no host {host}")
+    if not found.vm_known:
+        return _about_nothing(known, "vm-known", f"there is no VM {vm}")
+    return _decision(known, found.holds)
+
+
+def _about_nothing(question: PlacementQuestion, rule: str, says: str) -> MoveDecision:
+    unknown = Unmet(rule=rule, reason="NOT_FOUND", says=says)
+    return MoveDecision(question=question, allowed=False, unmet=(unknown,))
+
+
 def _answer(question: PlacementQuestion, state: PlacementState, now_ms: int) -> MoveDecision:
     request = GrantRequest(request_id=RequestId(""), vm_id=question.vm_id, host_id=question.host_id)
     scene = Scene(state=state, request=request, now_ms=now_ms)
-    failed = [rule for rule, holds in _ASKED if not holds(scene)]
-    unmet = tuple(_unmet(rule) for rule in failed if rule not in STEPS)
-    rows_match = _rows_match(question, state)
-    if not rows_match:
-        unmet = (*unmet, _unmet(rules.VM_OF_CLUSTER))
-    return MoveDecision(
-        question=question,
-        allowed=not unmet,
-        unmet=unmet,
-        steps=tuple(_unmet(rule) for rule in failed if rule in STEPS),
-        warnings=_warnings(state),
-    )
+    holds = sum(1 << place for place, asks in enumerate(_ASKED) if asks(scene))
+    if not _rows_match(question, state):
+        holds &= ~(1 << _SAME_ROWS)
+    return _decision(question, holds)
 
 
 def _rows_match(question: PlacementQuestion, state: PlacementState) -> bool:
@@ -89,16 +124,24 @@ def _rows_match(question: PlacementQuestion, state: PlacementState) -> bool:
     return vm_matches and (state.host is None or state.host.host_id == question.host_id)
 
 
+def _decision(question: PlacementQuestion, holds: int) -> MoveDecision:
+    unmet, steps, warnings = _meaning(holds)
+    return MoveDecision(
+        question=question, allowed=not unmet, unmet=unmet, steps=steps, warnings=warnings
+    )
+
+
+@lru_cache(maxsize=4096)
+def _meaning(holds: int) -> tuple[tuple[Unmet, ...], tuple[Unmet, ...], tuple[str, ...]]:
+    """What stands in the way, what remains to be done, and the warnings: many hosts share them."""
+    failed = [rule for place, rule in enumerate(GRANT.rules) if not holds >> place & 1]
+    warned = holds >> len(GRANT.rules)
+    return (
+        tuple(_unmet(rule) for rule in failed if rule not in STEPS),
+        tuple(_unmet(rule) for rule in failed if rule in STEPS),
+        tuple(says for place, (says, _) in enumerate(_WARNINGS) if warned >> place & 1),
+    )
+
+
 def _unmet(rule: Rule) -> Unmet:
     return Unmet(rule=rule.name, reason=rule.error.reason, says=rule.says)
-
-
-def _warnings(state: PlacementState) -> tuple[str, ...]:
-    if state.vm is None:
-        return ()
-    found = []
-    if state.vm.terms.is_unlimited:
-        found.append("the VM's lease is unlimited: a revoked host keeps running it")
-    if state.vm.any_host_of_cluster:
-        found.append("the VM's policy lets every host of its cluster start it")
-    return tuple(found)

@@ -16,7 +16,7 @@ from trustauthority.model.placement import AuthorityRecord, Move, PlacementState
 from trustauthority.model.requests import Request
 from trustauthority.model.retention import KeptVerdict
 from trustauthority.model.vm import IntentEntry, VmEntry
-from trustauthority.placement.condition import Rule
+from trustauthority.placement.condition import Condition, Rule, Weighed
 from trustauthority.ports.catalogue import Baselines, Catalogue, Inventory, TrustLists
 from trustauthority.ports.keyroom import EscrowRoom, KeyRoom
 from trustauthority.ports.keys import (
@@ -170,6 +170,11 @@ class Placement(Protocol):
 
     async def look(self, questions: Sequence[tuple[str, str]]) -> Sequence[PlacementState]:
         """Read what decisions about these (VM, host id or name) look at; None where unknown. Advice."""
+
+    async def weigh(
+        self, questions: Sequence[tuple[str, str]], conditions: tuple[Condition, ...]
+    ) -> Sequence[Weighed]:
+        """Say which conditions hold for each (VM, host id or name); none asks the request. Advice."""
 
     async def move(self, move_id: RequestId) -> Move | None:
         """Read one move: its recorded outcome."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from trustauthority.errors import AlreadyExists, InvalidRequest, NotFound
 from trustauthority.model.audit import AuditEvent
 from trustauthority.model.host import Admission, HostRecord
-from trustauthority.model.identifiers import ClusterId, HostId, RequestId, VmId, is_name
+from trustauthority.model.identifiers import ClusterId, RequestId, VmId, is_name
 from trustauthority.model.placement import (
     UNLIMITED_MS,
     LeaseClass,
@@ -20,7 +20,7 @@ from trustauthority.model.requests import AbortRequest, OfferRequest, SwitchRequ
 from trustauthority.model.vm import IntentEntry, VmEntry
 from trustauthority.placement.authority import refusal
 from trustauthority.placement.candidates import Candidate, rank
-from trustauthority.placement.decide import MoveDecision, PlacementQuestion, Unmet, place
+from trustauthority.placement.decide import ADVICE, MoveDecision, PlacementQuestion, advise, place
 from trustauthority.ports import Store, Transaction
 from trustauthority.services.decisions import audit_decision
 from trustauthority.services.hosts import find_host
@@ -114,12 +114,8 @@ class PlacementService:
         if not 0 < len(candidates) <= MAX_CANDIDATES:
             raise InvalidRequest(f"1 to {MAX_CANDIDATES} candidates", field="candidates")
         async with self._store.snapshot() as tx:
-            states = await tx.placement.look(candidates)
-            now_ms = tx.now_ms
-        return [
-            _advise(vm, host, state, now_ms)
-            for (vm, host), state in zip(candidates, states, strict=True)
-        ]
+            found = await tx.placement.weigh(candidates, ADVICE)
+        return advise(candidates, found)
 
     async def candidates(self, vm: str) -> Sequence[Candidate]:
         """Rank the hosts of the VM's cluster for it; advice, never a grant."""
@@ -133,7 +129,9 @@ class PlacementService:
             Candidate(
                 name=host.name,
                 state=state,
-                decision=_advise(vm, host.host_id, state, now_ms),
+                decision=place(
+                    PlacementQuestion(vm_id=entry.vm_id, host_id=host.host_id), state, now_ms
+                ),
             )
             for host, state in zip(hosts, states, strict=True)
         )
@@ -225,18 +223,6 @@ class PlacementService:
         if failed:
             raise refusal(failed)
         return state
-
-
-def _advise(vm: str, host: str, state: PlacementState, now_ms: int) -> MoveDecision:
-    """Answer one question; one plain reason where it is about something that does not exist."""
-    host_id = HostId(host) if state.host is None else state.host.host_id
-    question = PlacementQuestion(vm_id=VmId(vm), host_id=host_id)
-    if state.host is None or state.vm is None:
-        rule, what = ("host-known", "host") if state.host is None else ("vm-known", "VM")
-        says = f"there is no {what} {host if state.host is None else vm}"
-        unknown = Unmet(rule=rule, reason="NOT_FOUND", says=says)
-        return MoveDecision(question=question, allowed=False, unmet=(unknown,))
-    return place(question, state, now_ms)
 
 
 async def find_vm(tx: Transaction, vm: str) -> VmEntry:

@@ -8,7 +8,9 @@ from support.placement_rows import CLUSTER, NOW, VM, A, B, ask, host, intent, ow
 from trustauthority.model.placement import UNLIMITED_MS, ClusterRecord
 from trustauthority.placement import authority
 from trustauthority.placement.authority import Accepted
-from trustauthority.placement.decide import PlacementQuestion, place
+from trustauthority.placement.condition import Weighed
+from trustauthority.placement.decide import STEPS, PlacementQuestion, advise, place
+from trustauthority.placement.transitions import GRANT
 
 
 def question(host_id=A):
@@ -78,6 +80,24 @@ class TestPlace:
         advice = place(question(rows.host.host_id), rows, NOW)
         _, outcome = authority.grant(rows, ask(rows.host.host_id), NOW)
         assert advice.grantable_now == isinstance(outcome, Accepted)
+
+    @pytest.mark.parametrize("rule", [rule.name for rule in GRANT.rules])
+    def test_a_bit_that_is_not_set_is_a_no_or_a_step(self, rule) -> None:
+        """Each rule that the store did not find to hold is told, and nothing else (N47)."""
+        names = [each.name for each in GRANT.rules]
+        held = sum(1 << place for place, name in enumerate(names) if name != rule)
+        (told,) = advise([(VM, A)], [Weighed(host_id=A, vm_known=True, holds=held)])
+        assert [each.rule for each in (*told.unmet, *told.steps)] == [rule]
+        assert not told.grantable_now
+        assert told.allowed == (rule in {step.name for step in STEPS})
+
+    def test_nothing_found_is_a_no(self) -> None:
+        """An answer without a bit names every rule; one fewer than asked is no answer at all."""
+        (told,) = advise([(VM, A)], [Weighed(host_id=A, vm_known=True, holds=0)])
+        assert len(told.unmet) + len(told.steps) == len(GRANT.rules)
+        assert not told.allowed
+        with pytest.raises(ValueError, match="zip"):
+            advise([(VM, A), (VM, B)], [Weighed(host_id=A, vm_known=True, holds=0)])
 
     def test_yes_then_revoked(self) -> None:
         """The check says yes, the host is revoked before it starts: no key (N47)."""

@@ -32,6 +32,7 @@ from trustauthority.placement.condition import (
     fields_of,
     holds,
 )
+from trustauthority.placement.decide import ADVICE
 from trustauthority.placement.transitions import TRANSITIONS
 
 RECORDS = {
@@ -155,6 +156,13 @@ class TestTables:
         share = next(each for each in TRANSITIONS if each.name == "share")
         assert rules.VM_SHARED in share.rules
         assert {write.record for write in share.writes} == {"grant", "intent"}
+
+    def test_asks_only_about_rows(self) -> None:
+        """Advice has no request: a condition on one would never hold, or hold for another's."""
+        found = [term for condition in ADVICE for term in terms(condition)]
+        assert not [term for term in found if isinstance(term, Asked)]
+        looked_at = {term.record for term in found if isinstance(term, Field)}
+        assert looked_at == {"authority", "cluster", "host", "vm", "intent", "policy"}
 
     def test_audit_actions(self) -> None:
         """Every decision has an audit action (I-D)."""

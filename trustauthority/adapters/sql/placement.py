@@ -24,6 +24,7 @@ from trustauthority.adapters.sql.compile import (
 )
 from trustauthority.adapters.sql.looks import Looks
 from trustauthority.adapters.sql.rows import record
+from trustauthority.adapters.sql.weigh import weigh
 from trustauthority.errors import Conflict, RollbackDetected
 from trustauthority.model.identifiers import HostId, RequestId, VmId
 from trustauthority.model.lease import OnLeaseLoss
@@ -58,9 +59,11 @@ from trustauthority.model.requests import (
 from trustauthority.placement.authority import transition_for, why_not
 from trustauthority.placement.condition import (
     AllOf,
+    Condition,
     Rule,
     Scene,
     Transition,
+    Weighed,
     Write,
     WriteKind,
     holds,
@@ -113,6 +116,12 @@ class SqlPlacement:
     async def look(self, questions: Sequence[tuple[str, str]]) -> Sequence[PlacementState]:
         """Read the rows that decisions about these (VM, host id or name) would look at."""
         return await Looks(self._connection, self._now_ms).answer(questions)
+
+    async def weigh(
+        self, questions: Sequence[tuple[str, str]], conditions: tuple[Condition, ...]
+    ) -> Sequence[Weighed]:
+        """Say which conditions hold for each (VM, host id or name)."""
+        return await weigh(self._connection, questions, conditions, now_ms=self._now_ms)
 
     async def move(self, move_id: RequestId) -> Move | None:
         """Read one move: its recorded outcome."""
