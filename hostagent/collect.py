@@ -93,6 +93,8 @@ class Attestor:
         self._logs = logs
         self._clock_ms = clock_ms
         self._next: Round | None = None
+        self.challenged_at_ms: int | None = None
+        """When the challenge of the newest quote that was judged was asked for, by our clock."""
 
     async def attest(
         self, link: AuthorityLink, *, timeout_ms: int, fresh: bool = False
@@ -118,6 +120,7 @@ class Attestor:
         reply = await link.answer(
             link.attestation.Attest(stream, timeout=timeout_ms / 1000, metadata=link.metadata())
         )
+        self.challenged_at_ms = kept.asked_at_ms
         self._next = Round(
             challenge=reply.next_challenge,
             asked_at_ms=sent_at_ms,

@@ -92,8 +92,6 @@ class Agent:
     _attestor: Attestor = field(init=False)
     _attesting: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Evidence goes one by one: the authority takes only what is newer than the last."""
-    _quoted_ms: int | None = None
-    """When the newest quote that was judged was made, by the agent's clock."""
     _checkpoints: CheckpointMemory | None = None
     _link: AuthorityLink | None = None
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -268,9 +266,7 @@ class Agent:
         """Run one attestation. Raises CallFailed, OSError."""
         timeout_ms = self.host.settings.intervals.attest_timeout_ms
         async with self._attesting:
-            quoted_ms = self.clock_ms()
             reply = await self._attestor.attest(self._linked(), timeout_ms=timeout_ms, fresh=fresh)
-            self._quoted_ms = quoted_ms
         self.verdict = reply.verdict
         passed = reply.verdict.standing == STANDING_PASSED
         renewed = None
@@ -328,8 +324,9 @@ class Agent:
         """
         timeout_s = self.host.settings.intervals.call_timeout_ms / 1000
         asks_for_key = asked.operation in _FOR_KEYS
-        if asks_for_key and not self._quoted_lately():
-            # a key is bound to the TPM clock of a recent quote; who is not trusted is told so below
+        if asks_for_key and not self._challenged_lately():
+            # a key is bound to the TPM clock of a recent quote, and the age of evidence counts from
+            # its challenge; who is not trusted is told so below
             with contextlib.suppress(CallFailed):
                 await self.attest_once(fresh=True)
         answered = await send(self._linked(), vm_id, asked, timeout_s)
@@ -338,8 +335,9 @@ class Agent:
             answered = await send(self._linked(), vm_id, asked, timeout_s)
         return answered
 
-    def _quoted_lately(self) -> bool:
-        return self._quoted_ms is not None and self.clock_ms() - self._quoted_ms < _QUOTE_LASTS_MS
+    def _challenged_lately(self) -> bool:
+        challenged_ms = self._attestor.challenged_at_ms
+        return challenged_ms is not None and self.clock_ms() - challenged_ms < _QUOTE_LASTS_MS
 
     def _noted(self, failure: Failure) -> None:
         """A failure of a VM's call says something about the host too."""

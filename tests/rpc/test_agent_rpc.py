@@ -385,6 +385,20 @@ class TestKeys:
         assert answer["reason"] == "NOT_NOW"
         assert len(authority.asked_for("RequestKey")) == 1
 
+    async def test_a_key_is_asked_for_with_a_fresh_challenge(self, world, authority):
+        """The age of evidence counts from its challenge: a new quote to an old one is old evidence."""
+        authority.again_ms, skipped = 45_000, [0]
+        async with Running(world.agent(lambda: boottime() + skipped[0])) as agent:
+            await self.ready(agent)
+            skipped[0] = 45_000
+            await until(lambda: len(authority.evidence) == 2)
+            assert authority.evidence[1]["quote"].challenge.startswith(b"next-")
+            await handle(agent, {"do": "key-request", "vm": "vm-1"})
+            assert authority.evidence[2]["quote"].challenge.startswith(b"challenge-")
+            await handle(agent, {"do": "key-give-back", "vm": "vm-1"})
+            await handle(agent, {"do": "key-request", "vm": "vm-1"})
+        assert len(authority.evidence) == 3
+
     async def test_a_refusal_has_the_authoritys_reason(self, world, authority):
         """KEY_NOT_PERMITTED is an answer: exit status 1, nothing held."""
         authority.trouble["RequestKey"].append(

@@ -107,6 +107,21 @@ class TestRelease:
         await authority.attest(host)
         assert authority.open(host, await authority.request(host)) == authority.vm_key()
 
+    async def test_a_quote_that_was_held_back_is_as_old_as_its_challenge(self, authority):
+        """The arrival of evidence says nothing about when the host quoted: it may have changed since."""
+        (host,) = await authority.trusted("esx-1")
+        await authority.add_vm(any_host=True)
+        await put(authority, document(1, maxEvidenceAgeMs=5_000))
+        rode_along = (await authority.attest(host)).invitation
+        held_back = host.evidence(rode_along)
+        authority.pass_ms(5_001, host)
+        late = await authority.attestation.attest(await authority.record(host), held_back)
+        assert late.verdict.passed
+        with pytest.raises(QuoteTooOld):
+            await authority.request(host)
+        await authority.attest(host)
+        assert authority.open(host, await authority.request(host)) == authority.vm_key()
+
     async def test_narrowed_while_the_kms_answers(self, authority):
         """N90 for policies: transaction 2 asks again."""
         (host,) = await authority.trusted("esx-1")

@@ -45,7 +45,7 @@ def host(host_id: HostId = A, **changes: Any) -> HostStanding:
         verdict_trust_epoch=4,
         verdict_policy_epoch=7,
         verdict_global_epoch=2,
-        attested_at_ms=NOW - 1_000,
+        challenged_at_ms=NOW - 1_000,
         attested_until_ms=NOW + 100_000,
         boot=BOOT,
     )

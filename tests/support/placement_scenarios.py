@@ -109,7 +109,7 @@ def _shared() -> Database:
 def _failed_with_glass() -> Database:
     """Host A's newest verdict is FAILED under an older policy, and a break-glass is open for it."""
     free = good()
-    failed = replace(free.hosts[A], attested_until_ms=0, attested_at_ms=0, verdict_policy_epoch=6)
+    failed = replace(free.hosts[A], attested_until_ms=0, verdict_policy_epoch=6)
     glass = BreakGlass(glass_id=G1, vm_id=VM, host_id=A, expires_ms=NOW_MS + 2_000)
     return replace(free, hosts={**free.hosts, A: failed}, glasses={G1: glass})
 

@@ -150,7 +150,7 @@ def verdict(now_ms: int, **changes: Any) -> Mapping[str, object]:
         "warned": False,
         "decided_at_ms": now_ms,
         "standing_since_ms": now_ms,
-        "attested_at_ms": now_ms,
+        "challenged_at_ms": now_ms,
         "attested_until_ms": now_ms + 100 * HOUR_MS,
         "verdict_trust_epoch": 1,
         "verdict_policy_epoch": 1,

@@ -177,10 +177,9 @@ class HostStanding:
     verdict_trust_epoch: int = 0
     verdict_policy_epoch: int = 0
     verdict_global_epoch: int = 0
-    decided_at_ms: int | None = None
-    """When the newest quote was received and judged, whatever the verdict."""
-    attested_at_ms: int = 0
-    """Issue time of the challenge that the newest verdict answers."""
+    challenged_at_ms: int = 0
+    """Issue time of the challenge that the newest quote answers, whatever its verdict: the age of
+    evidence counts from here, for a host may have quoted long before it sent the quote."""
     attested_until_ms: int = 0
     """End of the newest PASSED verdict; 0 after a FAILED one. Silence ends like failure (N89)."""
     no_report_before_ms: int = 0

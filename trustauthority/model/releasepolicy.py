@@ -18,7 +18,7 @@ class ReleasePolicy:
     host_classes: tuple[str, ...] = ()
     regions: tuple[str, ...] = ()
     max_evidence_age_ms: int = 0
-    """Counts from the arrival of the host's newest quote."""
+    """Counts from the issue of the challenge that the host's newest quote answers."""
     variants: Mapping[Component, tuple[str, ...]] = field(default_factory=dict)
     """For each component that is named, the baselines of which the host's boot must be one."""
     hours: tuple[str, ...] = ()

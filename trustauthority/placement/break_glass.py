@@ -72,7 +72,7 @@ GLASS_OF_EPOCH = Rule(
 QUOTED_LATELY = Rule(
     name="quoted-lately",
     error=QuoteTooOld,
-    condition=reached(Now(), Sum((Field("host", "decided_at_ms"), Literal(FRESH_MS)))),
+    condition=reached(Now(), Sum((Field("host", "challenged_at_ms"), Literal(FRESH_MS)))),
     says="the host showed no genuine quote within the last minute; attest and repeat",
 )
 QUOTE_NEW_ENOUGH = Rule(
@@ -80,8 +80,8 @@ QUOTE_NEW_ENOUGH = Rule(
     error=QuoteTooOld,
     condition=AllOf(
         (
-            reached(Field("host", "no_report_before_ms"), Field("host", "decided_at_ms")),
-            reached(Field("authority", "no_report_before_ms"), Field("host", "decided_at_ms")),
+            reached(Field("host", "no_report_before_ms"), Field("host", "challenged_at_ms")),
+            reached(Field("authority", "no_report_before_ms"), Field("host", "challenged_at_ms")),
         )
     ),
     says="the host's evidence is older than an administrator accepts",

@@ -91,7 +91,7 @@ POLICY_EVIDENCE_AGE = Rule(
             Compare(
                 Now(),
                 Comparison.AT_MOST,
-                Sum((Field("host", "decided_at_ms"), Field("policy", "max_evidence_age_ms"))),
+                Sum((Field("host", "challenged_at_ms"), Field("policy", "max_evidence_age_ms"))),
             ),
         )
     ),

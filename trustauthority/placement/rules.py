@@ -113,8 +113,8 @@ EVIDENCE_NEW_ENOUGH = Rule(
     error=HostNotAttested,
     condition=AllOf(
         (
-            reached(Field("host", "no_report_before_ms"), Field("host", "attested_at_ms")),
-            reached(Field("authority", "no_report_before_ms"), Field("host", "attested_at_ms")),
+            reached(Field("host", "no_report_before_ms"), Field("host", "challenged_at_ms")),
+            reached(Field("authority", "no_report_before_ms"), Field("host", "challenged_at_ms")),
         )
     ),
     says="the host's evidence is older than an administrator accepts",

@@ -256,9 +256,7 @@ class AttestationService:
             "standing_since_ms": (
                 host.standing_since_ms if host.passed == verdict.passed else tx.now_ms
             ),
-            "attested_at_ms": verdict.attested_until_ms - policy.evidence.max_age_ms
-            if verdict.passed
-            else 0,
+            "challenged_at_ms": judged.challenge.issued_at_ms,
             "attested_until_ms": verdict.attested_until_ms if verdict.passed else 0,
             "verdict_trust_epoch": host.trust_epoch,
             "verdict_policy_epoch": verdict.policy_epoch,

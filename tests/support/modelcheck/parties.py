@@ -534,7 +534,7 @@ def standing(index: int) -> "object":
         verdict_trust_epoch=1,
         verdict_policy_epoch=1,
         verdict_global_epoch=1,
-        attested_at_ms=1,
+        challenged_at_ms=1,
         attested_until_ms=10**6,
         boot=boot_bytes(1),
     )

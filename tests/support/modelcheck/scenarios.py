@@ -78,7 +78,7 @@ def with_glass(base: dict, host: str, expires: int) -> dict:
     """Verdict FAILED on one host, and a break-glass for it."""
     before = base["rows"]
     hosts = tuple(
-        replace(each, attested_until_ms=0, decided_at_ms=1) if each.host_id == host else each
+        replace(each, attested_until_ms=0) if each.host_id == host else each
         for each in before.hosts
     )
     glass = BreakGlass(glass_id="g1", vm_id=VM, host_id=host, expires_ms=expires)

@@ -53,7 +53,7 @@ def glass(**changes: Any) -> BreakGlass:
 def failed(**changes: Any) -> PlacementState:
     """Host A is ours and quoted a moment ago, but its verdict is FAILED; a break-glass is open."""
     good = {
-        "host": host(attested_until_ms=0, attested_at_ms=0, decided_at_ms=NOW - 1_000),
+        "host": host(attested_until_ms=0, challenged_at_ms=NOW - 1_000),
         "vm": vm(last_owner=None),
         "glass": glass(),
     }
@@ -103,7 +103,7 @@ class TestLetsThrough:
 
     def test_under_a_policy_that_changed_since(self) -> None:
         """The policy is what broke: its epoch is not asked for."""
-        stale = host(attested_until_ms=0, verdict_policy_epoch=1, decided_at_ms=NOW)
+        stale = host(attested_until_ms=0, verdict_policy_epoch=1, challenged_at_ms=NOW)
         assert accepted(decide(failed(host=stale), ASK, NOW)).grant is not None
 
     def test_a_retry_gets_the_same_grant(self) -> None:
@@ -140,8 +140,8 @@ REFUSALS = {
     "not admitted": (spoiled("host", admitted=False), "host-admitted"),
     "cluster by vendor": (spoiled("cluster", may_hold_keys=False), "host-admitted"),
     "not enrolled": (failed(host=None), "host-admitted"),
-    "never quoted": (spoiled("host", decided_at_ms=None), "quote-new-enough"),
-    "quote too old": (spoiled("host", decided_at_ms=NOW - 60_001), "quoted-lately"),
+    "never quoted": (spoiled("host", challenged_at_ms=0), "quoted-lately"),
+    "quote too old": (spoiled("host", challenged_at_ms=NOW - 60_001), "quoted-lately"),
     "older than an administrator accepts": (
         spoiled("host", no_report_before_ms=NOW),
         "quote-new-enough",
@@ -178,7 +178,7 @@ class TestLetsNothingElseThrough:
 
     def test_another_host_gets_nothing_by_it(self) -> None:
         """The asker is the authenticated caller, whatever row was read."""
-        rows = failed(host=host(B, attested_until_ms=0, decided_at_ms=NOW))
+        rows = failed(host=host(B, attested_until_ms=0, challenged_at_ms=NOW))
         asked = replace(ASK, host_id=B)
         assert "break-glass-open" in refused(rows, decide(rows, asked, NOW))
 

@@ -20,7 +20,7 @@ _NEVER_ATTESTED: dict[str, object] = {
     "draining": False,
     "warned": False,
     "trust_epoch": 1,
-    "attested_at_ms": 0,
+    "challenged_at_ms": 0,
     "attested_until_ms": 0,
     "no_report_before_ms": 0,
     "verdict_trust_epoch": 0,

@@ -146,7 +146,7 @@ host = Table(
     Column("warned", Boolean, nullable=False),
     Column("decided_at_ms", BigInteger),
     Column("standing_since_ms", BigInteger),
-    Column("attested_at_ms", BigInteger, nullable=False),
+    Column("challenged_at_ms", BigInteger, nullable=False),
     Column("attested_until_ms", BigInteger, nullable=False),
     Column("no_report_before_ms", BigInteger, nullable=False),
     Column("verdict_trust_epoch", BigInteger, nullable=False),

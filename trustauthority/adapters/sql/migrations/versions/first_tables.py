@@ -140,7 +140,7 @@ def _hosts() -> None:
         sa.Column("warned", sa.Boolean(), nullable=False),
         sa.Column("decided_at_ms", sa.BigInteger(), nullable=True),
         sa.Column("standing_since_ms", sa.BigInteger(), nullable=True),
-        sa.Column("attested_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("challenged_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("attested_until_ms", sa.BigInteger(), nullable=False),
         sa.Column("no_report_before_ms", sa.BigInteger(), nullable=False),
         sa.Column("verdict_trust_epoch", sa.BigInteger(), nullable=False),
