@@ -1,8 +1,9 @@
 """The mutants of a module: one small change each, found in the syntax tree, in a fixed order."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,15 @@ class Mutant:
     functions: tuple[tuple[str, int], ...]
     """Qualified name and first line of each function around it, outermost first."""
     change: str
+    repetition: int = 1
+    """Which of the equal changes in the same function this is, from 1."""
 
     @property
     def key(self) -> str:
-        """What stays the same when lines move: file, function and change."""
+        """What stays the same when lines move, and no other mutant has: file, function and change."""
         where = self.functions[-1][0] if self.functions else "<module>"
-        return f"{self.path.parent.name}/{self.path.name} {where}: {self.change}"
+        which = f" ({self.repetition})" if self.repetition > 1 else ""
+        return f"{self.path.parent.name}/{self.path.name} {where}: {self.change}{which}"
 
 
 def as_mutant(fields: dict[str, Any]) -> Mutant:
@@ -80,7 +84,12 @@ def find_mutants(path: Path) -> list[Mutant]:
         for variant, changed in enumerate(_variants(node)):
             change = f"{_short(node)} → {_short(changed)}"
             mutants.append(Mutant(path, number, variant, place.lines, place.functions, change))
-    return sorted(mutants, key=lambda mutant: (mutant.lines, mutant.node, mutant.variant))
+    mutants.sort(key=lambda mutant: (mutant.lines, mutant.node, mutant.variant))
+    seen: Counter[str] = Counter()
+    for number, mutant in enumerate(mutants):
+        seen[mutant.key] += 1
+        mutants[number] = replace(mutant, repetition=seen[mutant.key])
+    return mutants
 
 
 def mutated_tree(mutant: Mutant) -> ast.Module:

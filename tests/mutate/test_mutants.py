@@ -47,9 +47,10 @@ def module(tmp_path, monkeypatch) -> Path:
 def test_every_mutant_is_another_program(module):
     """Each compiles, differs from the source and from each other mutant, and names its change."""
     plain = ast.unparse(ast.parse(SOURCE))
-    programs = [ast.unparse(mutated_tree(mutant)) for mutant in find_mutants(module)]
+    mutants = find_mutants(module)
+    programs = [ast.unparse(mutated_tree(mutant)) for mutant in mutants]
     assert plain not in programs
-    assert len(set(programs)) == len(programs)
+    assert len(set(programs)) == len(programs) == len({mutant.key for mutant in mutants})
     for mutant in find_mutants(module):
         compile(mutated_tree(mutant), "x", "exec")
         assert as_mutant(as_fields(mutant)) == mutant

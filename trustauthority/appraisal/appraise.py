@@ -197,7 +197,8 @@ def _group(check_id: str, title: str, make: Callable[[], tuple[Check, ...]]) -> 
         state = CheckState.WARNING
     else:
         state = CheckState.PASSED if CheckState.PASSED in states else CheckState.SKIPPED
-    return Check(id=check_id, title=title, state=state, children=children)
+    detail = "" if children else "there was nothing to check"
+    return Check(id=check_id, title=title, state=state, detail=detail, children=children)
 
 
 def _quote_checks(evidence: VerifiedEvidence) -> tuple[Check, ...]:

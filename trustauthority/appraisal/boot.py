@@ -5,7 +5,7 @@ What it trusts: VerifiedBootLogs, of which only proven events are reachable. Pit
 
 from trustauthority.appraisal.bootfacts import boot_facts
 from trustauthority.appraisal.states import state_of
-from trustauthority.model.bootfacts import BootFacts, BootFinding, Severity
+from trustauthority.model.bootfacts import BootFacts, BootFinding, SecureBootFacts, Severity
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.policy import BootPolicy, Requirement
 from trustauthority.model.verdict import Check, CheckState
@@ -106,10 +106,29 @@ def _enforced(facts: BootFacts, policy: BootPolicy) -> Check:
         found=said
         if secure.enforced or secure.enabled is not True
         else "on, but not proven in force",
-        detail="" if secure.enforced else f"Secure Boot is {said}",
-        remedy="" if secure.enforced else "Turn Secure Boot on in the firmware setup and reboot.",
+        detail="" if secure.enforced else _why_not(secure),
+        remedy="" if secure.enforced else _what_to_do(secure),
         pcr=7,
     )
+
+
+def _why_not(secure: SecureBootFacts) -> str:
+    """Why Secure Boot is not enforced: the first reason, since one is enough (rules 41, 42)."""
+    if secure.enabled is not True:
+        return f"Secure Boot is {'unknown' if secure.enabled is None else 'off'}"
+    if secure.setup_mode is not False:
+        return "no platform key is proven: in setup mode anybody may enrol keys"
+    if secure.audit_mode:
+        return "the firmware is in audit mode: it starts what nobody signed"
+    return "PCR 7 does not prove that Secure Boot decided what was started: the findings say why"
+
+
+def _what_to_do(secure: SecureBootFacts) -> str:
+    if secure.enabled is not True:
+        return "Turn Secure Boot on in the firmware setup and reboot."
+    if secure.setup_mode is not False or secure.audit_mode:
+        return "Enrol a platform key, leave setup and audit mode in the firmware setup, and reboot."
+    return "Look at PCR 7 of the boot log with ta evidence eventlog."
 
 
 def _finding(finding: BootFinding, policy: BootPolicy) -> Check:
