@@ -549,6 +549,16 @@ def _good_runtime() -> Iterable[ImaVector]:
         sha256=ima_register([aggregate, b""]).hex(),
     )
     yield ImaVector(
+        name="violation_20_zeros",
+        raw=ima_record(aggregate)
+        + ima_record(sized(b"sha256:\0" + bytes(20)) + sized(b"/open\0"), value=bytes(20)),
+        expect="accepted",
+        why="kernels that name SHA-256 and write 20 zero bytes for a violation",
+        entries=2,
+        violations=1,
+        sha256=ima_register([aggregate, b""]).hex(),
+    )
+    yield ImaVector(
         name="good_sha256_template_digest",
         raw=ima_record(tool, value=digest("sha256", tool)),
         expect="accepted",
@@ -620,6 +630,7 @@ def _refused_runtime() -> Iterable[ImaVector]:
     )
     fields = {
         "digest_without_nul": sized(b"sha256:" + b"\x11" * 32) + sized(b"/data\0"),
+        "digest_of_sha1_size": sized(b"sha256:\0" + b"\x11" * 20) + sized(b"/data\0"),
         "digest_short": sized(b"sha256:\0" + bytes(31)) + sized(b"/data\0"),
         "digest_type_unknown": sized(b"other:sha256:\0" + bytes(32)) + sized(b"/data\0"),
         "name_without_nul": sized(b"sha256:\0" + bytes(32)) + sized(b"/data"),
