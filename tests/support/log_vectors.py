@@ -120,7 +120,7 @@ def _malformed(name: str, raw: bytes, offset: int, why: str, part: str = "event 
 
 def event_log_vectors() -> list[LogVector]:
     """All boot logs, in the order of the index."""
-    return [*_good(), *_refusals(), *_doubts(), *_broken_records(), *_broken_headers()]
+    return [*_good(), *_refusals(), *_resumes(), *_doubts(), *_broken_records(), *_broken_headers()]
 
 
 def _good() -> Iterable[LogVector]:
@@ -151,8 +151,14 @@ def _good() -> Iterable[LogVector]:
     yield _accepted("good_separator_ones", ones, "0xffffffff is a separator as well")
     dynamic = good_log().event(17, 0x402, b"SINIT")
     yield _accepted("good_drtm", dynamic, "a dynamic launch resets PCR 17 to zero")
-    two = good_log().header().event(8, IPL, b"resumed")
-    yield _accepted("good_two_logs", two, "a second log follows after a resume")
+    two = good_log().header().event(17, 0x402, b"SINIT")
+    yield _accepted("good_two_logs", two, "the log of a dynamic launch goes on with the same boot")
+    resumed = good_log().restart().boot().event(12, IPL, b"resumed")
+    yield _accepted("good_resumed", resumed, "PCRs begin anew with each boot of the file")
+    old = LogBuilder(legacy=True).header().boot().restart().boot()
+    yield _accepted("good_resumed_legacy", old.event(12, IPL, b"resumed"), "TCG 1.2 logs as well")
+    located = LogBuilder().event(0, NO_ACTION, STARTUP + b"\x03").boot().restart()
+    yield _accepted("good_resumed_other_locality", located.boot(), "and so does the locality")
     ccel = LogBuilder(banks=("sha384",), header_pcr=1)
     for name, value in (("SecureBoot", b"\x01"), ("PK", signature_list([bytes(32)]))):
         ccel.event(1, DRIVER_CONFIG, variable(name, value))
@@ -299,6 +305,16 @@ def _refusals() -> Iterable[LogVector]:
         reason="NO_COMPLETE_BANK",
         why="no bank that can be computed",
     )
+
+
+def _resumes() -> Iterable[LogVector]:
+    """Files with several boots, each of which must be one."""
+    twice = good_log().separators((4,)).restart().boot()
+    yield _refused("resumed_from_bad_boot", twice, "SEPARATOR_TWICE", "the earlier boot is none")
+    late = good_log().restart().boot().separators((4,))
+    yield _refused("resumed_into_bad_boot", late, "SEPARATOR_TWICE", "the newest boot is none")
+    same = good_log().header().separators((4,))
+    yield _refused("second_log_same_boot", same, "SEPARATOR_TWICE", "PCR 0 says: no other boot")
 
 
 def _doubts() -> Iterable[LogVector]:
@@ -533,6 +549,16 @@ def _good_runtime() -> Iterable[ImaVector]:
         sha256=ima_register([aggregate, b""]).hex(),
     )
     yield ImaVector(
+        name="violation_20_zeros",
+        raw=ima_record(aggregate)
+        + ima_record(sized(b"sha256:\0" + bytes(20)) + sized(b"/open\0"), value=bytes(20)),
+        expect="accepted",
+        why="kernels that name SHA-256 and write 20 zero bytes for a violation",
+        entries=2,
+        violations=1,
+        sha256=ima_register([aggregate, b""]).hex(),
+    )
+    yield ImaVector(
         name="good_sha256_template_digest",
         raw=ima_record(tool, value=digest("sha256", tool)),
         expect="accepted",
@@ -604,6 +630,7 @@ def _refused_runtime() -> Iterable[ImaVector]:
     )
     fields = {
         "digest_without_nul": sized(b"sha256:" + b"\x11" * 32) + sized(b"/data\0"),
+        "digest_of_sha1_size": sized(b"sha256:\0" + b"\x11" * 20) + sized(b"/data\0"),
         "digest_short": sized(b"sha256:\0" + bytes(31)) + sized(b"/data\0"),
         "digest_type_unknown": sized(b"other:sha256:\0" + bytes(32)) + sized(b"/data\0"),
         "name_without_nul": sized(b"sha256:\0" + bytes(32)) + sized(b"/data"),

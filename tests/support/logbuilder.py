@@ -92,9 +92,18 @@ class LogBuilder:
     def header(self) -> "LogBuilder":
         """Write the Spec ID record: a log begins."""
         self.offsets.append(len(self.raw))
+        if self.legacy:
+            data = b"Spec ID Event00\0" + struct.pack("<IBBBBB", 0, 2, 1, 0, 2, 0)
+            self.raw += legacy_record(self.header_pcr, NO_ACTION, bytes(20), data)
+            return self
         pairs = [(ALGORITHMS[bank], len(digest(bank, b""))) for bank in self.banks]
         self.raw += legacy_record(self.header_pcr, NO_ACTION, bytes(20), spec_id(pairs))
         return self
+
+    def restart(self) -> "LogBuilder":
+        """Reset the registers, as a reboot or a resume from disk does, and begin a log of its own."""
+        self.registers = {bank: {} for bank in self.banks}
+        return self.header()
 
     def start(self, pcr: int, last_byte: int) -> "LogBuilder":
         """Set where a register begins, as locality and H-CRTM do."""

@@ -53,15 +53,22 @@ def boot_log_checks(bank: HashAlgorithm, replay: BankReplay, *, claimed: bool) -
         )
         for pcr, quirk in log.quirks.items()
     )
-    state = CheckState.FAILED if differences or log.defects else CheckState.PASSED
+    state = CheckState.PASSED if log.of_newest else CheckState.WARNING
+    if differences or log.defects:
+        state = CheckState.FAILED
     shown = Check(
         id=check_id,
         title=title if claimed else f"{title}; no claim rests on it",
         state=state,
-        found=f"{len(log.events)} events reproduce {len(log.verified_pcrs)} PCRs",
+        found=f"{len(log.events)} events reproduce {len(log.verified_pcrs)} PCRs{_of_boots(log)}",
         children=(*differences, *allowed),
     )
     return (shown, _capped(bank, log)) if claimed else (shown,)
+
+
+def _of_boots(log: VerifiedBootLog) -> str:
+    """Which boot of the file the quote is of, when there are several (pitfalls 47)."""
+    return f", boot {log.boot} of the {log.of_boots} in the file" if log.of_boots > 1 else ""
 
 
 def _capped(bank: HashAlgorithm, log: VerifiedBootLog) -> Check:

@@ -209,8 +209,8 @@ def endorsement(
 
     Args:
         certificates: DER, PEM, or the content of an NV index with its header and padding.
-        anchors: CA certificates to trust: a bundle, or a folder with everything below it.
-        intermediates: CA certificates to build chains from: bundles or folders.
+        anchors: CA certificates to trust: a bundle (PEM, or DER in a row), or a folder with all below it.
+        intermediates: CA certificates to build chains from: bundles or folders, or a chain from NV.
         crl: Revocation lists, DER or PEM: files or folders.
         allow: What is refused by default: certificates of EKs or CAs past their end, SHA-1 of CAs.
         at: Time to judge by, RFC 3339; default is now.

@@ -5,6 +5,7 @@ would hold if a TPM signed exactly these PCR values (docs/reference/evidence-eve
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,22 +54,26 @@ def judge_boot_log(
         AlgorithmUnsupported: ``bank`` is not in the log.
     """
     log = decode_boot_log(data)
-    replays, findings = _replay_all(log)
-    if bank is not None and bank not in replays:
-        raise AlgorithmUnsupported(f"the log has no {bank} bank", algorithm=bank)
-    chosen = bank or _facts_bank(replays)
-    facts = None if chosen is None else _facts(log, replays[chosen], quirks)
-    if facts is not None:
-        findings += facts.findings
-    document = _describe_log(log, replays) | {
+    *earlier, newest = [_judge_boot(boot, quirks, bank) for boot in log.boots()]
+    chosen, facts = newest.bank, newest.facts
+    found_in_boots = dict.fromkeys(found for each in (*earlier, newest) for found in each.findings)
+    findings = [*_several(log, newest.log.of_boots), *found_in_boots]
+    refusal = next((found for found in findings if found.severity is Severity.REFUSE), None)
+    secure_boot = describe_secure_boot(None if facts is None else facts.secure_boot)
+    secure_boot["enforced"] &= refusal is None
+    document = _describe_log(log, newest.replays) | {
         "bank": chosen,
-        "secureBoot": describe_secure_boot(None if facts is None else facts.secure_boot),
+        "secureBoot": secure_boot,
         "boot": None if facts is None else _describe_boot(facts, log.events),
         "findings": [describe_finding(finding) for finding in findings],
     }
+    if earlier:
+        document["earlierBoots"] = [
+            {"events": len(each.log.events), "pcrs": _describe_registers(each.replays)}
+            for each in earlier
+        ]
     if events and chosen is not None:
         document["eventList"] = _describe_events(log, chosen, quirks)
-    refusal = next((found for found in findings if found.severity is Severity.REFUSE), None)
     return Answer(
         exit_code=EXIT_YES if refusal is None else EXIT_REFUSED,
         reason=None if refusal is None else refusal.id.upper().replace("-", "_"),
@@ -77,19 +82,41 @@ def judge_boot_log(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _JudgedBoot:
+    """One boot of a file, which holds several after a resume (pitfalls 47)."""
+
+    log: BootLog
+    replays: dict[HashAlgorithm, Replay]
+    bank: HashAlgorithm | None
+    """What the facts rest on."""
+    facts: BootFacts | None
+    findings: tuple[BootFinding, ...]
+
+
+def _judge_boot(log: BootLog, quirks: frozenset[Quirk], bank: HashAlgorithm | None) -> _JudgedBoot:
+    replays, findings = _replay_all(log)
+    if bank is not None and bank not in replays:
+        raise AlgorithmUnsupported(f"the log has no {bank} bank", algorithm=bank)
+    chosen = bank or _facts_bank(replays)
+    facts = None if chosen is None else _facts(log, replays[chosen], quirks)
+    if facts is not None:
+        findings += facts.findings
+    return _JudgedBoot(log=log, replays=replays, bank=chosen, facts=facts, findings=tuple(findings))
+
+
+def _several(log: BootLog, boots: int) -> list[BootFinding]:
+    if len(log.starts) < 2:
+        return []
+    of = "of one boot" if boots == 1 else f"of {boots} boots; the registers are those of the newest"
+    message = f"{len(log.starts)} logs follow each other, {of}"
+    return [_finding("several-logs", Severity.INFO, message, event=log.starts[1])]
+
+
 def _replay_all(log: BootLog) -> tuple[dict[HashAlgorithm, Replay], list[BootFinding]]:
     findings: list[BootFinding] = []
     if not log.events:
         findings.append(_finding("no-event-log", Severity.REFUSE, "the log holds no event"))
-    if len(log.starts) > 1:
-        findings.append(
-            _finding(
-                "several-logs",
-                Severity.INFO,
-                f"{len(log.starts)} logs follow each other, as after a resume",
-                event=log.starts[1],
-            )
-        )
     replays: dict[HashAlgorithm, Replay] = {}
     for bank in log.banks:
         try:
@@ -138,11 +165,15 @@ def _facts(log: BootLog, replayed: Replay, quirks: frozenset[Quirk]) -> BootFact
 # --- output ----------------------------------------------------------------------------------
 
 
-def _describe_log(log: BootLog, replays: dict[HashAlgorithm, Replay]) -> dict[str, Any]:
-    values = {
+def _describe_registers(replays: dict[HashAlgorithm, Replay]) -> dict[str, dict[str, str]]:
+    return {
         str(bank): {str(pcr): replayed.values[pcr].hex() for pcr in sorted(replayed.values)}
         for bank, replayed in replays.items()
     }
+
+
+def _describe_log(log: BootLog, replays: dict[HashAlgorithm, Replay]) -> dict[str, Any]:
+    values = _describe_registers(replays)
     document: dict[str, Any] = {
         "format": log.format,
         "specification": log.specification or None,

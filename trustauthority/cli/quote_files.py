@@ -24,6 +24,7 @@ MAX_FILE_SIZE = 64 * 1024 * 1024
 """Bytes: the largest log that is read; structures have smaller limits of their own."""
 
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2})*")
+_PEM_MARK = b"-----BEGIN "
 _INDEX = re.compile(r"0|[1-9][0-9]?")
 _ASSUMED_ATTRIBUTES = (
     ObjectAttributes.FIXED_TPM
@@ -58,7 +59,7 @@ def read_attestation_key(data: bytes, signature: Signature) -> tuple[TpmPublic, 
         MalformedEvidence: neither TPM2B_PUBLIC, TPMT_PUBLIC nor PEM.
         AlgorithmUnsupported: a key that is neither RSA nor on an accepted curve.
     """
-    if data.lstrip().startswith(b"-----BEGIN"):
+    if data.lstrip().startswith(_PEM_MARK):
         return _read_pem(data, signature), True
     if len(data) >= 2 and int.from_bytes(data[:2], "big") == len(data) - 2:
         return decode_public_sized(data), False
@@ -113,6 +114,8 @@ def _hex_bytes(text: str, *, part: str) -> bytes:
 
 
 def _read_pem(data: bytes, signature: Signature) -> TpmPublic:
+    if data.count(_PEM_MARK) != 1:
+        raise _malformed("more than one PEM block", "ak")
     try:
         key = load_pem_public_key(data)
     except (ValueError, UnsupportedAlgorithm):

@@ -28,6 +28,7 @@ from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.ima import IMA_PCR, ImaEntry
 from trustauthority.verification.bootreplay import (
     Records,
+    quoted_boot,
     records_of_userspace,
     with_proven_userspace,
 )
@@ -61,7 +62,8 @@ def judge_boot(
     """
     if len(data) > MAX_LOG_BYTES:
         raise InvalidRequest(f"--eventlog: longer than {MAX_LOG_BYTES} bytes", field="eventlog")
-    log = decode_boot_log(data)
+    asked = _BOOT_PCRS | _USER_SPACE_PCRS
+    log = quoted_boot(decode_boot_log(data), pcrs, asked)
     records = records_of_userspace(userspace)
     verified = {quoted: _explain(log, records, pcrs, quoted) for quoted in pcrs}
     chosen = verified[bank]
@@ -73,16 +75,27 @@ def judge_boot(
         document={
             "bank": bank,
             "events": len(log.events),
+            "boot": log.boot,
+            "boots": log.of_boots,
             "verifiedPcrs": sorted(chosen.verified_pcrs),
             "secureBoot": describe_secure_boot(facts.secure_boot),
             "findings": [describe_finding(finding) for finding in facts.findings],
         },
-        findings=tuple(
-            f"boot log, bank {name}: {difference}"
-            for name, found in verified.items()
-            for difference in found.differences
+        findings=(
+            *_not_newest(log),
+            *(
+                f"boot log, bank {name}: {difference}"
+                for name, found in verified.items()
+                for difference in found.differences
+            ),
         ),
     )
+
+
+def _not_newest(log: BootLog) -> tuple[str, ...]:
+    if log.boot == log.of_boots:
+        return ()
+    return (f"boot log: the quote is of boot {log.boot} of {log.of_boots}, not of the newest",)
 
 
 def _explain(

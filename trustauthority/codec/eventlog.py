@@ -32,6 +32,7 @@ MAX_DIGEST_BYTES = 128
 
 PART = "event log"
 SPEC_ID_AGILE = b"Spec ID Event03\0"
+SPEC_ID_LEGACY = b"Spec ID Event00\0"
 _HIGHEST_RTMR_INDEX = 4
 _SHA1_RECORD = Struct("<II20sI")
 _SHA1_BANK = LogBank(tpm_id=HashAlgorithm.SHA1.tpm_id, size=HashAlgorithm.SHA1.size)
@@ -81,11 +82,16 @@ def _decode_legacy(data: bytes, content_end: int) -> BootLog:
         events.append(event)
         if len(events) > MAX_EVENTS:
             raise _malformed(f"more than {MAX_EVENTS} events", offset)
+    further = [
+        event.number
+        for event in events[1:]
+        if event.type == _NO_ACTION and event.data.startswith(SPEC_ID_LEGACY)
+    ]
     return BootLog(
         format=LogFormat.LEGACY,
         banks=(_SHA1_BANK,),
         events=tuple(events),
-        starts=(0,),
+        starts=(0, *further),
         size=size,
         padding=size - offset,
     )

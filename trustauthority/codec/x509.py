@@ -29,7 +29,7 @@ from trustauthority.codec.der import (
     octet_aligned,
 )
 from trustauthority.codec.x509_extensions import decode_extensions, extension_value
-from trustauthority.codec.x509_framing import pem_blocks, unframe
+from trustauthority.codec.x509_framing import der_sequence, pem_blocks, unframe
 from trustauthority.codec.x509_names import decode_alternative_name, decode_name
 from trustauthority.errors import MalformedEvidence
 from trustauthority.model.certificate import (
@@ -55,14 +55,16 @@ def decode_certificate(data: bytes) -> Certificate:
 
 
 def decode_certificates(data: bytes) -> tuple[Certificate, ...]:
-    """Decode a PEM bundle, or a single certificate in any form of ``decode_certificate``.
+    """Decode a PEM bundle, DER one after the other, or one certificate in any form of ``decode_certificate``.
 
     Raises:
         MalformedEvidence: one of them does not decode, or there is none.
     """
     if len(data) > MAX_BUNDLE:
         raise MalformedEvidence("too long", part="certificate bundle", offset=MAX_BUNDLE)
-    if data[:1] == b"\x30" or b"-----BEGIN " not in data:
+    if data[:1] == b"\x30":
+        return tuple(_certificate(der) for der in der_sequence(data, part="certificate"))
+    if b"-----BEGIN " not in data:
         return (decode_certificate(data),)
     found = [
         _certificate(unframe(der, part="certificate", label=b""))

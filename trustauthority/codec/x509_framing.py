@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from trustauthority.codec.der import SEQUENCE, DerReader
+from trustauthority.codec.der import SEQUENCE, DerElement, DerReader
 from trustauthority.errors import MalformedEvidence
 
 MAX_CERTIFICATE: Final = 64 * 1024
@@ -84,17 +84,42 @@ def _stored(data: bytes, part: str) -> bytes:
     return der
 
 
+def der_sequence(data: bytes, *, part: str) -> Iterator[bytes]:
+    """DER elements that stand one after the other, at least one; behind the last only padding.
+
+    So a TPM keeps the CAs of its EK in NV, from index 0x01C00100 on (pitfall 25).
+
+    Raises:
+        MalformedEvidence: as ``unframe``.
+    """
+    position = 0
+    while position == 0 or data[position : position + 1] == b"\x30":
+        element = _element(data, position, part)
+        yield element.raw
+        position = element.end
+    _check_padding(data, position, part)
+
+
 def _cut(data: bytes, start: int, part: str) -> bytes:
     """The DER element at ``start``; behind it only padding of one constant octet, 00 or FF."""
+    element = _element(data, start, part)
+    _check_padding(data, element.end, part)
+    return element.raw
+
+
+def _element(data: bytes, start: int, part: str) -> DerElement:
     element = DerReader(data, part=part, start=start).read(part, SEQUENCE)
     if element.end - element.start > MAX_CERTIFICATE:
         raise MalformedEvidence(
             f"more than {MAX_CERTIFICATE} bytes", part=part, offset=MAX_CERTIFICATE
         )
-    rest = data[element.end :]
+    return element
+
+
+def _check_padding(data: bytes, end: int, part: str) -> None:
+    rest = data[end:]
     if rest and rest.strip(rest[:1]):
         different = len(data) - len(rest.lstrip(rest[:1]))
         raise MalformedEvidence("neither certificate nor padding", part=part, offset=different)
     if rest and rest[:1] not in _PADDING:
-        raise MalformedEvidence("trailing bytes", part=part, offset=element.end)
-    return element.raw
+        raise MalformedEvidence("trailing bytes", part=part, offset=end)

@@ -160,7 +160,11 @@ class BootLog:
     banks: tuple[LogBank, ...]
     events: tuple[BootEvent, ...]
     starts: tuple[int, ...] = ()
-    """Indices of the records with which a log begins: several after a resume (pitfalls 47)."""
+    """Numbers of the records with which a log begins: several after a resume (pitfalls 47)."""
+    boot: int = 1
+    """Which boot of its file this is, from 1: see ``boots``."""
+    of_boots: int = 1
+    """How many boots its file holds, when this is one of them taken out by ``boots``."""
     size: int = 0
     """Bytes of the file, padding included."""
     padding: int = 0
@@ -194,9 +198,10 @@ class BootLog:
         """This log with the records that userspace extended after it, as events at its end."""
         banks = [bank.name for bank in self.banks]
         events = list(self.events)
+        first = events[-1].number + 1 if events else 0
         for record in records:
             digests = tuple(record.digests.get(bank) for bank in banks)
-            number = len(self.events) + record.number
+            number = first + record.number
             events.append(
                 BootEvent(
                     number, record.offset, record.pcr, EventType.USERSPACE, digests, record.content
@@ -205,16 +210,30 @@ class BootLog:
         return replace(self, events=tuple(events))
 
     def boots(self) -> tuple["BootLog", ...]:
-        """The logs in this file, one by one: the PCRs of a resumed host follow from one of them.
+        """The boots in this file, oldest first; the numbers of the events stay.
 
-        Which one, the counters of the quote say (pitfalls 47); the numbers of the events stay.
+        PCRs are reset when a host boots or resumes from disk, and firmware then measures its version into
+        PCR 0 again, in a log of its own: there a boot begins. A log that does not touch PCR 0 goes on with
+        the boot before it, such as that of a dynamic launch. RTMRs are never reset: always one boot.
         """
-        if len(self.starts) < 2:
+        if len(self.starts) < 2 or self.registers is RegisterKind.RTMR:
             return (self,)
         ends = (*self.starts[1:], len(self.events))
+        starts = [self.starts[0]]
+        for start, end in zip(self.starts[1:], ends[1:], strict=True):
+            if any(event.pcr == 0 and event.extends for event in self.events[start:end]):
+                starts.append(start)
         return tuple(
-            replace(self, events=self.events[start:end], starts=(start,))
-            for start, end in zip(self.starts, ends, strict=True)
+            replace(
+                self,
+                events=self.events[start:end],
+                starts=tuple(each for each in self.starts if start <= each < end),
+                boot=number,
+                of_boots=len(starts),
+            )
+            for number, (start, end) in enumerate(
+                zip(starts, (*starts[1:], len(self.events)), strict=True), start=1
+            )
         )
 
     def in_register(self, pcr: int) -> Iterator[BootEvent]:

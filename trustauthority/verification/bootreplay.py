@@ -9,19 +9,20 @@ the log's bytes together with everything else that the answer follows from, and 
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 from types import MappingProxyType
 
 from trustauthority.codec.cel import decode_userspace_log
 from trustauthority.codec.eventlog import decode_boot_log
-from trustauthority.errors import TrustAuthorityError
+from trustauthority.errors import AlgorithmUnsupported, TrustAuthorityError
 from trustauthority.model.bootlog import BootLog, UserspaceRecord
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.quirk import Quirk
 from trustauthority.verification.banks import hash_constructor
 from trustauthority.verification.quote import PcrValues
-from trustauthority.verification.replay import VerifiedBootLog, replay, verify_boot_log
+from trustauthority.verification.replay import VerifiedBootLog, compare, replay, verify_boot_log
 
 MAX_KNOWN = 1024
 """Boots that are remembered: a fleet has a few kinds of them, and a kind per machine at worst."""
@@ -73,12 +74,13 @@ def replay_boot(
         userspace: bytes of the log that user space keeps of what it measured afterwards (rule 49).
     """
     try:
-        log = decode_boot_log(data)
+        whole = decode_boot_log(data)
         records = records_of_userspace(userspace)
     except TrustAuthorityError as error:
         nothing = BankReplay(log=None, problem=error.message)
         return MappingProxyType(dict.fromkeys(quoted, nothing))
     asked = frozenset(pcrs)
+    log = quoted_boot(whole, quoted, asked)
     hidden = frozenset(banks).intersection(log.algorithms) - quoted.keys()
     return MappingProxyType(
         {
@@ -104,6 +106,29 @@ def _replay_bank(
         return BankReplay(log=verify_boot_log(whole, values, bank=bank, pcrs=pcrs, quirks=quirks))
     except TrustAuthorityError as error:
         return BankReplay(log=None, problem=error.message)
+
+
+def quoted_boot(log: BootLog, quoted: PcrValues, pcrs: frozenset[int]) -> BootLog:
+    """The one boot of a file that a quote is about (pitfalls 47).
+
+    The quote's counters can't say which: no log states resetCount, and a TPM offsets it for each AK. Its
+    registers can, since they were reset before each boot: it is the boot that leaves the fewest quoted
+    values unexplained, the newest of equals. One for all banks together, so that no two boots are mixed.
+    Nothing is proven by being chosen.
+    """
+    boots = log.boots()
+    if len(boots) == 1:
+        return log
+    return min(reversed(boots), key=lambda boot: _unexplained(boot, quoted, pcrs))
+
+
+def _unexplained(boot: BootLog, quoted: PcrValues, pcrs: frozenset[int]) -> int:
+    """How many quoted values of all banks do not follow from a boot."""
+    count = 0
+    for bank, values in quoted.items():
+        with suppress(AlgorithmUnsupported):  # in all boots of the file alike
+            count += len(compare(replay(boot, bank), values, pcrs))
+    return count
 
 
 def records_of_userspace(data: bytes) -> Records:

@@ -267,6 +267,14 @@ class VerifiedBootLog:
     values: Mapping[int, bytes]
     quirks: Mapping[int, Quirk] = field(default_factory=lambda: MappingProxyType({}))
     """Registers that only a quirk explains which policy allows: what the log lacks is known."""
+    boot: int = 1
+    """Which boot of the file this is, from 1 (``BootLog.boots``)."""
+    of_boots: int = 1
+
+    @property
+    def of_newest(self) -> bool:
+        """Whether no later boot follows in the file: the quote is old, or the end of the file is false."""
+        return self.boot == self.of_boots
 
     @property
     def passed(self) -> bool:
@@ -335,6 +343,8 @@ def verify_boot_log(
         ),
         values=MappingProxyType({pcr: quoted[pcr] for pcr in verified}),
         quirks=MappingProxyType(explained),
+        boot=log.boot,
+        of_boots=log.of_boots,
     )
 
 

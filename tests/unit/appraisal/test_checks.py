@@ -33,6 +33,7 @@ from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.policy import BootPolicy, Requirement, RuntimePolicy, TpmPolicy
 from trustauthority.model.verdict import CheckState
 from trustauthority.verification.bootreplay import BankReplay
+from trustauthority.verification.replay import ReplayDefect, ReplayFinding
 from trustauthority.verification.runtime import BootAggregate
 from trustauthority.verification.runtimelog import RuntimeProgress, RuntimeReplay
 
@@ -41,6 +42,7 @@ SHA256 = HashAlgorithm.SHA256
 LOG = VERIFIED.boot[SHA256].log
 FLAWED = 0x0004_0021_0000_0000
 """4.33: the Infineon versions of CVE-2017-15361."""
+DEFECT = ReplayFinding(defect=ReplayDefect.LOCALITY_LATE, event_number=9)
 OFF, WARN, REQUIRED = Requirement.OFF, Requirement.WARN, Requirement.REQUIRED
 STATES = {
     OFF: CheckState.SKIPPED,
@@ -154,6 +156,18 @@ def test_a_bank_that_claims_nothing_is_replayed_all_the_same():
     checks = boot_log_checks(HashAlgorithm.SHA1, VERIFIED.boot[HashAlgorithm.SHA1], claimed=False)
     assert [check.id for check in checks] == ["boot-log.sha1"]
     assert "no claim rests on it" in checks[0].title
+
+
+def test_a_quote_of_an_earlier_boot_is_a_warning():
+    """Of several boots in a file the check says which is quoted; an older one is no clean pass (rule 47)."""
+    for boot, state in ((1, CheckState.WARNING), (2, CheckState.PASSED)):
+        log = replace(LOG, boot=boot, of_boots=2)
+        check = by_id(boot_log_checks(SHA256, BankReplay(log=log), claimed=True))["boot-log.sha256"]
+        assert check.state is state
+        assert check.found.endswith(f", boot {boot} of the 2 in the file")
+    wrong = replace(LOG, boot=1, of_boots=2, defects=(DEFECT,))
+    check = by_id(boot_log_checks(SHA256, BankReplay(log=wrong), claimed=True))["boot-log.sha256"]
+    assert check.state is CheckState.FAILED
 
 
 def test_without_a_log_nothing_is_known():

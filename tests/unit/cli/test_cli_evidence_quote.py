@@ -219,9 +219,10 @@ class TestKeys:
             (b"", "EVIDENCE_MALFORMED"),
             (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "EVIDENCE_MALFORMED"),
             (build.sized(AK.public) + b"\0", "EVIDENCE_MALFORMED"),
+            ((GOOD / "ak.pem").read_bytes() * 2, "EVIDENCE_MALFORMED"),
             (ED25519, "ALGORITHM_UNSUPPORTED"),
         ],
-        ids=["empty", "bad PEM", "trailing byte", "Ed25519"],
+        ids=["empty", "bad PEM", "trailing byte", "two keys", "Ed25519"],
     )
     def test_what_is_no_key(self, key, reason, run_json, made):
         """A file that is no key of a kind we know is malformed, never a crash (pitfall 14)."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from trustauthority.verification.runtime import extend_entries
 GOOD = Path(__file__).resolve().parents[2] / "vectors" / "boots" / "good"
 LOG = (GOOD / "eventlog.bin").read_bytes()
 IMA = (GOOD / "ima.bin").read_bytes()
+SECOND = (GOOD.parent / "changed-cmdline" / "eventlog.bin").read_bytes()
 SHA256 = HashAlgorithm.SHA256
 
 
@@ -107,3 +109,36 @@ def test_violations_are_counted():
     quoted[10] = extend_entries(decode_ima_log(log).entries, SHA256).value
     judged = judge_runtime(log, {SHA256: quoted}, SHA256)
     assert judged.findings == ("runtime log: 1 violations",)
+
+
+# --- several boots in one file (pitfall 47) --------------------------------------------------
+
+
+def test_boots_in_a_row_are_refused():
+    """PCRs are reset between boots: values of both logs in a row are no TPM's (pitfall 47)."""
+    log = decode_boot_log(LOG)
+    row = {SHA256: dict(replay(replace(log, events=log.events * 2), SHA256).values)}
+    with pytest.raises(LogRejected, match="PCR 0:"):
+        judge_boot(LOG + LOG, row, SHA256)
+
+
+def test_newest_boot_of_several():
+    """The quote is held against one boot, and the answer says which."""
+    judged = judge_boot(SECOND + LOG, {SHA256: replayed(LOG)}, SHA256)
+    assert (judged.document["boot"], judged.document["boots"], judged.findings) == (2, 2, ())
+    assert judged.document["events"] == len(decode_boot_log(LOG).events)
+
+
+def test_earlier_boot_of_several():
+    """An old quote is genuine for its own boot; that it is not the newest one is said."""
+    judged = judge_boot(LOG + SECOND, {SHA256: replayed(LOG)}, SHA256)
+    assert judged.document["boot"] == 1
+    assert judged.findings == ("boot log: the quote is of boot 1 of 2, not of the newest",)
+
+
+def test_a_bad_boot_among_several():
+    """A boot that no firmware wrote is refused wherever it stands, when it is the quoted one."""
+    bad = LOG + record(EventType.SEPARATOR, 0)
+    for log in (bad + SECOND, SECOND + bad):
+        with pytest.raises(LogRejected, match="separator"):
+            judge_boot(log, {SHA256: replayed(bad)}, SHA256)

@@ -143,6 +143,24 @@ def test_a_bundle_without_whole_certificates_is_refused(data: bytes) -> None:
         decode_certificates(data)
 
 
+@pytest.mark.parametrize("padding", [b"", bytes(9), b"\xff" * 700])
+def test_certificates_one_after_the_other_are_a_bundle(padding: bytes) -> None:
+    """Rule 25: so the CAs of an EK stand in NV; Intel keeps its chain there and nowhere else."""
+    data = make.root() + GOOD + make.root() + padding
+    assert [one.raw for one in decode_certificates(data)] == [make.root(), GOOD, make.root()]
+    assert [one.raw for one in decode_certificates(GOOD + padding)] == [GOOD]
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [b"\x01", b"\x00\xff", make.root()[:-1], b"\x30", b"\x30\x00", bytes(4) + make.root()],
+)
+def test_what_is_no_certificate_between_them_is_refused(rest: bytes) -> None:
+    """Rule 24: nothing but padding of one octet, and nothing behind it."""
+    with pytest.raises(MalformedEvidence):
+        decode_certificates(GOOD + rest)
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.corpus import CORPUS
 from support.log_vectors import event_log_vectors
-from support.logbuilder import APPLICATION, LogBuilder, good_log
+from support.logbuilder import APPLICATION, LogBuilder, digest, good_log, userspace_record
 
 from trustauthority.appraisal import bootfacts
 from trustauthority.appraisal.bootfacts import boot_facts
@@ -21,6 +21,7 @@ from trustauthority.model.bootlog import RegisterKind
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.quirk import Quirk
 from trustauthority.verification import bootreplay
+from trustauthority.verification.banks import _CONSTRUCTORS
 from trustauthority.verification.bootreplay import KnownBoots, replay_boot
 from trustauthority.verification.replay import VerifiedBootLog, replay
 
@@ -39,6 +40,11 @@ def registers(builder: LogBuilder, pcrs=PCRS):
 
 
 QUOTED = registers(GOOD)
+
+
+def registers_of(builder: LogBuilder, bank: HashAlgorithm):
+    """Quoted values of one bank."""
+    return {pcr: builder.registers[str(bank)].get(pcr, bytes(bank.size)) for pcr in PCRS}
 
 
 def flat(answer):
@@ -278,3 +284,103 @@ def test_facts_are_kept_by_log_and_quirks_and_go_with_the_log():
     gc.collect()
     assert gone() is None
     assert len(bootfacts._KNOWN) < before
+
+
+# --- several boots in one file (rule 47) -----------------------------------------------------
+
+
+def other_boot(builder: LogBuilder) -> LogBuilder:
+    """A further boot in the same file, with another boot loader."""
+    return builder.restart().boot().event(4, APPLICATION, b"other", hashed=b"other loader")
+
+
+def chosen(data: bytes, quoted, **options):
+    """Which boot of the file answered, and whether it explains each bank."""
+    answer = replay_boot(data, quoted, pcrs=PCRS, quirks=NONE, **options)
+    logs = [answer[bank].log for bank in quoted]
+    assert len({(log.boot, log.of_boots) for log in logs}) == 1
+    return logs[0].boot, [log.passed for log in logs]
+
+
+def test_a_quote_after_a_resume_is_held_against_the_newest_boot():
+    """Together the logs give no value that any TPM ever had (rule 47)."""
+    builder = other_boot(good_log())
+    assert chosen(builder.bytes, registers(builder)) == (2, [True, True])
+    answer = replay_boot(builder.bytes, registers(builder), pcrs=PCRS, quirks=NONE)
+    first = len(good_log().offsets)
+    assert min(event.number for event in answer[SHA256].log.events) > first
+
+
+def test_a_quote_of_an_earlier_boot_is_told_from_the_newest():
+    """It proves the boot that it is of, and says that another one follows."""
+    builder = other_boot(good_log())
+    assert chosen(builder.bytes, registers(good_log())) == (1, [True, True])
+    log = replay_boot(builder.bytes, registers(good_log()), pcrs=PCRS, quirks=NONE)[SHA256].log
+    assert not log.of_newest
+    assert max(event.number for event in log.events) < len(good_log().offsets)
+
+
+def test_equal_boots_are_the_newest():
+    """The same boot twice: the newest, of which there is nothing to warn."""
+    builder = good_log().restart().boot()
+    assert chosen(builder.bytes, registers(builder)) == (2, [True, True])
+
+
+def test_registers_of_all_logs_in_a_row_are_refused():
+    """No reset between two boots: no platform does that, and PCRs so filled are forged."""
+    builder = good_log()
+    builder.header().boot()  # registers go on
+    assert chosen(builder.bytes, registers(builder)) == (2, [False, False])
+
+
+def test_banks_of_two_boots_are_not_mixed():
+    """One bank as after the first boot and one as after the second is no state of any TPM (rule 47)."""
+    builder = other_boot(good_log())
+    mixed = {SHA1: registers(good_log())[SHA1], SHA256: registers(builder)[SHA256]}
+    assert sorted(chosen(builder.bytes, mixed)[1]) == [False, True]
+
+
+@pytest.mark.parametrize("pcr", sorted(PCRS))
+def test_registers_of_two_boots_are_not_mixed(pcr):
+    """Every register follows from the one boot; a false one is named."""
+    builder = other_boot(good_log())
+    quoted = registers(builder)
+    quoted[SHA256][pcr] = b"\x55" * 32
+    answer = replay_boot(builder.bytes, quoted, pcrs=PCRS, quirks=NONE)
+    assert answer[SHA256].log.boot == 2
+    assert [each.pcr for each in answer[SHA256].log.differences] == [pcr]
+
+
+def test_a_boot_appended_to_a_log_proves_nothing():
+    """A made-up end of the file: facts come from the boot that is quoted, and the end is said."""
+    forged = good_log().restart().event(0, 8, b"made up").policy().separators()
+    facts = replay_boot(forged.bytes, QUOTED, pcrs=PCRS, quirks=NONE)[SHA256].log
+    assert (facts.boot, facts.passed, facts.of_newest) == (1, True, False)
+
+
+def test_the_log_of_user_space_stands_behind_the_chosen_boot():
+    """Records of user space follow the boot that is quoted, and keep numbers of their own (rule 49)."""
+    builder = other_boot(good_log())
+    quoted = {SHA256: dict(registers(builder)[SHA256])}
+    measured = digest("sha256", b"ready")
+    quoted[SHA256][11] = digest("sha256", bytes(32) + measured)
+    answer = replay_boot(
+        builder.bytes,
+        quoted,
+        pcrs=PCRS | {11},
+        quirks=NONE,
+        userspace=userspace_record("ready"),
+    )[SHA256].log
+    assert answer.passed
+    assert answer.in_register(11)[0].number == len(builder.offsets)
+
+
+def test_a_bank_that_cannot_be_computed_chooses_no_boot(monkeypatch):
+    """SM3 without OpenSSL's SM3: the other bank says which boot, and SM3 is a problem (rule 6)."""
+    builder = other_boot(good_log(("sha256", "sm3_256")))
+    sm3 = HashAlgorithm.SM3_256
+    quoted = {SHA256: registers_of(builder, SHA256), sm3: registers_of(builder, sm3)}
+    monkeypatch.setitem(_CONSTRUCTORS, sm3, None)
+    answer = replay_boot(builder.bytes, quoted, pcrs=PCRS, quirks=NONE)
+    assert answer[SHA256].log.passed
+    assert answer[sm3].log is None

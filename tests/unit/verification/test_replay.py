@@ -1,7 +1,7 @@
 """Replay of boot logs against quoted values (rules 34-36, 39, 43, 46; N13)."""
 
 import pytest
-from support.logbuilder import IPL, LogBuilder, digest, good_log
+from support.logbuilder import IPL, NO_ACTION, LogBuilder, digest, good_log
 
 from trustauthority.codec.eventlog import decode_boot_log
 from trustauthority.errors import AlgorithmUnsupported, LogRejected
@@ -165,18 +165,38 @@ def test_a_digest_can_only_be_asked_of_a_verified_event():
         checked.digest(bare)
 
 
-def test_several_logs_of_a_boot_can_be_taken_apart():
-    """After a resume the quote's counters say which log counts (rule 47)."""
-    builder = good_log().header().event(8, IPL, b"resumed")
+def test_boots_of_a_file_are_taken_apart():
+    """Registers begin anew where firmware measures itself into PCR 0 again (rule 47)."""
+    builder = good_log().restart().boot().event(8, IPL, b"resumed")
     log = decode_boot_log(builder.bytes)
     first, second = log.boots()
-    assert [event.number for event in second.events] == [len(log.events) - 2, len(log.events) - 1]
-    assert len(first.events) + len(second.events) == len(log.events)
-    assert replay(second, BANK).value(8) == digest(
-        "sha256", bytes(32) + digest("sha256", b"resumed")
-    )
+    assert (first.boot, second.boot, first.of_boots, second.of_boots) == (1, 2, 2, 2)
+    assert (first.starts, second.starts) == (log.starts[:1], log.starts[1:])
+    assert first.events + second.events == log.events
+    assert replay(first, BANK).values == good_log().registers["sha256"]
+    assert replay(second, BANK).values == builder.registers["sha256"]
     single = decode_boot_log(good_log().bytes)
     assert single.boots() == (single,)
+
+
+def test_a_log_without_pcr_0_goes_on_with_its_boot():
+    """The log of a dynamic launch stands behind the firmware's, whose registers stay (rule 47)."""
+    builder = good_log().header().event(17, 0x402, b"SINIT").restart().boot().header()
+    builder.event(0, NO_ACTION, b"StartupLocality\0\0").event(18, 0x402, b"MLE")
+    log = decode_boot_log(builder.bytes)
+    first, second = log.boots()
+    assert first.starts + second.starts == log.starts
+    assert len(log.starts) == 4
+    assert 17 in replay(first, BANK).values
+    assert replay(second, BANK).values == builder.registers["sha256"]
+
+
+def test_registers_of_a_confidential_vm_are_one_boot():
+    """RTMRs are never reset while the VM lives (rules 46, 47)."""
+    builder = LogBuilder(banks=("sha384",), header_pcr=1).event(1, 4, bytes(4))
+    log = decode_boot_log(builder.header().event(1, 4, bytes(4)).bytes)
+    assert log.registers is RegisterKind.RTMR
+    assert log.boots() == (log,)
 
 
 def test_events_of_a_log_by_register():
