@@ -38,7 +38,7 @@ from trustauthority.codec.x509 import (
     split_chain,
 )
 from trustauthority.codec.x509_crl import decode_revocation_list
-from trustauthority.codec.x509_framing import pem_blocks, unframe
+from trustauthority.codec.x509_framing import der_sequence, pem_blocks, unframe
 from trustauthority.codec.x509_names import decode_alternative_name, decode_name
 from trustauthority.errors import (
     AlgorithmUnsupported,
@@ -209,6 +209,12 @@ DECODERS: tuple[Decoder, ...] = (
     ),
     Decoder(
         "x509_framing.pem_blocks", "x509", lambda data: list(pem_blocks(data, part="p")), seeds.pems
+    ),
+    Decoder(
+        "x509_framing.der_sequence",
+        "x509",
+        lambda data: list(der_sequence(data, part="p")),
+        seeds.certificates,
     ),
     Decoder("x509_names.decode_name", "x509", ways.element(decode_name), seeds.elements),
     Decoder(
