@@ -24,6 +24,7 @@ _PEM: Final = re.compile(
     rb"-----BEGIN (?P<label>[A-Z0-9 ]+)-----[ \t]*\r?\n(?P<body>[A-Za-z0-9+/=\s]*?)"
     rb"-----END (?P=label)-----"
 )
+_OLD_LABELS: Final = {b"X509 CERTIFICATE": b"CERTIFICATE"}  # SSLeay's, and of EKs in the wild
 _PEM_MARK: Final = b"-----BEGIN "
 _PADDING: Final = (b"\x00", b"\xff")
 
@@ -63,7 +64,7 @@ def pem_blocks(data: bytes, *, part: str) -> Iterator[tuple[int, bytes, bytes]]:
             der = binascii.a2b_base64(b"".join(match["body"].split()), strict_mode=True)
         except binascii.Error as error:
             raise MalformedEvidence("bad base64", part=part, offset=start) from error
-        yield start, match["label"], der
+        yield start, _OLD_LABELS.get(match["label"], match["label"]), der
         position = match.end()
 
 

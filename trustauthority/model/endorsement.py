@@ -173,8 +173,6 @@ class VerifiedEndorsement:
     """When the first certificate of the chain ends; None without one."""
 
 
-REQUIRED_KEY_USAGE = {
-    "rsa": KeyUsage.KEY_ENCIPHERMENT,
-    "ecc": KeyUsage.KEY_AGREEMENT,
-}
-"""What an EK of each kind must be usable for (TCG EK Credential Profile 2.6, 3.5.4)."""
+DECRYPTING_KEY_USAGE = frozenset({KeyUsage.KEY_ENCIPHERMENT, KeyUsage.KEY_AGREEMENT})
+"""What an EK must be usable for: one of these. The TCG's profile (2.6, 3.5.4) has the first for RSA and the
+second for ECC; Intel certifies ECC keys with the first, Microsoft's Pluton RSA keys with the second."""

@@ -28,7 +28,7 @@ from trustauthority.codec.x509_keys import certificate_key
 from trustauthority.errors import AlgorithmUnsupported, EndorsementRejected, MalformedEvidence
 from trustauthority.model.certificate import Certificate, KeyUsage
 from trustauthority.model.endorsement import (
-    REQUIRED_KEY_USAGE,
+    DECRYPTING_KEY_USAGE,
     CertificateRole,
     EndorsementPolicy,
     EndorsementRule,
@@ -79,7 +79,7 @@ def role_of(certificate: Certificate) -> CertificateRole:
         return CertificateRole.AUTHORITY
     if purposes is not None and not purposes & {EK_CERTIFICATE, AIK_CERTIFICATE, ANY_PURPOSE}:
         return CertificateRole.OTHER
-    if usage & set(REQUIRED_KEY_USAGE.values()) and AIK_CERTIFICATE not in (purposes or ()):
+    if usage & DECRYPTING_KEY_USAGE and AIK_CERTIFICATE not in (purposes or ()):
         return CertificateRole.ENDORSEMENT_KEY
     if KeyUsage.DIGITAL_SIGNATURE in usage:
         return CertificateRole.ATTESTATION_KEY
@@ -101,9 +101,8 @@ def check_endorsement_certificate(
     # (3) A leaf: it is no CA in any way.
     _check_leaf(certificate)
     # (4) A key that decrypts, for the purpose of EKs.
-    key = strong_certificate_key(certificate)
-    needed = REQUIRED_KEY_USAGE["rsa" if isinstance(key, rsa.RSAPublicKey) else "ecc"]
-    _check_usage(certificate, needed)
+    strong_certificate_key(certificate)
+    _check_usage(certificate, DECRYPTING_KEY_USAGE)
     _check_purpose(certificate, frozenset({EK_CERTIFICATE}))
     # (5) In its time.
     check_validity(certificate, now, ignore_not_after=policy.ignore_ek_not_after)
@@ -121,7 +120,7 @@ def check_attestation_certificate(
     _check_extensions(certificate)
     _check_leaf(certificate)
     strong_certificate_key(certificate)
-    _check_usage(certificate, KeyUsage.DIGITAL_SIGNATURE)
+    _check_usage(certificate, frozenset({KeyUsage.DIGITAL_SIGNATURE}))
     _check_purpose(certificate, frozenset({EK_CERTIFICATE, AIK_CERTIFICATE}))
     check_validity(certificate, now, ignore_not_after=policy.ignore_ek_not_after)
 
@@ -237,8 +236,9 @@ def _check_leaf(certificate: Certificate) -> None:
         raise refused(EndorsementRule.KEY_USAGE, certificate, "may sign certificates or CRLs")
 
 
-def _check_usage(certificate: Certificate, needed: KeyUsage) -> None:
-    if needed not in (certificate.key_usage or frozenset()):
+def _check_usage(certificate: Certificate, one_of: frozenset[KeyUsage]) -> None:
+    if not one_of & (certificate.key_usage or frozenset()):
+        needed = " or ".join(sorted(one_of))
         raise refused(EndorsementRule.KEY_USAGE, certificate, f"{needed} is missing")
 
 

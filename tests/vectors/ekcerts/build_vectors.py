@@ -79,7 +79,12 @@ def genuine() -> dict[str, bytes]:
             subject=make.common_name("TPM 17"),
             extensions=make.ek_extensions(san=make.tpm_name(critical=None)),
         ),
+        "good-ecc-with-key-encipherment.der": make.ecc_endorsement(extensions=make.ek_extensions()),
+        "good-rsa-with-key-agreement.der": make.endorsement(
+            extensions=make.ek_extensions(usage=make.key_usage(4))
+        ),
         "good.pem": pem(good),
+        "good-old-label.pem": pem(good).replace(b" CERTIFICATE", b" X509 CERTIFICATE"),
         "good-nv-header.bin": nv_header(good),
         "good-nv-padding-ff.bin": good + b"\xff" * (1600 - len(good)),
         "good-nv-padding-00.bin": good + bytes(1600 - len(good)),
@@ -127,14 +132,7 @@ def wrong_leaf() -> dict[str, tuple[bytes, dict[str, str]]]:
             refused("role"),
         ),
         "key-usage-missing.der": (leaf(extensions=ext(usage=None)), refused("role")),
-        "ecc-with-key-encipherment.der": (
-            make.ecc_endorsement(extensions=ext()),
-            refused("key-usage"),
-        ),
-        "rsa-with-key-agreement.der": (
-            leaf(extensions=ext(usage=make.key_usage(4))),
-            refused("key-usage"),
-        ),
+        "key-usage-other.der": (leaf(extensions=ext(usage=make.key_usage(1, 3))), refused("role")),
         "name-constraints.der": (
             leaf(extensions=ext(extra=make.extension("2.5.29.30", b"\x30\x00", critical=True))),
             refused("name-constraints"),
