@@ -20,7 +20,7 @@ from trustauthority.appraisal.tpm import TpmKnowledge
 from trustauthority.codec.bundle import Bundle
 from trustauthority.codec.evidence import decode_evidence
 from trustauthority.codec.policy import decode_policy
-from trustauthority.codec.tpm import decode_attest, decode_public, object_name
+from trustauthority.codec.tpm import decode_attest, decode_public
 from trustauthority.errors import (
     InvalidRequest,
     MalformedEvidence,
@@ -34,14 +34,20 @@ from trustauthority.model.policy import Policy
 from trustauthority.model.runtimerules import RuntimeRules
 from trustauthority.model.tpm import ClockInfo, QuoteAttest
 from trustauthority.model.verdict import Check, CheckState, Verdict
-from trustauthority.verification.challenge import qualifying_data
-from trustauthority.verification.pipeline import VerifiedEvidence, expect_evidence, verify_evidence
+from trustauthority.verification.pipeline import (
+    ExpectedEvidence,
+    VerifiedEvidence,
+    expect_evidence,
+    verify_evidence,
+)
 from trustauthority.verification.quote import (
     authenticate_quote,
     check_pcr_digest,
     check_qualifying_data,
+    check_signer,
     require_quote,
 )
+from trustauthority.verification.runtimelog import RuntimeProgress
 
 PURPOSES = ("attest", "bundle")
 
@@ -66,7 +72,7 @@ class Judged:
 
 
 def authenticate_bundle(bundle: Bundle) -> QuoteAttest:
-    """The quote of a bundle, signed by the bundle's AK over the bundle's nonce and PCR values.
+    """The quote of a bundle, signed by the bundle's AK under its EK, over its nonce and PCR values.
 
     Raises:
         MalformedEvidence: a part is missing or is not what it must be.
@@ -77,8 +83,9 @@ def authenticate_bundle(bundle: Bundle) -> QuoteAttest:
         signature=bundle.part("quote.signature"),
         attestation_key=decode_public(bundle.part("ak.public")),
     )
-    tls_name = object_name(decode_public(bundle.part("tls.public")))
-    check_qualifying_data(quote, qualifying_data(bundle.hex("nonce"), tls_name, _purpose(bundle)))
+    expected = _expected(bundle, None, None)
+    check_signer(quote, expected.ak_qualified_name)
+    check_qualifying_data(quote, expected.qualifying_data)
     check_pcr_digest(quote, bundle.part("pcr-values.bin"), signature.hash)
     return quote
 
@@ -103,14 +110,8 @@ def judge_bundle(bundle: Bundle, grounds: Grounds, now_ms: int) -> Judged:
     _require_rules(policy, grounds)
     evidence = _evidence(bundle)
     known = _known(bundle, policy, evidence.ima_offset)
-    expected = expect_evidence(
-        ak_public=bundle.part("ak.public"),
-        ek_public=bundle.part("ek.public"),
-        tls_public=bundle.part("tls.public"),
-        challenge=evidence.challenge,
-        purpose=_purpose(bundle),
-        last_clock=_position_before(bundle),
-        progress=None if known is None else known.progress,
+    expected = _expected(
+        bundle, _position_before(bundle), None if known is None else known.progress
     )
     verified = verify_evidence(
         evidence, expected, _as_quoted(policy, evidence.attest), grounds.rules
@@ -137,6 +138,20 @@ def judge_bundle(bundle: Bundle, grounds: Grounds, now_ms: int) -> Judged:
         verified=verified,
         own_policy=grounds.policy is None,
         own_baselines=grounds.baselines is None,
+    )
+
+
+def _expected(
+    bundle: Bundle, last_clock: ClockInfo | None, progress: RuntimeProgress | None
+) -> ExpectedEvidence:
+    return expect_evidence(
+        ak_public=bundle.part("ak.public"),
+        ek_public=bundle.part("ek.public"),
+        tls_public=bundle.part("tls.public"),
+        challenge=bundle.hex("nonce"),
+        purpose=_purpose(bundle),
+        last_clock=last_clock,
+        progress=progress,
     )
 
 

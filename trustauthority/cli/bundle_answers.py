@@ -26,7 +26,7 @@ from trustauthority.cli.evidence_files import (
 )
 from trustauthority.cli.options import DEFAULTS
 from trustauthority.cli.session import screen_for
-from trustauthority.codec.bundle import Bundle, decode_bundle
+from trustauthority.codec.bundle import MANIFEST, Bundle, decode_bundle
 from trustauthority.codec.efi_text import printable
 from trustauthority.codec.policy import MAX_DOCUMENT_BYTES as MAX_POLICY_BYTES
 from trustauthority.codec.runtimerules import MAX_DOCUMENT_BYTES as MAX_RULES_BYTES
@@ -58,7 +58,7 @@ def describe_bundle(data: bytes) -> Answer:
     clock = quote.clock_info
     labels = bundle.manifest.get("labels")
     document: dict[str, Any] = {
-        "source": bundle.manifest.get("source", "host"),
+        "source": _source(bundle),
         "createdAt": bundle.text("created_at"),
         "labels": _said(labels),
         "purpose": bundle.text("purpose"),
@@ -76,6 +76,14 @@ def describe_bundle(data: bytes) -> Answer:
         "verdict": _stored_verdict(bundle),
     }
     return Answer(exit_code=EXIT_YES, reason=None, message=None, document=document)
+
+
+def _source(bundle: Bundle) -> str:
+    """Who wrote it; a host does not say so."""
+    source = bundle.manifest.get("source", "host")
+    if source not in ("authority", "host"):
+        raise MalformedEvidence("source is neither authority nor host", part=MANIFEST, offset=0)
+    return str(source)
 
 
 def _said(labels: Any) -> dict[str, str]:

@@ -32,7 +32,7 @@ MAX_DIGEST_BYTES = 128
 
 PART = "event log"
 SPEC_ID_AGILE = b"Spec ID Event03\0"
-SPEC_ID_LEGACY = b"Spec ID Event00\0"
+SPEC_ID_LEGACY = (b"Spec ID Event00\0", b"Spec ID Event02\0")
 _HIGHEST_RTMR_INDEX = 4
 _SHA1_RECORD = Struct("<II20sI")
 _SHA1_BANK = LogBank(tpm_id=HashAlgorithm.SHA1.tpm_id, size=HashAlgorithm.SHA1.size)

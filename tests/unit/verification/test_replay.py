@@ -191,6 +191,16 @@ def test_a_log_without_pcr_0_goes_on_with_its_boot():
     assert replay(second, BANK).values == builder.registers["sha256"]
 
 
+@pytest.mark.parametrize("version", [b"00", b"02"])
+def test_boots_of_a_legacy_log(version):
+    """Headers of the PC client's and of the EFI specification for TPM 1.2 begin a log (rule 47)."""
+    builder = LogBuilder(legacy=True).header().boot().restart().boot()
+    raw = builder.bytes.replace(b"Spec ID Event00", b"Spec ID Event" + version)
+    first, second = decode_boot_log(raw).boots()
+    assert replay(second, HashAlgorithm.SHA1).values == builder.registers["sha1"]
+    assert len(first.events) == len(second.events)
+
+
 def test_registers_of_a_confidential_vm_are_one_boot():
     """RTMRs are never reset while the VM lives (rules 46, 47)."""
     builder = LogBuilder(banks=("sha384",), header_pcr=1).event(1, 4, bytes(4))
