@@ -6,16 +6,20 @@ QEMU runs as a user who can't read those, the agent as root. Guarantees that wha
 holds what is in the image's own file, and goes where nobody else can put a link first.
 """
 
+import fcntl
 import json
+import os
+import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _FORMATS = frozenset({"raw", "qcow2"})
 _LIMIT_S = 60.0
+_LOCK = ".lock"
 
 
 class DiskNotAlone(ValueError):
@@ -65,10 +69,38 @@ def _checked(info: dict[str, object], path: Path) -> str:
 def unfinished(target: Path) -> Iterator[Path]:
     """Where to write what becomes ``target``: beside it, in a folder that only we can change.
 
-    Raises OSError.
+    What a killed process left of an earlier try is removed. Raises OSError.
     """
+    _sweep(target)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        yield folder / target.name
+        with (folder / _LOCK).open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield folder / target.name
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(written: Path, target: Path) -> None:
+    """Give what was written its name, whole, and only if nothing has it. Raises OSError."""
+    os.link(written, target)  # unlike a rename it replaces nothing
+    written.unlink()
+    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _sweep(target: Path) -> None:
+    """Remove folders of ``unfinished`` whose process is gone: nobody holds their lock."""
+    known = re.compile(re.escape(f".{target.name}.") + r"[a-z0-9_]{8}")
+    for folder in target.parent.iterdir():
+        if not known.fullmatch(folder.name) or folder.is_symlink():
+            continue
+        with suppress(OSError):
+            if folder.stat().st_uid != os.geteuid():
+                continue
+            with (folder / _LOCK).open("rb+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)

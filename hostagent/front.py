@@ -46,7 +46,9 @@ async def _disks(agent: Agent, request: Json) -> Json:
     virsh, identity = _virsh(agent), agent.host.enrolled()
     if request["do"] == "vm-rekey":
         return await RekeyDesk(desk=desk, virsh=virsh, held=agent.passphrases).handle(request)
-    return await ProtectDesk(desk=desk, virsh=virsh, host_name=identity.name).handle(request)
+    folders = agent.host.settings.libvirt.disk_folders
+    protecting = ProtectDesk(desk=desk, virsh=virsh, host_name=identity.name, disk_folders=folders)
+    return await protecting.handle(request)
 
 
 def _virsh(agent: Agent) -> Virsh:

@@ -30,6 +30,8 @@ class VmRecord:
     """Request id of the grant that is held."""
     key_file: str = ""
     """Where the key was handed out, to be wiped."""
+    lent: bool = False
+    """The key is here for a disk, not to run the VM: whoever takes this record up gives it back."""
     todo: VmAction | None = None
     """Pause or destroy that was decided and not yet confirmed."""
 
@@ -84,6 +86,7 @@ def _decode(document: dict[str, Any]) -> VmRecord:
         asked={str(key): int(value) for key, value in document["asked"].items()},
         granted=str(document["granted"]),
         key_file=str(document["key_file"]),
+        lent=bool(document["lent"]),
         todo=None if todo is None else VmAction(todo),
     )
 

@@ -58,13 +58,17 @@ def protect(
     plan: Flag = False,
     passphrase_file: Path | None = None,
     erase_old_passphrase: Flag = False,
+    new_disk: str = "",
+    new_size: str = "",
+    new_target: str = "",
+    new_thin: Flag = False,
     config: Config = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> int:
     """Encrypt a domain's disks with the VM's key and define it as that VM. Needs the running agent.
 
-    Plain disks are written again beside themselves and stay where they are. ta vm protect --domain
-    does this and the authority's part.
+    Plain disks are written again beside themselves and stay where they are; a new disk (qcow2) is made, empty
+    and encrypted, and attached. ta vm protect --domain does this and the authority's part.
 
     Args:
         domain: The libvirt domain; shut off, without snapshots and managed save.
@@ -72,12 +76,19 @@ def protect(
         plan: Only say what would be done, with the digest of the profile that comes of it.
         passphrase_file: File (mode 600) whose first line opens disks that are LUKS already.
         erase_old_passphrase: Take that passphrase out of the disks when the VM's opens them.
+        new_disk: Also make this disk: an absolute path, or POOL/VOLUME.
+        new_size: Its size, as 20GiB.
+        new_target: What the guest calls it, vda … vdz or sda … sdz; the first free vdX when not given.
+        new_thin: It may be larger than what is free there now.
         config: Configuration file (TOML).
         as_json: Print JSON.
     """
     secret = str(passphrase_file.absolute()) if passphrase_file is not None else ""
     request = {"do": "vm-protect", "vm": vm, "domain": domain, "plan": plan}
     request |= {"passphrase": secret, "erase_old": erase_old_passphrase}
+    if new_disk or new_size or new_target or new_thin:
+        place = {"place": new_disk, "size": new_size, "target": new_target, "thin": new_thin}
+        request |= {"new_disk": place}
     answer = _ask_agent(load(config), request)
     if not answer["ok"]:
         return refused(answer)

@@ -1,9 +1,9 @@
-"""Protect a domain of this host: encrypt its disks with the VM's key, then define it anew.
+"""Protect a domain of this host: encrypt its disks with the VM's key, or make one, then define it anew.
 
 Stage: edge of the agent. Trusts qemu-img and libvirt of this host. Guarantees that nothing is lost on
 failure: a plain disk is written again beside itself, compared, and stays where it is; a LUKS disk gets
 the VM's passphrase beside the old one, which is erased only if that was asked for and after the
-new one opened it; the definition is replaced last, and put back if libvirt made another one of it.
+new one opened it; a new disk takes the place of nothing; the definition is replaced last, and put back if libvirt made another one of it.
 A key that was fetched for it is given back whatever happened.
 """
 
@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostagent.channel import new_request_id
 from hostagent.control import Json
-from hostagent.disk_image import DiskNotAlone, require_alone, unfinished
+from hostagent.disk_image import DiskNotAlone, publish, require_alone, unfinished
+from hostagent.disk_making import DiskNotMade, make, path_in_pool, require_place
 from hostagent.domain import DefinitionInvalid, read_domain
 from hostagent.failure import CallFailed, Failure, FailureKind
 from hostagent.files import read_private
-from hostagent.lease_model import Phase, Stopped
+from hostagent.lease_model import Phase
 from hostagent.libvirt_vms import disk_passphrase
 from hostagent.luks import (
     ITERATIONS,
@@ -30,6 +30,7 @@ from hostagent.luks import (
     run_qemu,
     sync,
 )
+from hostagent.new_disk import NewDisk, NewDiskInvalid, Volume, asked_for, place_of, size_of
 from hostagent.protection import DiskPlan, DiskState, Protection, protect_definition
 from hostagent.virsh import Virsh
 from hostagent.vm_desk import VM_ID, VmDesk
@@ -45,6 +46,8 @@ class ProtectDesk:
     desk: VmDesk
     virsh: Virsh
     host_name: str
+    disk_folders: tuple[Path, ...] = ()
+    """Below which new disks may be made."""
 
     async def handle(self, request: Json) -> Json:
         """Plan, or do it. Raises CallFailed, or KeyError and TypeError for a request that is none."""
@@ -54,16 +57,37 @@ class ProtectDesk:
         code, definition, problem = await self.virsh.run("dumpxml", "--inactive", domain)
         if code != 0:
             raise _refused("NO_SUCH_DOMAIN", problem, 3)
+        new, pool = await self._new_disk(request)
         try:
-            plan = protect_definition(definition.encode(), vm_id)
+            plan = protect_definition(definition.encode(), vm_id, new)
         except DefinitionInvalid as failure:
             raise _refused("DEFINITION_INVALID", f"{domain}: {failure}", 2) from failure
+        if new is not None and plan.has(DiskState.NEW):
+            await asyncio.to_thread(_require_place, new, self.disk_folders)
         if not request.get("plan"):
             await require_at_rest(self.virsh, plan.domain, plan.uuid)
             await asyncio.to_thread(_require_room, plan, request)
-            await self._encrypt(plan, vm_id, request)
+            await self._encrypt(plan, vm_id, request, new)
+            if pool:  # it is a volume of it from now on; the disk does not depend on that
+                await self.virsh.run("pool-refresh", pool)
             await self._define(plan, definition.encode(), vm_id)
         return {"ok": True, **self._described(plan, vm_id)}
+
+    async def _new_disk(self, request: Json) -> tuple[NewDisk | None, str]:
+        """The disk that is to be made, if any, and the pool that it is to be in. Raises CallFailed."""
+        try:
+            asked = asked_for(request)
+            if asked is None:
+                return None, ""
+            place, size = place_of(str(asked["place"])), size_of(str(asked["size"]))
+            pool = place.pool if isinstance(place, Volume) else ""
+            path = await path_in_pool(self.virsh, place) if isinstance(place, Volume) else place
+        except NewDiskInvalid as failure:
+            raise _refused("INVALID_REQUEST", str(failure), 2) from failure
+        except DiskNotMade as failure:
+            raise _refused("NOT_NOW", str(failure), 1) from failure
+        target, thin = str(asked.get("target", "")), bool(asked.get("thin"))
+        return NewDisk(path=path, size_bytes=size, target=target, thin=thin), pool
 
     def _described(self, plan: Protection, vm_id: str) -> Json:
         disks = [
@@ -73,11 +97,13 @@ class ProtectDesk:
         shown = {"vm": vm_id, "domain": plan.domain, "host": self.host_name, "disks": disks}
         return {**shown, "profile_sha256": plan.profile_sha256.hex()}
 
-    async def _encrypt(self, plan: Protection, vm_id: str, request: Json) -> None:
+    async def _encrypt(
+        self, plan: Protection, vm_id: str, request: Json, made: NewDisk | None
+    ) -> None:
         todo = [disk for disk in plan.disks if disk.state is not DiskState.DONE]
-        keeper = self.desk.keeper
-        if keeper.view(vm_id).phase is not Phase.IDLE:
-            raise _not_now(plan.domain, f"this host is «{keeper.view(vm_id).phase}» with the VM")
+        phase = self.desk.keeper.view(vm_id).phase
+        if phase is not Phase.IDLE:
+            raise _not_now(plan.domain, f"this host is «{phase}» with the VM")
         if not todo:
             return
         old = _passphrase(request.get("passphrase"))
@@ -88,16 +114,15 @@ class ProtectDesk:
             for disk in todo:
                 if disk.state is DiskState.PLAIN:
                     _write_again(disk, new)
+                elif disk.state is DiskState.NEW and made is not None:
+                    _make(made, new)
                 else:
                     _add_passphrase(disk, old, new, erase=erase)
 
-        try:
+        async with self.desk.borrowing(vm_id):
             answer = await self.desk.lend_key(
                 vm_id, move_id="", profile_sha256=plan.profile_sha256, hand_out=hand_out
             )
-        finally:
-            keeper.receive(vm_id, Stopped(fresh_id=new_request_id()))
-            await keeper.settled(vm_id, lambda v: v.phase is Phase.IDLE, self.desk.timeout_s)
         if not answer["ok"]:
             raise _refused(answer["reason"], answer["detail"], int(answer["exit_code"]))
 
@@ -148,13 +173,20 @@ def _require_room(plan: Protection, request: Json) -> None:
             plan.domain, "it has a LUKS disk: give its passphrase with --passphrase-file"
         )
     for disk in plan.disks:
-        if disk.state is not DiskState.DONE:
+        if disk.state not in {DiskState.DONE, DiskState.NEW}:
             try:
                 require_alone(Path(disk.source), disk.format)
             except DiskNotAlone as failure:
                 raise _not_now(plan.domain, str(failure)) from failure
         if disk.state is DiskState.PLAIN and Path(disk.encrypted).exists():
             raise _not_now(plan.domain, f"{disk.encrypted} exists: remove what an earlier try left")
+
+
+def _require_place(disk: NewDisk, folders: Sequence[Path]) -> None:
+    try:
+        require_place(disk, folders)
+    except DiskNotMade as failure:
+        raise _refused("NOT_NOW", f"new disk: {failure}", 1) from failure
 
 
 def _not_now(domain: str, detail: str) -> CallFailed:
@@ -190,7 +222,21 @@ def _write_again(disk: DiskPlan, new: bytes) -> None:
         plain = f"driver={disk.format},file.filename={escaped(disk.source)}"
         _qemu_img("compare", "--image-opts", plain, luks_options(written), new=new)
         sync(written)
-        written.rename(target)
+        _publish(written, target)
+
+
+def _publish(written: Path, target: Path) -> None:
+    try:
+        publish(written, target)
+    except OSError as failure:
+        raise _failed(f"{target}: {failure.strerror}: remove it, then repeat") from failure
+
+
+def _make(disk: NewDisk, new: bytes) -> None:
+    try:
+        make(disk, new)
+    except DiskNotMade as failure:
+        raise _failed(str(failure)) from failure
 
 
 def _add_passphrase(disk: DiskPlan, old: bytes, new: bytes, *, erase: bool) -> None:
@@ -221,6 +267,7 @@ def disks_shown(disks: Sequence[Json]) -> list[str]:
     """For people: what happened to each disk."""
     told = {
         "plain": "written again as {disk}; {plain} is still there in the clear",
+        "new": "{disk} was made, empty; only the VM's key opens it",
         "luks": "opens with the VM's key",
         "done": "was encrypted with the VM's key before",
     }

@@ -12,6 +12,7 @@ from pathlib import PurePath
 from xml.etree import ElementTree as ET
 
 from hostagent.domain import MARK, DefinitionInvalid, parse_definition, read_domain
+from hostagent.new_disk import NewDisk, NewDiskInvalid, disk_element, target_of
 
 _NAMESPACE = uuid.UUID("5a8c1f0e-6f0b-5b52-9d5b-2c1f0d1e7a11")
 _FORMATS = frozenset({"raw", "qcow2"})
@@ -27,6 +28,8 @@ class DiskState(StrEnum):
     """It is written again, encrypted, beside itself."""
     LUKS = "luks"
     """It is encrypted with somebody's passphrase: the VM's is added."""
+    NEW = "new"
+    """It does not exist yet: it is made, empty and encrypted."""
     DONE = "done"
     """It opens with the VM's key already."""
 
@@ -38,7 +41,7 @@ class DiskPlan:
     target: str
     """As the guest knows it: vda."""
     source: str
-    """Its file now."""
+    """Its file now, or where a new one is made."""
     state: DiskState
     format: str
     """As the definition says, never as the file looks: what a guest wrote to a raw disk may look like
@@ -60,9 +63,18 @@ class Protection:
     vtpm_new: bool
     """Its vTPM gets an encryption that it did not have: it must not have a state yet."""
 
+    def has(self, state: DiskState) -> bool:
+        """Whether a disk is in this state."""
+        return any(disk.state is state for disk in self.disks)
 
-def protect_definition(definition: bytes, vm_id: str) -> Protection:
-    """Plan the protection of a domain as one VM. Raises DefinitionInvalid."""
+
+def protect_definition(
+    definition: bytes, vm_id: str, new_disk: NewDisk | None = None
+) -> Protection:
+    """Plan the protection of a domain as one VM, with one more disk if that is asked for.
+
+    Raises DefinitionInvalid.
+    """
     before = read_domain(definition)
     if before.vm_id not in {"", vm_id}:
         raise DefinitionInvalid(f"the domain is marked as VM {before.vm_id}")
@@ -71,9 +83,12 @@ def protect_definition(definition: bytes, vm_id: str) -> Protection:
     root = parse_definition(definition)
     if not before.vm_id:
         _mark(root, vm_id)
-    disks = tuple(_disk(disk, vm_id) for disk in root.iterfind("devices/disk") if _is_ours(disk))
+    added = _attached(root, new_disk) if new_disk is not None else ""
+    disks = tuple(
+        _disk(disk, vm_id, added) for disk in root.iterfind("devices/disk") if _is_ours(disk)
+    )
     if not disks:
-        raise DefinitionInvalid("the domain has no disk that could be encrypted")
+        raise DefinitionInvalid("the domain has no disk that could be encrypted: give a new one")
     vtpm_new = _vtpm(root, vm_id)
     after = ET.tostring(root)
     return Protection(
@@ -102,7 +117,31 @@ def _is_ours(disk: ET.Element) -> bool:
     return disk.get("device", "disk") == "disk"
 
 
-def _disk(disk: ET.Element, vm_id: str) -> DiskPlan:
+def _attached(root: ET.Element, new: NewDisk) -> str:
+    """Add a new disk to the definition; its target, or nothing if an earlier try added it."""
+    devices = root.find("devices")
+    if devices is None:
+        raise DefinitionInvalid("the definition has no devices")
+    there: dict[str, str] = {}
+    for disk in devices.iterfind("disk"):
+        place, source = disk.find("target"), disk.find("source")
+        target = place.get("dev", "") if place is not None else ""
+        there[target] = source.get("file", "") if source is not None else ""
+        if there[target] == new.path:
+            if new.target not in {"", target}:
+                raise DefinitionInvalid(f"{new.path} is the domain's {target}, not a new disk")
+            if source is None or source.find("encryption") is None:
+                raise DefinitionInvalid(f"{new.path} is the domain's {target} in the clear")
+            return ""
+    try:
+        chosen = target_of(new.target, there)
+    except NewDiskInvalid as failure:
+        raise DefinitionInvalid(str(failure)) from failure
+    devices.append(disk_element(new, chosen))
+    return chosen
+
+
+def _disk(disk: ET.Element, vm_id: str, added: str = "") -> DiskPlan:
     place = disk.find("target")
     target = place.get("dev", "") if place is not None else ""
     source = disk.find("source")
@@ -118,6 +157,11 @@ def _disk(disk: ET.Element, vm_id: str) -> DiskPlan:
     kind = "raw" if driver is None else driver.get("type", "raw")
     if kind not in _FORMATS:
         raise DefinitionInvalid(f"disk {target}: only raw and qcow2 disks can be encrypted here")
+    if added and target == added:
+        _encrypted(disk, source, path, vm_id)
+        return DiskPlan(
+            target=target, source=path, state=DiskState.NEW, format=kind, encrypted=path
+        )
     if found is None:
         encrypted = str(PurePath(path).with_suffix("")) + SUFFIX
         _encrypted(disk, source, encrypted, vm_id)

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from hostagent.channel import new_request_id
 from hostagent.control import Json
 from hostagent.domain import DefinitionInvalid
 from hostagent.failure import CallFailed, Failure, FailureKind
 from hostagent.grant import wipe
-from hostagent.lease_model import Phase, Stopped
+from hostagent.lease_model import Phase
 from hostagent.libvirt_vms import disk_passphrase
 from hostagent.luks import LuksFailed, active_slots, add_passphrase, leave_only, opens
 from hostagent.protect_desk import require_at_rest
@@ -180,8 +179,8 @@ class RekeyDesk:
             raise _refused("DEFINITION_INVALID", f"{domain}: {failure}", 2) from failure
 
     async def _borrow(self, run: _Run) -> None:
-        keeper, vm_id = self.desk.keeper, run.plan.vm_id
-        try:
+        vm_id = run.plan.vm_id
+        async with self.desk.borrowing(vm_id):
             answer = await self.desk.lend_key(
                 vm_id,
                 move_id="",
@@ -189,9 +188,6 @@ class RekeyDesk:
                 hand_out=run.take,
                 expect=run.expect,
             )
-        finally:
-            keeper.receive(vm_id, Stopped(fresh_id=new_request_id()))
-            await keeper.settled(vm_id, lambda v: v.phase is Phase.IDLE, self.desk.timeout_s)
         if not answer["ok"]:
             raise _refused(answer["reason"], answer["detail"], int(answer["exit_code"]))
 

@@ -135,6 +135,8 @@ class LibvirtSettings(_Section):
     """Encrypt the memory on its way. It holds the key of the disk."""
     peer_unsafe: bool = False
     """As for virsh migrate --unsafe: libvirt does not take the disks for shared ones."""
+    disk_folders: tuple[Path, ...] = (Path("/var/lib/libvirt/images"),)
+    """Below which ``vm protect --new-disk`` may make files."""
     on_exposure: Literal["warn", "destroy"] = "warn"
     """What happens to a VM whose decrypted disk is copied to where it is not encrypted."""
 
@@ -263,4 +265,9 @@ def _file_problems(settings: Settings) -> list[str]:
             problems.append(f"paths.{key}: {folder} is absent: create it with mode 0700")
         except (OSError, InsecureFile) as failure:
             problems.append(f"paths.{key}: {failure}")
+    problems += [
+        f"libvirt.disk_folders: {folder} is not absolute"
+        for folder in settings.libvirt.disk_folders
+        if not folder.is_absolute()
+    ]
     return problems

@@ -8,7 +8,8 @@ same grant again without counting anew. Does not keep leases: it feeds those who
 
 import base64
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -105,6 +106,20 @@ class VmDesk:
             expect=expect,
         )
         return {"ok": True, "vm": vm_id, "key_epoch": opened.key_epoch}
+
+    @asynccontextmanager
+    async def borrowing(self, vm_id: str) -> AsyncIterator[None]:
+        """While a key is lent to this host for a disk: it is given back at the end, whatever happened.
+
+        If this process is killed meanwhile, the next one gives it back.
+        """
+        self.keeper.note_lent(vm_id, lent=True)
+        try:
+            yield
+        finally:
+            self.keeper.receive(vm_id, Stopped(fresh_id=new_request_id()))
+            await self.keeper.settled(vm_id, lambda v: v.phase is Phase.IDLE, self.timeout_s)
+            self.keeper.note_lent(vm_id, lent=False)
 
     def describe(self) -> list[Json]:
         """All VMs, for status."""

@@ -28,6 +28,7 @@ from hostagent.lease_model import (
     Operation,
     Phase,
     Send,
+    Stopped,
     Tick,
     VmAction,
 )
@@ -91,6 +92,10 @@ class VmKeeper:
             elif record.view.phase is Phase.IDLE:
                 continue  # its end was confirmed; what runs under that name now is not ours
             record.view, actions = lease.restarted(record.view, self._clock_ms())
+            if record.lent:  # whoever used the key died with the last process
+                stopped = Stopped(fresh_id=new_request_id())
+                record.view, actions = lease.step(record.view, stopped, self._clock_ms())
+                record.lent = False
             self._carry_out(vm_id, actions)
         self._save()
 
@@ -150,6 +155,11 @@ class VmKeeper:
     async def ask_again(self, vm_id: str, asked: Send) -> bytes:
         """The grant of a request that was answered before; leases don't change. Raises CallFailed."""
         return (await self._call(vm_id, asked)).key_grant
+
+    def note_lent(self, vm_id: str, *, lent: bool) -> None:
+        """Remember that a key is asked for that runs nothing, or no more. Raises OSError."""
+        self._record(vm_id).lent = lent
+        self._store.save(self.records)
 
     def note_key_file(self, vm_id: str, path: Path) -> None:
         """Remember where a key is about to be handed out. Raises OSError when that can't be stored."""

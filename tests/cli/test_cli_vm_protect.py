@@ -154,3 +154,43 @@ def test_domain_or_profile(ta, host: Host) -> None:
     """The profile comes of the domain: both is a mistake."""
     assert ta(*WORDS, "--profile-sha256", DIGEST).code is ExitCode.USAGE
     assert host.asked == []
+
+
+def test_a_new_disk_goes_to_the_host(ta, authority: FakeAuthority, host: Host) -> None:
+    """Its words as they were given; hostagent judges them, when it plans already."""
+    host.plan.write_text(
+        json.dumps(PLAN | {"disks": [{"target": "vda", "was": "new", "plain": "/d", "disk": "/d"}]})
+    )
+    words = ("--new-disk", "/d", "--new-size", "20GiB", "--new-target", "vda", "--new-thin")
+    result = ta(*WORDS, *words)
+    assert result.code is ExitCode.YES, result.err
+    told = "--new-disk /d --new-size 20GiB --new-target vda --new-thin"
+    assert [told in line for line in host.asked] == [True, True]
+    assert "new and empty" in result.err
+    assert "in the clear" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--domain", "pay", "--new-disk", "/d"), "--new-size 20GiB"),
+        (("--domain", "pay", "--new-size", "1GiB"), "--new-disk"),
+        (("--domain", "pay", "--new-target", "vdb"), "--new-disk"),
+        (("--domain", "pay", "--new-thin"), "--new-disk"),
+        (("--new-disk", "/d", "--new-size", "1GiB"), "--domain"),
+    ],
+)
+def test_half_a_new_disk(ta, authority: FakeAuthority, host: Host, words, says: str) -> None:
+    """Nobody is asked, nothing is recorded."""
+    result = ta("vm", "protect", "payroll", *words)
+    assert result.code is ExitCode.USAGE
+    assert says in result.err
+    assert (authority.requests, host.asked) == ([], [])
+
+
+def test_a_new_disk_that_the_host_refuses(ta, authority: FakeAuthority, host: Host) -> None:
+    """While it plans: nothing is recorded at the authority."""
+    (host.log.parent / "hostagent").write_text("#!/bin/sh\necho exists >&2; exit 1\n")
+    result = ta(*WORDS, "--new-disk", "/d", "--new-size", "1GiB")
+    assert result.code is ExitCode.NO
+    assert authority.requests == []

@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from support.libvirt_hosts import guest_image
-from support.two_hosts import TwoHosts
+from support.two_hosts import TwoHosts, wait_until
 
-from hostagent.luks import active_slots
+from hostagent.libvirt_vms import disk_passphrase
+from hostagent.luks import active_slots, luks_options, run_qemu
 
 pytestmark = pytest.mark.libvirt
 DOMAIN = """\
@@ -41,6 +43,20 @@ def _programs(monkeypatch) -> None:
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 
 
+def without_disk(two: TwoHosts, name: str) -> None:
+    """A domain that has a medium to be installed from, and no disk yet."""
+    medium = two.folder / "medium.iso"
+    medium.write_bytes(bytes(1 << 20))
+    serial, path = two.folder / f"{name}.log", two.folder / f"{name}.xml"
+    text = DOMAIN.format(name=name, disk="", kind="raw", encryption="", serial=serial)
+    before, _, after = text.partition("    <disk ")
+    cdrom = (
+        f"<disk type='file' device='cdrom'><source file='{medium}'/><target dev='hda'/></disk>\n"
+    )
+    path.write_text(before + cdrom + after.partition("</disk>\n")[2])
+    two.libvirt["host-a"].do("define", path)
+
+
 def defined(
     two: TwoHosts, name: str, disk: Path, *, kind: str = "raw", encryption: str = ""
 ) -> None:
@@ -67,8 +83,6 @@ def lines(two: TwoHosts, vm: str) -> list[str]:
 
 def starts(two: TwoHosts, vm: str) -> None:
     """The VM starts on host-a and its guest reads its disk."""
-    from support.two_hosts import wait_until
-
     said = two.libvirt["host-a"].virsh("start", vm)
     assert said.code == 0, said.err
     wait_until(lambda: len(lines(two, vm)) > 2, 20, "the guest reads its disk")
@@ -121,16 +135,8 @@ def test_a_luks_domain(two: TwoHosts, erase: bool) -> None:
     plain.write_bytes(guest_image(f"tick of {vm}"))
     old.write_text("correct horse\n")
     old.chmod(0o600)
-    secret = two.folder / "secret"
-    secret.write_text("correct horse")
-    subprocess.run(
-        [
-            *("qemu-img", "convert", "-O", "qcow2", "--object", f"secret,id=d,file={secret}"),
-            *("-o", "encrypt.format=luks,encrypt.key-secret=d,encrypt.iter-time=100"),
-            *(str(plain), str(disk)),
-        ],
-        check=True,
-    )
+    luks = ("-O", "qcow2", "-o", "encrypt.format=luks,encrypt.key-secret=d,encrypt.iter-time=100")
+    run_qemu("qemu-img", "convert", *luks, str(plain), str(disk), d=b"correct horse")
     defined(two, vm, disk, kind="qcow2", encryption=LUKS)
     without = protect(two, vm)
     assert without.code == 1
@@ -157,6 +163,101 @@ def test_what_is_running_is_left_alone(two: TwoHosts) -> None:
     assert done.code == 1, done.said
     assert "shut it down first" in done.said
     assert not (two.folder / "busy.ta.qcow2").exists()
+
+
+def fill(two: TwoHosts, vm: str, disk: Path) -> None:
+    """Write a guest to a new disk, as an installer that runs in the VM would; the disk stays encrypted."""
+    key, plain = two.folder / f"{vm}.key", two.folder / f"{vm}.img"
+    plain.write_bytes(guest_image(f"tick of {vm}"))
+    got = two.stage.agent("host-a", "key", "request", vm, "--out", key)
+    assert got.code == 0, got.said
+    words = ("-n", "--target-image-opts", "-f", "raw", str(plain), luks_options(disk))
+    new = disk_passphrase(bytearray(key.read_bytes()), vm)
+    run_qemu("qemu-img", "convert", *words, new=new)
+    assert two.stage.agent("host-a", "key", "give-back", vm).code == 0
+
+
+def test_a_new_disk(two: TwoHosts) -> None:
+    """A domain without a disk gets one that only the VM's key opens, after each bad place was refused."""
+    vm, disk = "newvm", two.folder / "newvm.qcow2"
+    without_disk(two, vm)
+    taken = two.folder / "taken.qcow2"
+    taken.write_bytes(b"the only copy")
+    for place, size, says in (
+        (taken, "8MiB", "exists"),
+        (disk, "8", "as 20GiB"),
+        (disk, "60TiB", "--new-thin"),
+        (Path("/var/lib/elsewhere.qcow2"), "8MiB", "disk_folders"),
+        (two.folder / "absent" / "a.qcow2", "8MiB", "make the folder"),
+        ("nopool/a.qcow2", "8MiB", "virsh pool-list"),
+    ):
+        refused = protect(two, vm, "--new-disk", str(place), "--new-size", size)
+        assert refused.code in {1, 2}, refused.said
+        assert says in refused.said
+    assert taken.read_bytes() == b"the only copy"
+    assert two.stage.ta("vm", "show", vm).code == 3, "a refused plan records nothing"
+    words = ("--new-disk", str(disk), "--new-size", "8MiB")
+    done = protect(two, vm, *words)
+    assert done.code == 0, done.said
+    assert "new and empty" in done.said
+    assert len(active_slots(disk)) == 1
+    assert protect(two, vm, *words).code == 0, "repeated, it has nothing left to do"
+    fill(two, vm, disk)
+    assert b"tick of" not in disk.read_bytes()
+    starts(two, vm)
+    busy = protect(two, vm, *words)
+    assert busy.code == 1
+    assert "shut it down first" in busy.said
+    two.libvirt["host-a"].do("destroy", vm)
+    assert protect(two, vm, *words).code == 0, "with data on it, the disk stays as it is"
+    host = two.libvirt["host-a"]
+    host.do("change-media", vm, "hda", "--eject", "--config")
+    changed = host.virsh("start", vm)
+    assert "PROFILE_DIFFERS" in changed.err, changed.err
+    (two.folder / f"{vm}.full.xml").write_text(host.do("dumpxml", "--inactive", vm))
+    two.ta("vm", "reprofile", vm, "--definition", two.folder / f"{vm}.full.xml", "--yes")
+    starts(two, vm)
+
+
+def test_a_new_disk_in_a_pool_beside_a_plain_one(two: TwoHosts) -> None:
+    """One command for both; the pool knows its new volume, and the guest boots from its old disk."""
+    vm, folder = "poolvm", two.folder / "pool"
+    folder.mkdir(exist_ok=True)
+    host = two.libvirt["host-a"]
+    host.virsh("pool-destroy", "images")
+    host.do("pool-create-as", "images", "dir", "--target", folder)
+    plain = two.folder / f"{vm}.img"
+    plain.write_bytes(guest_image(f"tick of {vm}"))
+    defined(two, vm, plain)
+    done = protect(two, vm, "--new-disk", "images/data.qcow2", "--new-size", "16MiB")
+    assert done.code == 0, done.said
+    assert "data.qcow2" in host.do("vol-list", "images")
+    assert ["vdb", str(folder / "data.qcow2")] in map(
+        str.split, host.do("domblklist", vm).splitlines()
+    )
+    starts(two, vm)
+    host.do("destroy", vm)
+    host.do("pool-destroy", "images")
+
+
+def test_an_agent_killed_while_it_makes_a_disk(two: TwoHosts) -> None:
+    """The domain is as before, nothing half made has the disk's name, and a repetition makes it."""
+    vm, disk = "cutvm", two.folder / "cutvm.qcow2"
+    without_disk(two, vm)
+    before = two.libvirt["host-a"].do("dumpxml", "--inactive", vm)
+    words = ("--new-disk", str(disk), "--new-size", "8MiB")
+    running = threading.Thread(target=protect, args=(two, vm, *words))
+    running.start()
+    wait_until(lambda: list(two.folder.glob(f".{disk.name}.*")), 60, "the disk is being made")
+    two.kill_agent("host-a")
+    running.join(60)
+    assert not running.is_alive()
+    assert two.libvirt["host-a"].do("dumpxml", "--inactive", vm) == before
+    two.start_agent("host-a")
+
+    wait_until(lambda: protect(two, vm, *words).code == 0, 60, "a repetition makes it")
+    assert len(active_slots(disk)) == 1
+    assert list(two.folder.glob(f".{disk.name}.*")) == []
 
 
 def rekey(two: TwoHosts, vm: str, *words: str):

@@ -176,6 +176,7 @@ class TwoHosts:
             peer = self.uri("{host}")
             libvirt = f'\n[libvirt]\nuri = "{self.uri(name)}"\npatience_ms = 3000\n'
             libvirt += f'peer_uri = "{peer}"\npeer_tls = false\npeer_unsafe = true\n'
+            libvirt += f'disk_folders = ["{self.folder}"]\n'
             libvirt += f'peer_migrate_uri = "unix://{self.folder}/libvirt-{{host}}/m.sock"\n'
             host.config.write_text(text + limits + libvirt)
         self.ta("cluster", "create", "lab")

@@ -33,6 +33,29 @@ class Lease(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NewDisk:
+    """A disk that is to be made for the VM, as it was asked for; hostagent judges the words."""
+
+    place: str
+    size: str
+    target: str
+    thin: bool
+
+    @property
+    def words(self) -> list[str | Path]:
+        """For hostagent. Raises InvalidRequest."""
+        if not self.place:
+            if self.size or self.target or self.thin:
+                raise InvalidRequest("--new-disk says where the disk is to be", field="new_disk")
+            return []
+        if not self.size:
+            raise InvalidRequest("give the disk's size, as --new-size 20GiB", field="new_size")
+        words: list[str | Path] = ["--new-disk", self.place, "--new-size", self.size]
+        words += ["--new-target", self.target] if self.target else []
+        return words + ["--new-thin"] * self.thin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OnHost:
     """The libvirt domain of this machine that becomes the VM."""
 
@@ -41,6 +64,7 @@ class OnHost:
     config: Path | None
     passphrase: Path | None
     erase: bool
+    new_disk: "NewDisk"
 
     def ask(self, *words: str) -> dict[str, Any]:
         """Have hostagent plan it, or do it."""
@@ -48,6 +72,7 @@ class OnHost:
         if self.passphrase is not None:
             command += ["--passphrase-file", self.passphrase]
         command += ["--erase-old-passphrase"] * self.erase
+        command += self.new_disk.words
         if self.config is not None:
             command += ["--config", self.config]
         limit_s = host_program.PROFILE_S if "--plan" in words else host_program.PROTECT_S
@@ -66,6 +91,10 @@ def protect(
     domain: str = "",
     passphrase_file: Path | None = None,
     erase_old_passphrase: Annotated[bool, Parameter(negative="")] = False,
+    new_disk: str = "",
+    new_size: str = "",
+    new_target: str = "",
+    new_thin: Annotated[bool, Parameter(negative="")] = False,
     host_config: Path | None = None,
     dry_run: DryRun = False,
     options: Options = DEFAULTS,
@@ -73,7 +102,8 @@ def protect(
     """Put a VM under protection: its key goes only to the one host that may run it.
 
     With --domain, on the VM's host: records the VM with the profile of its new definition, makes its
-    key, has hostagent encrypt the disks and define the domain anew. It can be repeated after a failure.
+    key, has hostagent encrypt the disks and define the domain anew; with --new-disk it gets one more disk. It can
+    be repeated after a failure.
 
     Args:
         vm: Id of the VM: 1-63 of a-z 0-9 . _ -.
@@ -85,20 +115,27 @@ def protect(
         domain: The libvirt domain of this machine to encrypt and mark; shut off.
         passphrase_file: With --domain: file (mode 600) whose first line opens disks that are LUKS already.
         erase_old_passphrase: With --domain: take that passphrase out when the VM's opens the disks.
+        new_disk: With --domain: also make this disk, empty and encrypted: an absolute path, or POOL/VOLUME.
+        new_size: With --new-disk: its size, as 20GiB.
+        new_target: With --new-disk: what the guest calls it; the first free vdX when not given.
+        new_thin: With --new-disk: it may be larger than what is free there now.
         host_config: With --domain: configuration of hostagent, if it is not the usual one.
         dry_run: Only show what would be sent.
     """
     from trustauthority.v1 import keyprovider_pb2 as keys
 
-    if domain and (profile_sha256 or shared):
-        raise InvalidRequest("--domain gives the profile, of one VM", field="domain")
     here = OnHost(
         domain=domain,
         vm=vm,
         config=host_config,
         passphrase=passphrase_file,
         erase=erase_old_passphrase,
+        new_disk=NewDisk(place=new_disk, size=new_size, target=new_target, thin=new_thin),
     )
+    if domain and (profile_sha256 or shared):
+        raise InvalidRequest("--domain gives the profile, of one VM", field="domain")
+    if here.new_disk.words and not domain:
+        raise InvalidRequest("--domain says which domain gets the new disk", field="domain")
     plan = here.ask("--plan") if domain else {}
     profile = host_program.digest_in(plan) if domain else b""
     if profile_sha256:
@@ -184,6 +221,7 @@ def _tell(ta: Session, plan: dict[str, Any]) -> None:
     for disk in plan.get("disks", ()):
         was, now = str(disk.get("plain", "")), str(disk.get("disk", ""))
         kept = f"; {was} is in the clear: remove it when the VM has started" if was != now else ""
+        kept += "; new and empty" if disk.get("was") == "new" else ""
         ta.screen.say(f"  disk {disk.get('target', '')}  {now}{kept}")
 
 
@@ -194,6 +232,7 @@ def add_to(app: App) -> None:
         help_epilogue=examples(
             "ta vm protect payroll --cluster prod --lease strict",
             "ta vm protect payroll --cluster prod --domain payroll",
+            "ta vm protect payroll --domain payroll --new-disk /var/lib/libvirt/images/payroll.qcow2 --new-size 20GiB",
             "ta vm protect payroll --cluster prod --profile-sha256 91ab…07",
         ),
     )

@@ -161,6 +161,34 @@ class TestLease:
         assert later.view.run_until_ms == 5_000 + LEASE
         await later.keeper.close()
 
+    async def test_a_key_that_was_lent_to_a_killed_agent_goes_back(self, keeping, tmp_path):
+        """No VM runs with it: the next process gives it back instead of renewing it for ever."""
+        keeping.keeper.note_lent("vm-1", lent=True)
+        await keeping.start()
+        await keeping.keeper.close()
+
+        later = Keeping(tmp_path)
+        later.keeper.take_up()
+        await later.settle()
+        assert [asked.operation for _, asked in later.sent] == [Operation.GIVE_BACK]
+        assert later.enforcement.acts == [(VmAction.DESTROY, "vm-1")]
+        assert later.view.phase is Phase.IDLE
+        await later.keeper.close()
+
+    async def test_a_key_that_was_lent_and_put_back_is_forgotten(self, keeping, tmp_path):
+        """The VM that is started afterwards is kept by the next process as any other."""
+        keeping.keeper.note_lent("vm-1", lent=True)
+        keeping.keeper.note_lent("vm-1", lent=False)
+        await keeping.start()
+        await keeping.keeper.close()
+
+        later = Keeping(tmp_path)
+        later.keeper.take_up()
+        await later.settle()
+        assert later.sent == []
+        assert later.view.phase is Phase.RUNNING
+        await later.keeper.close()
+
     async def test_a_request_retried_for_longer_than_the_lease_gets_nothing(self, keeping):
         """N85: the authority's answer is good, and too old before it came."""
         keeping.keeper.receive_first("vm-1", Start(fresh_id=REQUEST), REQUEST)

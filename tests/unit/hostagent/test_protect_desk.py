@@ -2,6 +2,8 @@
 
 import asyncio
 import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -66,17 +68,14 @@ class FakeDesk:
         self.given_back = 0
         self.phase = Phase.IDLE
         self.timeout_s = 1.0
-        self.keeper = SimpleNamespace(
-            view=lambda _vm: SimpleNamespace(phase=self.phase),
-            receive=self._received,
-            settled=self._settled,
-        )
+        self.keeper = SimpleNamespace(view=lambda _vm: SimpleNamespace(phase=self.phase))
 
-    def _received(self, _vm: str, _event: object) -> None:
-        self.given_back += 1
-
-    async def _settled(self, *_args: object) -> None:
-        return
+    @asynccontextmanager
+    async def borrowing(self, _vm: str) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            self.given_back += 1
 
     async def lend_key(self, _vm, *, move_id, profile_sha256, hand_out):
         self.lent.append(profile_sha256)

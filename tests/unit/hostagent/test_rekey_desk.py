@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -76,17 +78,14 @@ class FakeDesk:
         self.asked = self.given_back = 0
         self.phase = Phase.IDLE
         self.timeout_s = 1.0
-        self.keeper = SimpleNamespace(
-            view=lambda _vm: SimpleNamespace(phase=self.phase),
-            receive=self._received,
-            settled=self._settled,
-        )
+        self.keeper = SimpleNamespace(view=lambda _vm: SimpleNamespace(phase=self.phase))
 
-    def _received(self, _vm: str, _event: object) -> None:
-        self.given_back += 1
-
-    async def _settled(self, *_args: object) -> None:
-        return
+    @asynccontextmanager
+    async def borrowing(self, _vm: str) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            self.given_back += 1
 
     async def lend_key(self, _vm, *, move_id, profile_sha256, hand_out, expect):
         self.asked += 1
