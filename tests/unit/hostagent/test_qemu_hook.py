@@ -1,5 +1,6 @@
 """hostagent/hooks/qemu.py as libvirt runs it: the executable itself, against agents of all tempers."""
 
+import contextlib
 import json
 import os
 import re
@@ -96,7 +97,8 @@ class Host:
                     held.append(caller)
                     return
                 time.sleep(after_s)
-                caller.sendall(answer)
+                with contextlib.suppress(BrokenPipeError):  # it gave up, or has read enough
+                    caller.sendall(answer)
             caller.close()
 
         thread = threading.Thread(target=serve)
