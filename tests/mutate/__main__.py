@@ -218,7 +218,7 @@ def _run_forks(package: Path, mutants: list[Mutant], survey: Survey) -> dict[Mut
     task = {"kind": "forks", "answers": str(answers), "package": str(package), "jobs": jobs}
     _pytest(task, *_test_folders(package.name))
     lines = answers.read_text(encoding="utf-8").splitlines() if answers.exists() else []
-    return {mutants[number]: outcome for number, outcome, _ in map(json.loads, lines)}
+    return {mutants[number]: outcome for number, outcome, *_ in map(json.loads, lines)}
 
 
 def _run_fresh(mutant: Mutant, survey: Survey) -> str:

@@ -372,6 +372,9 @@ BASELINE: Mapping[str, Case] = {
         approved=variants(GOLDEN, "r650", host_class="r650")
     ),
     "a class is asked for": lambda: _judged(host_class="r650", paired=REQUIRED),
+    "a class is asked for, and shown": lambda: _judged(
+        approved=variants(GOLDEN, "r650", host_class="r650"), host_class="r650", paired=REQUIRED
+    ),
     "no boot loader and no command line": lambda: _judged(
         changed(GOLDEN, lambda e: None if e.pcr in {8, 14} else e), paired=WARN
     ),
