@@ -149,6 +149,13 @@ def test_boot_loader_and_shim_are_told_apart():
     assert swapped.registers[4] != GOOD.values[4].hex()
 
 
+def test_a_boot_loader_without_shim():
+    """One image before the kernel is the boot loader, and there is no shim to replace."""
+    bare = changed(GOOD, lambda e: None if e.number == 24 else e)
+    found = predict(file("boot-loader", image_digest=image(GOOD, 1)), base=base_of(bare))
+    assert found.registers == {4: compose_register(base_of(bare), 4)}
+
+
 # --- what can't be explained is refused ------------------------------------------------------
 
 
@@ -185,7 +192,22 @@ def base_of(log) -> dict:
     [
         ({}, (file("kernel"),), "no boot to start from"),
         (without(Component.KERNEL), (file("kernel"),), "which file the kernel is"),
+        (
+            base_of(
+                changed(
+                    GOOD,
+                    lambda e: None if e.number in {43, 44} or e.data.startswith(b"/vmlinuz") else e,
+                )
+            ),
+            (file("kernel"),),
+            "which file the kernel is",
+        ),
         (without(Component.KERNEL), (file("initrd"),), "measures none"),
+        (
+            base_of(changed(GOOD, lambda e: None if e.number == 24 else e)),
+            (file("shim", image_digest="cc" * 32),),
+            "starts none before the kernel",
+        ),
         (without(Component.BOOT_LOADER), (file("boot-loader"),), "replaced as kernel"),
         (
             base_of(

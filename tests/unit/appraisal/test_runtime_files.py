@@ -254,6 +254,19 @@ class TestSignatures:
         assert judged(signed("/usr/bin/tool"), under=everywhere).by_signature == 1
         assert why(signed("usr/bin/tool"), everywhere) == "the rules do not name this file"
 
+    def test_each_keyring_for_the_path_is_asked(self) -> None:
+        """A keyring for other paths, or without the key, keeps no other one from vouching."""
+        ring = {"keys": [encoded(RSA)], "paths": ["/opt/*"]}
+        several = rules(
+            keyrings={
+                "a": {"keys": [encoded(RSA)], "paths": ["/srv/*"]},
+                "b": {"keys": [encoded(ECC)], "paths": ["/opt/*"]},
+                "c": ring,
+            }
+        )
+        assert judged(signed("/opt/tool"), under=several).by_signature == 1
+        assert why(signed("/opt/tool", over=OTHER), several).count("; keyring") == 1
+
     def test_key_of_another_kind(self) -> None:
         """A key that signs no files never vouches, however it came into a keyring."""
         strange = rules()
@@ -316,6 +329,7 @@ class TestCheck:
         """What has no path is shown as such."""
         (check,) = file_checks(judged(entry("/x", template="what")), self.POLICY)
         assert check.children[0].title == "an entry that can't be read"
+        assert check.children[0].found == ""
         assert "an entry: the entry can't be read" in check.detail
 
 
