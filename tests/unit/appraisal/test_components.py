@@ -170,6 +170,37 @@ def test_the_file_that_grub_was_told_to_start_is_the_kernel():
     assert component_of(event(9, IPL, b"/boot/my-own"), position) is Component.KERNEL
 
 
+def renamed(commands: dict[int, bytes]):
+    """The good boot, in which some events of GRUB are called otherwise."""
+    return changed(good_boot(), lambda e: e._replace(data=commands.get(e.number, e.data)))
+
+
+def component_at(log, number: int) -> Component:
+    """The component of an event."""
+    return next(
+        part
+        for part, registers in split_components(log, ALL).runs.items()
+        for runs in registers.values()
+        if any(event.number == number for run in runs for event in run.events)
+    )
+
+
+@pytest.mark.parametrize(
+    ("commands", "number", "component"),
+    [
+        ({46: b"grub_cmd: initrd /one.cpio /two.cpio", 47: b"/one.cpio"}, 47, Component.KERNEL),
+        ({46: b"grub_cmd: initrd /one.cpio /two.cpio", 47: b"/two.cpio"}, 47, Component.KERNEL),
+        ({46: b"grub_cmd: initrd /one.cpio", 47: b"/two.cpio"}, 47, Component.BOOT_LOADER),
+        ({41: b"grub_cmd: linux /mine opt=/x", 42: b"/mine"}, 42, Component.KERNEL),
+        ({41: b"grub_cmd: linux /mine /x", 42: b"/x"}, 42, Component.BOOT_LOADER),
+        ({31: b"grub_cmd: source /x", 42: b"/x"}, 42, Component.BOOT_LOADER),
+    ],
+)
+def test_files_that_a_command_passes_on(commands, number, component):
+    """All that ``initrd`` names, of ``linux`` the file it starts and not its arguments, of others none."""
+    assert component_at(renamed(commands), number) is component
+
+
 def test_a_separator_counts_by_its_digest():
     """Rule 41: a renamed separator still separates; one that only claims to be one does not."""
     log = good_boot()

@@ -4,7 +4,17 @@ import hashlib
 from dataclasses import replace
 
 import pytest
-from support.variants import BOOTS, CAPTURES, PCRS, boot_log, changed, good_boot, proven, variants
+from support.variants import (
+    BOOTS,
+    CAPTURES,
+    PCRS,
+    boot_log,
+    changed,
+    good_boot,
+    proven,
+    variants,
+    with_digest,
+)
 
 from trustauthority.appraisal.alternatives import judge_boot
 from trustauthority.appraisal.predict import compose_register, predict_update
@@ -99,6 +109,28 @@ def test_a_command_line_that_stands_in_no_menu_entry():
         (Component.COMMAND_LINE, 8)
     }
     assert set(found.registers) == {8, 9}
+
+
+def test_a_menu_entry_over_several_lines():
+    """GRUB hashes line ends and tabs, which are shown as letters."""
+    old = "/vmlinuz quiet"
+    text = f"menuentry x {{\n\tlinux {old}\n}}"
+
+    def entry(event, line: str):
+        if event.number == 45:
+            data = b"kernel_cmdline: " + line.encode() + b"\0"
+        elif event.number == 39:
+            data = b"grub_cmd: " + text.replace(old, line).encode() + b"\0"
+        else:
+            return event if event.number != 41 else None
+        made = with_digest(GOOD, event, hashlib.sha256(data.split(b": ", 1)[1][:-1]).digest())
+        return made._replace(data=data)
+
+    before = changed(GOOD, lambda e: entry(e, old))
+    after = changed(GOOD, lambda e: entry(e, "/vmlinuz verbose"))
+    found = predict(file(CFG), base=base_of(before), command_line="verbose")
+    assert found.registers[8] == compose_register(base_of(after), 8)
+    assert found.registers[8] != compose_register(base_of(before), 8)
 
 
 def test_load_options_are_predicted():

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from support.bundle_parts import DOCUMENT, PARTS, good_bundle, judged, with_part
+from support.logbuilder import userspace_record
 from support.small_bundle import GOOD, RULES
 
 from trustauthority.appraisal.rejudge import Grounds, judge_bundle
@@ -87,6 +88,34 @@ def test_names_of_baselines_are_texts(name, value):
     documents[0][name] = value
     with pytest.raises(MalformedEvidence):
         exchanged("baselines.json", json.dumps(documents).encode())
+
+
+@pytest.mark.parametrize("version", [None, 0, 1, 3, "2", [2]])
+def test_a_baseline_of_another_version_is_none(version):
+    """What another version would mean by a field nobody here knows (rule 65)."""
+    documents = json.loads(good_bundle().parts["baselines.json"])
+    documents[0]["version"] = version
+    if version is None:
+        del documents[0]["version"]
+    with pytest.raises(MalformedEvidence):
+        exchanged("baselines.json", json.dumps(documents).encode())
+
+
+@pytest.mark.parametrize(
+    ("log", "good"),
+    [
+        (b"garbage", False),
+        (userspace_record("phase", pcr=14), True),
+        (userspace_record("phase", pcr=11), True),
+    ],
+)
+def test_a_log_of_user_space_in_a_bundle_is_replayed(log, good):
+    """Rule 49: one that can't be read fails the boot log; one that is ahead of the quote adds nothing."""
+    bundle = good_bundle()
+    verdict = judged(replace(bundle, parts={**bundle.parts, "userspace.log": log})).verdict
+    assert checks_of(verdict)["boot-log"].state is (
+        CheckState.PASSED if good else CheckState.FAILED
+    )
 
 
 @pytest.mark.parametrize(

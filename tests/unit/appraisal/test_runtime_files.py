@@ -253,6 +253,7 @@ class TestSignatures:
         everywhere = rules(keyrings={"distro": {"keys": [encoded(RSA)], "paths": ["/*"]}})
         assert judged(signed("/usr/bin/tool"), under=everywhere).by_signature == 1
         assert why(signed("usr/bin/tool"), everywhere) == "the rules do not name this file"
+        assert why(signed("/opt/../bin/tool"), everywhere) == "the rules do not name this file"
 
     def test_each_keyring_for_the_path_is_asked(self) -> None:
         """A keyring for other paths, or without the key, keeps no other one from vouching."""
