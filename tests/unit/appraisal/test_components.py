@@ -192,6 +192,7 @@ def component_at(log, number: int) -> Component:
         ({46: b"grub_cmd: initrd /one.cpio /two.cpio", 47: b"/two.cpio"}, 47, Component.KERNEL),
         ({46: b"grub_cmd: initrd /one.cpio", 47: b"/two.cpio"}, 47, Component.BOOT_LOADER),
         ({41: b"grub_cmd: linux /mine opt=/x", 42: b"/mine"}, 42, Component.KERNEL),
+        ({41: b"grub_cmd: linux /mineX", 42: b"/mineX\0"}, 42, Component.KERNEL),
         ({41: b"grub_cmd: linux /mine /x", 42: b"/x"}, 42, Component.BOOT_LOADER),
         ({31: b"grub_cmd: source /x", 42: b"/x"}, 42, Component.BOOT_LOADER),
     ],
