@@ -2,7 +2,16 @@
 
 import pytest
 from support.corpus import corpus_folder
-from support.variants import BANK, BOOTS, CAPTURES, boot_log, changed, good_boot, proven
+from support.variants import (
+    BANK,
+    BOOTS,
+    CAPTURES,
+    boot_log,
+    changed,
+    good_boot,
+    proven,
+    with_digest,
+)
 
 from trustauthority.appraisal.components import Position, component_of, split_components
 from trustauthority.codec.eventlog import decode_boot_log
@@ -217,6 +226,14 @@ def test_images_of_a_log_without_grub():
     """The last image and its repetitions are the kernel, the ones before are boot loaders."""
     quiet = changed(good_boot(), lambda e: None if e.pcr in {8, 9} else e)
     assert counts(quiet, (4,)) == {"firmware": {4: 2}, "boot-loader": {4: 2}, "kernel": {4: 2}}
+
+
+def test_a_kernel_that_was_started_before_a_boot_loader_is_none():
+    """Only repetitions at the end are the kernel: what starts another image after it is a boot loader."""
+    quiet = changed(good_boot(), lambda e: None if e.pcr in {8, 9} else e)
+    last = quiet.digest(next(e for e in quiet.events if e.number == 44))
+    odd = changed(quiet, lambda e: with_digest(quiet, e, last) if e.number == 24 else e)
+    assert counts(odd, (4,)) == {"firmware": {4: 2}, "boot-loader": {4: 2}, "kernel": {4: 2}}
 
 
 def test_grub_that_starts_nothing_has_no_kernel():

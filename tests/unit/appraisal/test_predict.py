@@ -256,6 +256,22 @@ def test_a_base_that_does_not_show_the_place_is_refused(base, files, why):
         predict(*files, base=base)
 
 
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [("/loader/entries/a.conf", True), ("/grub/grub.cfg", True), ("/grub/normal.mod", False)],
+)
+def test_the_file_with_the_command_line_is_a_configuration(name, good):
+    """GRUB reads the line from a file that it measures: another file replaced does not explain it."""
+    named = changed(GOOD, lambda e: e._replace(data=name.encode()) if e.number == 35 else e)
+    given = file(name, "ab" * 32)
+    if good:
+        found = predict(given, base=base_of(named), command_line="quiet")
+        assert set(found.registers) == {8, 9}
+    else:
+        with pytest.raises(FailedPrecondition, match="replace it as well"):
+            predict(given, base=base_of(named), command_line="quiet")
+
+
 def test_a_command_line_that_nobody_measures_is_refused():
     """Without GRUB's strings and without load options there is no place for it."""
     quiet = base_of(changed(GOOD, lambda e: None if e.pcr == 8 else e))
@@ -329,6 +345,24 @@ def test_sections_that_no_stub_measured_are_refused():
     new = file("kernel", image_digest="ee" * 32, sections={".other": "00" * 32})
     with pytest.raises(FailedPrecondition, match="not what systemd-stub measures"):
         predict(new, base=base_of(renamed))
+
+
+def test_sections_that_do_not_come_in_pairs_are_refused():
+    """A stub measures each section's name, then its content, under one name."""
+    log, _ = uki()
+    numbers = [event.number for event in log.in_register(11)]
+    new = file("kernel", image_digest="ee" * 32, sections=sections(log))
+    for position in (1, len(numbers) - 1):
+        odd = changed(
+            log,
+            lambda e, at=numbers[position]: (
+                e._replace(data=".other".encode("utf-16-le")) if e.number == at else e
+            ),
+        )
+        less = changed(log, lambda e, at=numbers[position]: None if e.number == at else e)
+        for base in (odd, less):
+            with pytest.raises(FailedPrecondition, match="not what systemd-stub measures"):
+                predict(new, base=base_of(base))
 
 
 def test_runs_that_do_not_fit_together_have_no_value():

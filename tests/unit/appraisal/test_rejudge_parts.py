@@ -5,15 +5,26 @@ import json
 from dataclasses import replace
 
 import pytest
-from support.bundle_parts import DOCUMENT, PARTS, good_bundle, judged, with_part
-from support.logbuilder import userspace_record
-from support.small_bundle import GOOD, RULES
+from support.bundle_parts import (
+    DOCUMENT,
+    ENDORSEMENT,
+    PARTS,
+    TLS_AREA,
+    good_bundle,
+    judged,
+    with_part,
+)
+from support.logbuilder import good_log, userspace_record
+from support.small_bundle import BANKS, GOOD, KEY, NONCE, POLICY, RULES
+from support.tpm_structures import make_quote, name_of, qualified
 
+from hostagent.collect import qualifying_data
 from trustauthority.appraisal.rejudge import Grounds, judge_bundle
 from trustauthority.codec.policy import decode_policy
 from trustauthority.errors import (
     InvalidRequest,
     MalformedEvidence,
+    PcrSelectionRejected,
     PolicyInvalid,
     TpmClockRolledBack,
 )
@@ -209,6 +220,35 @@ def test_a_verdict_on_a_bundle_names_host_policy_and_time():
     assert verdict.attested_until_ms > 1_000
 
 
+@pytest.mark.parametrize("left_out", [0, 10, 14])
+def test_banks_that_quote_different_registers_are_refused(left_out):
+    """Rule 4: a register that one of the banks leaves out is not covered there, whatever the other says."""
+    bundle = good_bundle()
+    log, ek = good_log(BANKS), bundle.parts["ek.public"]
+    banks = {
+        bank: {
+            pcr: log.registers[bank].get(pcr, bytes(size))
+            for pcr in POLICY.evidence.pcrs
+            if pcr != left_out or bank == "sha256"
+        }
+        for bank, size in (("sha1", 20), ("sha256", 32))
+    }
+    quote = make_quote(
+        KEY,
+        pcrs=banks,
+        extra_data=qualifying_data(NONCE, name_of(TLS_AREA)),
+        signer=qualified(qualified(ENDORSEMENT, name_of(ek)), name_of(KEY.public)),
+        clock=(1_010, 5, 2, 1),
+    )
+    parts = {
+        "quote.attest": quote.attest,
+        "quote.signature": quote.signature,
+        "pcr-values.bin": quote.pcr_values,
+    }
+    with pytest.raises(PcrSelectionRejected, match="the same ones in each of its banks"):
+        judged(replace(bundle, parts={**bundle.parts, **parts}))
+
+
 @pytest.mark.parametrize("labels", [None, [], "host", {"host_id": 5, "cluster": None}])
 def test_labels_that_are_no_texts_name_nobody(labels):
     """Labels are for people: whatever they hold, they decide nothing (rule 65)."""
@@ -273,4 +313,6 @@ def test_grounds_that_are_given_count_instead_of_the_bundles_own():
     with pytest.raises(PolicyInvalid, match=RULES.sha256):
         judge_bundle(bundle, Grounds(), 1_000)
     without = {name: part for name, part in bundle.parts.items() if name != "baselines.json"}
-    assert not judged(replace(bundle, parts=without)).verdict.passed
+    verdict = judged(replace(bundle, parts=without)).verdict
+    assert not verdict.passed
+    assert checks_of(verdict)["baseline.exists"].detail == "no baseline is approved in this cluster"

@@ -162,6 +162,8 @@ class TestDigests:
         entries = [entry("/usr/bin/ls", number=number) for number in (1, 2, 3)]
         found = judged(*entries, defective=frozenset({1}), defects_cut=True)
         assert (found.by_digest, found.refused) == (0, 3)
+        between = judged(*entries, defective=frozenset({1, 3}), defects_cut=True)
+        assert [each.number for each in between.named] == [1, 3]
 
     @pytest.mark.parametrize("template", ["ima-new", "d-ng", "n-ng|d-ng|what"])
     def test_unknown_templates(self, template) -> None:
