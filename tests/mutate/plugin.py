@@ -10,6 +10,7 @@ import select
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,25 +76,49 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
-    """Fork once per mutant, from a process that has collected all tests."""
+    """Fork once per mutant, from a process that has collected all tests.
+
+    Tests that killed before are tried first: few tests kill most mutants of a file.
+    """
     if TASK["kind"] != "forks":
         return None
     items = {item.nodeid: item for item in session.items}
     functions = all_functions(Path(TASK["package"]))
+    kills: Counter[str] = Counter()
     for number, job in enumerate(TASK["jobs"]):
-        chosen = [items[name] for name in job["tests"] if name in items]
+        names = sorted(job["tests"], key=lambda name: -kills[name])
+        chosen = [items[name] for name in names if name in items]
         began = time.monotonic()
         sys.stdout.flush()
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
         child = os.fork()
         if child == 0:
-            _child(as_mutant(job["mutant"]), functions, chosen)
+            _child(as_mutant(job["mutant"]), functions, chosen, writer)
+        os.close(writer)
         outcome = _wait(child, job["limit_s"])
-        answer([number, outcome, time.monotonic() - began])
+        killer = _said(reader)
+        if killer:
+            kills[killer] += 1
+        answer([number, outcome, time.monotonic() - began, killer])
     return True
 
 
-def _child(mutant: Mutant, functions: Any, chosen: list[pytest.Item]) -> None:
-    """Run tests until the first that fails: status 1; 0 when none does, 3 when nothing changed."""
+def _said(reader: int) -> str:
+    """What a child that ended wrote, if it did."""
+    try:
+        return os.read(reader, 4096).decode()
+    except BlockingIOError:
+        return ""
+    finally:
+        os.close(reader)
+
+
+def _child(mutant: Mutant, functions: Any, chosen: list[pytest.Item], writer: int) -> None:
+    """Run tests until the first that fails: status 1; 0 when none does, 3 when nothing changed.
+
+    The name of the test that failed is written to ``writer``.
+    """
     status = 1
     try:
         with Path(os.devnull).open("w") as nothing:
@@ -101,12 +126,15 @@ def _child(mutant: Mutant, functions: Any, chosen: list[pytest.Item]) -> None:
             os.dup2(nothing.fileno(), 2)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         changed = install_into_functions(mutant, functions)
-        status = int(_any_fails(chosen)) if changed else 3
+        killer = _first_failure(chosen) if changed else ""
+        os.write(writer, killer.encode()[:4096])
+        status = int(bool(killer)) if changed else 3
     finally:
         os._exit(status)
 
 
-def _any_fails(chosen: list[pytest.Item]) -> bool:
+def _first_failure(chosen: list[pytest.Item]) -> str:
+    """The name of the first test that fails, or nothing."""
     failed: list[str] = []
 
     class Watch:
@@ -120,8 +148,8 @@ def _any_fails(chosen: list[pytest.Item]) -> bool:
             item.config.pluginmanager.register(Watch(), "mutate-watch")
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
         if failed:
-            return True
-    return False
+            return failed[0]
+    return ""
 
 
 def _wait(child: int, limit_s: float) -> str:

@@ -5,7 +5,7 @@ Read the diff before it is committed: a line that changed is what an operator ge
 
 from pathlib import Path
 
-from support import boot_tables
+from support import boot_tables, event_words
 from support.verdict_trees import FAMILIES, table
 
 FOLDER = Path(__file__).parent / "verdicts"
@@ -14,7 +14,10 @@ FOLDER = Path(__file__).parent / "verdicts"
 def main() -> None:
     """One file per family of cases."""
     FOLDER.mkdir(exist_ok=True)
-    tables = {family: table(family) for family in FAMILIES} | {"boots": boot_tables.table()}
+    tables = {family: table(family) for family in FAMILIES} | {
+        "boots": boot_tables.table(),
+        "words": event_words.table(),
+    }
     for family, lines in tables.items():
         (FOLDER / f"{family}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -110,6 +110,8 @@ def decode_baseline(document: str) -> Baseline:
     values = json.loads(document)
     if not all(isinstance(values[key], str) for key in ("name", "cluster", "host_class", "bank")):
         raise ValueError("a name in the baseline is no text")
+    if values["version"] != DOCUMENT_VERSION:
+        raise ValueError("a version of baselines that is not known here")
     return Baseline(
         name=values["name"],
         cluster=ClusterId(values["cluster"]),

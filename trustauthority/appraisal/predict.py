@@ -126,16 +126,16 @@ class _Draft:
         self.parts[part] = replace(old, pcrs={**old.pcrs, pcr: tuple(runs)})
         self.changed.add((part, pcr))
 
-    def replace_where(self, part: Component, pcr: int, select: _Select, digest: str) -> int:
-        """Give all selected events a digest; returns how many there are."""
-        count = sum(1 for event in self.events(part, pcr) if select(event))
-        if count:
+    def replace_where(self, part: Component, pcr: int, select: _Select, digest: str) -> bool:
+        """Give all selected events a digest; says whether there are any."""
+        found = any(select(event) for event in self.events(part, pcr))
+        if found:
             self.exchange(
                 part,
                 pcr,
                 lambda _, event: replace(event, digest=digest) if select(event) else event,
             )
-        return count
+        return found
 
 
 # --- files -----------------------------------------------------------------------------------
@@ -230,11 +230,11 @@ def _boot_loader(draft: _Draft, file: UpdatedFile) -> None:
 
 def _named_file(draft: _Draft, file: UpdatedFile) -> None:
     """A file that GRUB reads, by the path that GRUB gives it."""
-    done = sum(
+    done = [
         draft.replace_where(part, 9, lambda event: _path_of(event) == file.role, file.digest)
         for part in (Component.BOOT_LOADER, Component.KERNEL)
-    )
-    if not done:
+    ]
+    if not any(done):
         raise FailedPrecondition(
             f"{file.role}: neither kernel, initrd, boot-loader or shim, nor a file in PCR 9 of the base"
         )

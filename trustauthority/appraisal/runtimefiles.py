@@ -158,9 +158,7 @@ def _by_signature(path: str, fields: ImaFields, rules: RuntimeRules) -> tuple[st
         why = "the file has another content" if known else "the rules do not name this file"
     said = ""
     for keyring in rules.keyrings:
-        if not (keyring.paths == ("/*",) and path.startswith("/")) and not path_matches(
-            path, keyring.paths
-        ):
+        if not path_matches(path, keyring.paths):
             continue
         try:
             check_file_signature(fields, keyring.keys)

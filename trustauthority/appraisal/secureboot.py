@@ -175,7 +175,7 @@ class PolicyRegister:
             return
         if variable.name == "SbatLevel":
             self.sbat_level = variable.value
-        if variable.name == _SHIM_STATE and variable.value[:1] not in {b"", b"\0"}:
+        if variable.name == _SHIM_STATE and variable.value not in {b"", b"\0"}:
             self._shim_disabled(event)
         self.authorities.append(
             AuthorityUsed(

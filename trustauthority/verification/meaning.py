@@ -235,9 +235,14 @@ def _handoff(data: bytes) -> str:
     return "firmware tables"
 
 
-def _blob2(data: bytes) -> str:
-    size = data[0] if data else 0
-    return f"firmware volume {byte_text(data[1 : 1 + size])}"
+def _described(name: str) -> Callable[[bytes], str]:
+    """Words for data that begin with the length of a description and the description."""
+
+    def words(data: bytes) -> str:
+        size = data[0] if data else 0
+        return f"{name} {byte_text(data[1 : 1 + size])}".rstrip()
+
+    return words
 
 
 _WORDS: Mapping[int, Callable[[bytes], str]] = {
@@ -271,9 +276,9 @@ _WORDS: Mapping[int, Callable[[bytes], str]] = {
     EventType.EFI_PLATFORM_FIRMWARE_BLOB: lambda data: (
         f"firmware volume ({len(data)} bytes of place)"
     ),
-    EventType.EFI_PLATFORM_FIRMWARE_BLOB2: _blob2,
+    EventType.EFI_PLATFORM_FIRMWARE_BLOB2: _described("firmware volume"),
     EventType.EFI_HANDOFF_TABLES: _handoff,
-    EventType.EFI_HANDOFF_TABLES2: _blob2,
+    EventType.EFI_HANDOFF_TABLES2: _described("firmware tables"),
     EventType.EFI_HCRTM_EVENT: _text("hardware root of trust"),
     EventType.EFI_SPDM_FIRMWARE_BLOB: _text("firmware of a device (SPDM)"),
     EventType.EFI_SPDM_FIRMWARE_CONFIG: _text("configuration of a device (SPDM)"),

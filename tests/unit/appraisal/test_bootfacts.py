@@ -242,6 +242,23 @@ def test_a_shim_that_checks_nothing_is_found_whatever_its_event_is_called(kind, 
     assert found.secure_boot.enforced is False
 
 
+@pytest.mark.parametrize("value", [b"\1", b"\2", b"\1\0", b"\0\1", b"\0\0"])
+def test_a_shim_state_that_nobody_knows_is_doubt(value):
+    """Only nothing and one zero byte say that shim checks; all else voids the claim (rules 37, 42)."""
+    found = facts(good_log().event(7, AUTHORITY, variable("MokSBState", value, SHIM_LOCK)))
+    assert ids(found) == ["shim-validation-disabled"]
+    assert found.secure_boot.enforced is False
+
+
+@pytest.mark.parametrize(
+    "text", [b"UEFI Debug ModeX", b"XUEFI Debug Mode", b"DMA Protection Disabled."]
+)
+def test_other_words_are_no_weakness(text):
+    """Firmware admits debug mode and missing DMA protection in exactly these words (rule 42)."""
+    found = facts(good_log().event(7, ACTION_EFI, text))
+    assert (found.uefi_debug, found.dma_protection_disabled) == (False, False)
+
+
 def test_a_shim_that_checks_is_no_finding():
     """The variable is there on some machines with the value 0 (rule 42)."""
     found = facts(good_log().event(7, AUTHORITY, variable("MokSBState", b"\0", SHIM_LOCK)))
@@ -311,6 +328,12 @@ def test_facts_of_a_unified_kernel_image():
 def test_a_profile_that_no_digest_proves_is_none(data, hashed):
     """The tag is a hint; the number counts only where the digest is that of it (rule 38)."""
     assert facts(good_log().event(12, 0x6, data, hashed=hashed)).uki_profile is None
+
+
+def test_an_empty_command_line_is_one():
+    """What was proven to be empty is shown as empty, not left out (rule 38)."""
+    found = facts(good_log().event(8, IPL, b"kernel_cmdline: \0", hashed=b""))
+    assert found.command_lines == ("console=ttyS0", "")
 
 
 def test_load_options_that_no_digest_proves_are_none():

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from support.bundle_parts import good_bundle, judged
-from support.logbuilder import AUTHORITY, DRIVER_CONFIG, LogBuilder
+from support.logbuilder import AUTHORITY, DRIVER_CONFIG, LogBuilder, ima_record, ng_data
 from support.small_bundle import (
     BASELINES,
     CONTEXT,
@@ -28,13 +28,14 @@ from trustauthority.appraisal.tpm import (
     version_text,
 )
 from trustauthority.codec.eventlog import decode_boot_log
+from trustauthority.codec.ima import decode_ima_binary
 from trustauthority.errors import MalformedEvidence, PcrSelectionRejected
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.policy import BootPolicy, Requirement, RuntimePolicy, TpmPolicy
 from trustauthority.model.verdict import CheckState
 from trustauthority.verification.bootreplay import BankReplay
 from trustauthority.verification.replay import ReplayDefect, ReplayFinding
-from trustauthority.verification.runtime import BootAggregate
+from trustauthority.verification.runtime import MAX_FINDINGS, BootAggregate
 from trustauthority.verification.runtimelog import RuntimeProgress, RuntimeReplay
 
 VERIFIED = verify_evidence(GOOD, EXPECTED, POLICY, RULES)
@@ -379,3 +380,33 @@ def switched_off() -> bytes:
     """The log of a machine whose firmware says that Secure Boot is off."""
     builder = LogBuilder().policy(b"\0").separators((7,))
     return builder.separators().bytes
+
+
+# --- what the authority remembers of runtime files ------------------------------------------------
+
+
+def test_a_log_that_is_not_proven_takes_no_judgement_back():
+    """Rule 54: what was refused stays refused when the next log proves nothing."""
+    before = judge_runtime(VERIFIED.runtime, RULES, None)
+    assert before is not None
+    refused = replace(before, refused=1)
+    unproven = replace(VERIFIED.runtime, problem="no prefix")
+    assert judge_runtime(unproven, RULES, refused) is refused
+
+
+@pytest.mark.parametrize("count", [MAX_FINDINGS - 1, MAX_FINDINGS])
+def test_a_full_list_of_defects_approves_nothing_behind_it(count):
+    """Rule 58: the list is cut at its limit, so at the limit nothing after the last of it counts."""
+    path, content = b"/usr/bin/ssh", b"ssh"
+    log = b"".join(ima_record(ng_data(path, content)) for _ in range(MAX_FINDINGS + 1))
+    entries = tuple(decode_ima_binary(log))
+    replayed = RuntimeReplay(
+        progress=VERIFIED.runtime.progress,
+        rules=RULES.sha256,
+        entries=entries,
+        defective=frozenset(range(count)),
+    )
+    found = judge_runtime(replayed, RULES, None)
+    assert found is not None
+    assert found.by_digest == (len(entries) - count if count < MAX_FINDINGS else 0)
+    assert found.refused == len(entries) - found.by_digest

@@ -2,7 +2,16 @@
 
 import pytest
 from support.corpus import corpus_folder
-from support.variants import BANK, BOOTS, CAPTURES, boot_log, changed, good_boot, proven
+from support.variants import (
+    BANK,
+    BOOTS,
+    CAPTURES,
+    boot_log,
+    changed,
+    good_boot,
+    proven,
+    with_digest,
+)
 
 from trustauthority.appraisal.components import Position, component_of, split_components
 from trustauthority.codec.eventlog import decode_boot_log
@@ -170,6 +179,38 @@ def test_the_file_that_grub_was_told_to_start_is_the_kernel():
     assert component_of(event(9, IPL, b"/boot/my-own"), position) is Component.KERNEL
 
 
+def renamed(commands: dict[int, bytes]):
+    """The good boot, in which some events of GRUB are called otherwise."""
+    return changed(good_boot(), lambda e: e._replace(data=commands.get(e.number, e.data)))
+
+
+def component_at(log, number: int) -> Component:
+    """The component of an event."""
+    return next(
+        part
+        for part, registers in split_components(log, ALL).runs.items()
+        for runs in registers.values()
+        if any(event.number == number for run in runs for event in run.events)
+    )
+
+
+@pytest.mark.parametrize(
+    ("commands", "number", "component"),
+    [
+        ({46: b"grub_cmd: initrd /one.cpio /two.cpio", 47: b"/one.cpio"}, 47, Component.KERNEL),
+        ({46: b"grub_cmd: initrd /one.cpio /two.cpio", 47: b"/two.cpio"}, 47, Component.KERNEL),
+        ({46: b"grub_cmd: initrd /one.cpio", 47: b"/two.cpio"}, 47, Component.BOOT_LOADER),
+        ({41: b"grub_cmd: linux /mine opt=/x", 42: b"/mine"}, 42, Component.KERNEL),
+        ({41: b"grub_cmd: linux /mineX", 42: b"/mineX\0"}, 42, Component.KERNEL),
+        ({41: b"grub_cmd: linux /mine /x", 42: b"/x"}, 42, Component.BOOT_LOADER),
+        ({31: b"grub_cmd: source /x", 42: b"/x"}, 42, Component.BOOT_LOADER),
+    ],
+)
+def test_files_that_a_command_passes_on(commands, number, component):
+    """All that ``initrd`` names, of ``linux`` the file it starts and not its arguments, of others none."""
+    assert component_at(renamed(commands), number) is component
+
+
 def test_a_separator_counts_by_its_digest():
     """Rule 41: a renamed separator still separates; one that only claims to be one does not."""
     log = good_boot()
@@ -185,6 +226,14 @@ def test_images_of_a_log_without_grub():
     """The last image and its repetitions are the kernel, the ones before are boot loaders."""
     quiet = changed(good_boot(), lambda e: None if e.pcr in {8, 9} else e)
     assert counts(quiet, (4,)) == {"firmware": {4: 2}, "boot-loader": {4: 2}, "kernel": {4: 2}}
+
+
+def test_a_kernel_that_was_started_before_a_boot_loader_is_none():
+    """Only repetitions at the end are the kernel: what starts another image after it is a boot loader."""
+    quiet = changed(good_boot(), lambda e: None if e.pcr in {8, 9} else e)
+    last = quiet.digest(next(e for e in quiet.events if e.number == 44))
+    odd = changed(quiet, lambda e: with_digest(quiet, e, last) if e.number == 24 else e)
+    assert counts(odd, (4,)) == {"firmware": {4: 2}, "boot-loader": {4: 2}, "kernel": {4: 2}}
 
 
 def test_grub_that_starts_nothing_has_no_kernel():

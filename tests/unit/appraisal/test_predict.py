@@ -4,7 +4,17 @@ import hashlib
 from dataclasses import replace
 
 import pytest
-from support.variants import BOOTS, CAPTURES, PCRS, boot_log, changed, good_boot, proven, variants
+from support.variants import (
+    BOOTS,
+    CAPTURES,
+    PCRS,
+    boot_log,
+    changed,
+    good_boot,
+    proven,
+    variants,
+    with_digest,
+)
 
 from trustauthority.appraisal.alternatives import judge_boot
 from trustauthority.appraisal.predict import compose_register, predict_update
@@ -101,6 +111,28 @@ def test_a_command_line_that_stands_in_no_menu_entry():
     assert set(found.registers) == {8, 9}
 
 
+def test_a_menu_entry_over_several_lines():
+    """GRUB hashes line ends and tabs, which are shown as letters."""
+    old = "/vmlinuz quiet"
+    text = f"menuentry x {{\n\tlinux {old}\n}}"
+
+    def entry(event, line: str):
+        if event.number == 45:
+            data = b"kernel_cmdline: " + line.encode() + b"\0"
+        elif event.number == 39:
+            data = b"grub_cmd: " + text.replace(old, line).encode() + b"\0"
+        else:
+            return event if event.number != 41 else None
+        made = with_digest(GOOD, event, hashlib.sha256(data.split(b": ", 1)[1][:-1]).digest())
+        return made._replace(data=data)
+
+    before = changed(GOOD, lambda e: entry(e, old))
+    after = changed(GOOD, lambda e: entry(e, "/vmlinuz verbose"))
+    found = predict(file(CFG), base=base_of(before), command_line="verbose")
+    assert found.registers[8] == compose_register(base_of(after), 8)
+    assert found.registers[8] != compose_register(base_of(before), 8)
+
+
 def test_load_options_are_predicted():
     """A kernel that measures its own options: UTF-16 with a final NUL, as two real boots show."""
     old = good_boot("secureboot-off")
@@ -149,6 +181,13 @@ def test_boot_loader_and_shim_are_told_apart():
     assert swapped.registers[4] != GOOD.values[4].hex()
 
 
+def test_a_boot_loader_without_shim():
+    """One image before the kernel is the boot loader, and there is no shim to replace."""
+    bare = changed(GOOD, lambda e: None if e.number == 24 else e)
+    found = predict(file("boot-loader", image_digest=image(GOOD, 1)), base=base_of(bare))
+    assert found.registers == {4: compose_register(base_of(bare), 4)}
+
+
 # --- what can't be explained is refused ------------------------------------------------------
 
 
@@ -185,7 +224,22 @@ def base_of(log) -> dict:
     [
         ({}, (file("kernel"),), "no boot to start from"),
         (without(Component.KERNEL), (file("kernel"),), "which file the kernel is"),
+        (
+            base_of(
+                changed(
+                    GOOD,
+                    lambda e: None if e.number in {43, 44} or e.data.startswith(b"/vmlinuz") else e,
+                )
+            ),
+            (file("kernel"),),
+            "which file the kernel is",
+        ),
         (without(Component.KERNEL), (file("initrd"),), "measures none"),
+        (
+            base_of(changed(GOOD, lambda e: None if e.number == 24 else e)),
+            (file("shim", image_digest="cc" * 32),),
+            "starts none before the kernel",
+        ),
         (without(Component.BOOT_LOADER), (file("boot-loader"),), "replaced as kernel"),
         (
             base_of(
@@ -200,6 +254,22 @@ def test_a_base_that_does_not_show_the_place_is_refused(base, files, why):
     """What the base does not measure can't be replaced in it."""
     with pytest.raises(FailedPrecondition, match=why):
         predict(*files, base=base)
+
+
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [("/loader/entries/a.conf", True), ("/grub/grub.cfg", True), ("/grub/normal.mod", False)],
+)
+def test_the_file_with_the_command_line_is_a_configuration(name, good):
+    """GRUB reads the line from a file that it measures: another file replaced does not explain it."""
+    named = changed(GOOD, lambda e: e._replace(data=name.encode()) if e.number == 35 else e)
+    given = file(name, "ab" * 32)
+    if good:
+        found = predict(given, base=base_of(named), command_line="quiet")
+        assert set(found.registers) == {8, 9}
+    else:
+        with pytest.raises(FailedPrecondition, match="replace it as well"):
+            predict(given, base=base_of(named), command_line="quiet")
 
 
 def test_a_command_line_that_nobody_measures_is_refused():
@@ -275,6 +345,24 @@ def test_sections_that_no_stub_measured_are_refused():
     new = file("kernel", image_digest="ee" * 32, sections={".other": "00" * 32})
     with pytest.raises(FailedPrecondition, match="not what systemd-stub measures"):
         predict(new, base=base_of(renamed))
+
+
+def test_sections_that_do_not_come_in_pairs_are_refused():
+    """A stub measures each section's name, then its content, under one name."""
+    log, _ = uki()
+    numbers = [event.number for event in log.in_register(11)]
+    new = file("kernel", image_digest="ee" * 32, sections=sections(log))
+    for position in (1, len(numbers) - 1):
+        odd = changed(
+            log,
+            lambda e, at=numbers[position]: (
+                e._replace(data=".other".encode("utf-16-le")) if e.number == at else e
+            ),
+        )
+        less = changed(log, lambda e, at=numbers[position]: None if e.number == at else e)
+        for base in (odd, less):
+            with pytest.raises(FailedPrecondition, match="not what systemd-stub measures"):
+                predict(new, base=base_of(base))
 
 
 def test_runs_that_do_not_fit_together_have_no_value():

@@ -1,14 +1,34 @@
 """A bundle's parts may say anything: judging it again ends in a verdict or a refusal, never in a crash."""
 
+import hashlib
 import json
 from dataclasses import replace
 
 import pytest
-from support.bundle_parts import PARTS, good_bundle, judged, with_part
-from support.small_bundle import GOOD
+from support.bundle_parts import (
+    DOCUMENT,
+    ENDORSEMENT,
+    PARTS,
+    TLS_AREA,
+    good_bundle,
+    judged,
+    with_part,
+)
+from support.logbuilder import good_log, userspace_record
+from support.small_bundle import BANKS, GOOD, KEY, NONCE, POLICY, RULES
+from support.tpm_structures import make_quote, name_of, qualified
 
+from hostagent.collect import qualifying_data
+from trustauthority.appraisal.rejudge import Grounds, judge_bundle
 from trustauthority.codec.policy import decode_policy
-from trustauthority.errors import InvalidRequest, MalformedEvidence, PolicyInvalid
+from trustauthority.errors import (
+    InvalidRequest,
+    MalformedEvidence,
+    PcrSelectionRejected,
+    PolicyInvalid,
+    TpmClockRolledBack,
+)
+from trustauthority.model.verdict import CheckState
 
 KNOWN = json.loads(good_bundle().parts["runtime-before.json"])
 NAMED = {"number": 1, "path": "/x", "digest": "sha256:00", "why": "unknown"}
@@ -81,6 +101,34 @@ def test_names_of_baselines_are_texts(name, value):
         exchanged("baselines.json", json.dumps(documents).encode())
 
 
+@pytest.mark.parametrize("version", [None, 0, 1, 3, "2", [2]])
+def test_a_baseline_of_another_version_is_none(version):
+    """What another version would mean by a field nobody here knows (rule 65)."""
+    documents = json.loads(good_bundle().parts["baselines.json"])
+    documents[0]["version"] = version
+    if version is None:
+        del documents[0]["version"]
+    with pytest.raises(MalformedEvidence):
+        exchanged("baselines.json", json.dumps(documents).encode())
+
+
+@pytest.mark.parametrize(
+    ("log", "good"),
+    [
+        (b"garbage", False),
+        (userspace_record("phase", pcr=14), True),
+        (userspace_record("phase", pcr=11), True),
+    ],
+)
+def test_a_log_of_user_space_in_a_bundle_is_replayed(log, good):
+    """Rule 49: one that can't be read fails the boot log; one that is ahead of the quote adds nothing."""
+    bundle = good_bundle()
+    verdict = judged(replace(bundle, parts={**bundle.parts, "userspace.log": log})).verdict
+    assert checks_of(verdict)["boot-log"].state is (
+        CheckState.PASSED if good else CheckState.FAILED
+    )
+
+
 @pytest.mark.parametrize(
     "document",
     [
@@ -121,3 +169,150 @@ def test_evidence_of_a_first_log_needs_no_word_of_the_authority():
     assert whole.verdict.passed
     assert whole.own_policy
     assert whole.own_baselines
+
+
+# --- what the authority's word in the manifest does, and what it does not ------------------------
+
+
+def with_manifest(**fields):
+    """The good bundle, of which the authority said something else."""
+    bundle = good_bundle()
+    return replace(bundle, manifest={**bundle.manifest, **fields})
+
+
+def with_policy(bundle, text: str):
+    """A bundle judged by the good policy with more in it."""
+    document = bundle.parts["policy.toml"] + text.encode()
+    return judged(replace(bundle, parts={**bundle.parts, "policy.toml": document})).verdict
+
+
+def checks_of(verdict):
+    """Every check by its id."""
+    found = {}
+    waiting = [*verdict.checks]
+    for check in waiting:
+        found[check.id] = check
+        waiting.extend(check.children)
+    return found
+
+
+def test_a_bundle_claims_nothing_of_enrolment():
+    """Rule 67: what only enrolment proves is skipped with a reason, never passed."""
+    found = checks_of(judged(good_bundle()).verdict)
+    for name, reason in (
+        ("endorsement", "ta evidence endorsement judges the EK certificate"),
+        ("residency", "proven at enrolment, by the TPM's own answer to a challenge"),
+    ):
+        check = found[name]
+        assert (check.state, check.found) == (CheckState.SKIPPED, "")
+        assert check.detail == f"a bundle can't show it: {reason}"
+        assert not check.children
+    assert found["quote"].state is CheckState.PASSED
+
+
+def test_a_verdict_on_a_bundle_names_host_policy_and_time():
+    """The labels are the authority's; the policy is named by the hash of the bytes that were used."""
+    verdict = judged(good_bundle()).verdict
+    assert (verdict.host_id, verdict.cluster) == ("h-1", "prod")
+    assert verdict.policy_sha256 == hashlib.sha256(DOCUMENT.encode()).hexdigest()
+    assert verdict.policy_epoch == 0
+    assert verdict.decided_at_ms == 1_000
+    assert verdict.attested_until_ms > 1_000
+
+
+@pytest.mark.parametrize("left_out", [0, 10, 14])
+def test_banks_that_quote_different_registers_are_refused(left_out):
+    """Rule 4: a register that one of the banks leaves out is not covered there, whatever the other says."""
+    bundle = good_bundle()
+    log, ek = good_log(BANKS), bundle.parts["ek.public"]
+    banks = {
+        bank: {
+            pcr: log.registers[bank].get(pcr, bytes(size))
+            for pcr in POLICY.evidence.pcrs
+            if pcr != left_out or bank == "sha256"
+        }
+        for bank, size in (("sha1", 20), ("sha256", 32))
+    }
+    quote = make_quote(
+        KEY,
+        pcrs=banks,
+        extra_data=qualifying_data(NONCE, name_of(TLS_AREA)),
+        signer=qualified(qualified(ENDORSEMENT, name_of(ek)), name_of(KEY.public)),
+        clock=(1_010, 5, 2, 1),
+    )
+    parts = {
+        "quote.attest": quote.attest,
+        "quote.signature": quote.signature,
+        "pcr-values.bin": quote.pcr_values,
+    }
+    with pytest.raises(PcrSelectionRejected, match="the same ones in each of its banks"):
+        judged(replace(bundle, parts={**bundle.parts, **parts}))
+
+
+@pytest.mark.parametrize("labels", [None, [], "host", {"host_id": 5, "cluster": None}])
+def test_labels_that_are_no_texts_name_nobody(labels):
+    """Labels are for people: whatever they hold, they decide nothing (rule 65)."""
+    verdict = judged(with_manifest(labels=labels)).verdict
+    assert (verdict.host_id, verdict.cluster, verdict.passed) == ("", "", True)
+
+
+def test_a_class_that_nobody_says_is_none():
+    """A policy that asks for a class fails a bundle whose authority named none, and one of another class."""
+    asks = '[boot]\nhost_class = "required"\n'
+    labels = good_bundle().manifest["labels"]
+    documents = json.loads(good_bundle().parts["baselines.json"])
+    of_class = json.dumps([each | {"host_class": "r650"} for each in documents]).encode()
+    for host_class, good in (("r650", True), ("edge", False), (None, False)):
+        named = {} if host_class is None else {"host_class": host_class}
+        bundle = with_manifest(labels=labels | named)
+        bundle = replace(bundle, parts={**bundle.parts, "baselines.json": of_class})
+        assert with_policy(bundle, asks).passed is good
+
+
+@pytest.mark.parametrize("manufacturer", [None, 5, ["IBM"], ""])
+def test_a_manufacturer_that_nobody_names_is_unknown(manufacturer):
+    """Rule 17: whose versions these are nobody says; a policy that asks is not met."""
+    asks = '[tpm]\nfirmware_flaws = "required"\n'
+    assert with_policy(good_bundle(), asks).passed
+    verdict = with_policy(with_manifest(tpm_manufacturer=manufacturer), asks)
+    assert checks_of(verdict)["tpm-firmware.flaws"].state is CheckState.FAILED
+
+
+def test_firmware_that_went_back_is_seen_in_a_bundle_too():
+    """Rule 17: older than the authority saw before; the good bundle's TPM has 0x2024_0000_0001."""
+    asks = '[tpm]\nfirmware_rollback = "required"\n'
+    for before, good in (("0000202400000001", True), ("0000202400000002", False), ("", True)):
+        verdict = with_policy(with_manifest(tpm_firmware_before=before), asks)
+        assert verdict.passed is good, before
+        check = checks_of(verdict)["tpm-firmware.rollback"]
+        assert check.state is (CheckState.PASSED if good else CheckState.FAILED)
+
+
+@pytest.mark.parametrize(
+    ("field", "step"), [(slice(0, 4), 1), (slice(4, 8), 1), (slice(8, 16), 10)]
+)
+def test_evidence_that_is_not_newer_than_before_is_refused(field, step):
+    """Rule 16: resetCount, restartCount and clock each; the authority's word places the quote in time."""
+    position = bytearray.fromhex(good_bundle().manifest["tpm_position_before"])
+    value = int.from_bytes(position[field], "big") + step
+    position[field] = value.to_bytes(field.stop - field.start, "big")
+    with pytest.raises(TpmClockRolledBack):
+        judged(with_manifest(tpm_position_before=position.hex()))
+
+
+def test_grounds_that_are_given_count_instead_of_the_bundles_own():
+    """``Judged`` says whose policy and baselines the verdict rests on (rule 67)."""
+    bundle = good_bundle()
+    given = Grounds(policy=DOCUMENT.encode(), baselines=(), rules=RULES)
+    found = judge_bundle(bundle, given, 1_000)
+    assert (found.own_policy, found.own_baselines) == (False, False)
+    assert not found.verdict.passed
+    without = {name: part for name, part in bundle.parts.items() if name != "policy.toml"}
+    with pytest.raises(InvalidRequest, match="holds no policy"):
+        judged(replace(bundle, parts=without))
+    with pytest.raises(PolicyInvalid, match=RULES.sha256):
+        judge_bundle(bundle, Grounds(), 1_000)
+    without = {name: part for name, part in bundle.parts.items() if name != "baselines.json"}
+    verdict = judged(replace(bundle, parts=without)).verdict
+    assert not verdict.passed
+    assert checks_of(verdict)["baseline.exists"].detail == "no baseline is approved in this cluster"

@@ -162,6 +162,8 @@ class TestDigests:
         entries = [entry("/usr/bin/ls", number=number) for number in (1, 2, 3)]
         found = judged(*entries, defective=frozenset({1}), defects_cut=True)
         assert (found.by_digest, found.refused) == (0, 3)
+        between = judged(*entries, defective=frozenset({1, 3}), defects_cut=True)
+        assert [each.number for each in between.named] == [1, 3]
 
     @pytest.mark.parametrize("template", ["ima-new", "d-ng", "n-ng|d-ng|what"])
     def test_unknown_templates(self, template) -> None:
@@ -253,6 +255,20 @@ class TestSignatures:
         everywhere = rules(keyrings={"distro": {"keys": [encoded(RSA)], "paths": ["/*"]}})
         assert judged(signed("/usr/bin/tool"), under=everywhere).by_signature == 1
         assert why(signed("usr/bin/tool"), everywhere) == "the rules do not name this file"
+        assert why(signed("/opt/../bin/tool"), everywhere) == "the rules do not name this file"
+
+    def test_each_keyring_for_the_path_is_asked(self) -> None:
+        """A keyring for other paths, or without the key, keeps no other one from vouching."""
+        ring = {"keys": [encoded(RSA)], "paths": ["/opt/*"]}
+        several = rules(
+            keyrings={
+                "a": {"keys": [encoded(RSA)], "paths": ["/srv/*"]},
+                "b": {"keys": [encoded(ECC)], "paths": ["/opt/*"]},
+                "c": ring,
+            }
+        )
+        assert judged(signed("/opt/tool"), under=several).by_signature == 1
+        assert why(signed("/opt/tool", over=OTHER), several).count("; keyring") == 1
 
     def test_key_of_another_kind(self) -> None:
         """A key that signs no files never vouches, however it came into a keyring."""
@@ -316,6 +332,7 @@ class TestCheck:
         """What has no path is shown as such."""
         (check,) = file_checks(judged(entry("/x", template="what")), self.POLICY)
         assert check.children[0].title == "an entry that can't be read"
+        assert check.children[0].found == ""
         assert "an entry: the entry can't be read" in check.detail
 
 

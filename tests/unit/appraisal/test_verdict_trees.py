@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from support import boot_tables
+from support import boot_tables, event_words
 from support.verdict_trees import FAMILIES, table
 
 from trustauthority.model.verdict import CheckState
@@ -28,6 +28,11 @@ def test_verdicts_are_those_that_were_read_and_checked_in(family):
 def test_boots_are_read_as_they_were_checked_in():
     """Rules 37, 38: each event of real boots has its component, its proof and its words, unchanged."""
     assert boot_tables.table() == expected("boots")
+
+
+def test_events_are_said_as_they_were_checked_in():
+    """Rules 37, 38: each type of event in words, and how far its digest proves them, unchanged."""
+    assert event_words.table() == expected("words")
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ WORDS = [
     (0x80000009, struct.pack("<Q", 1) + guid(GLOBAL) + bytes(8), f"firmware table {GLOBAL}"),
     (0x80000009, b"", "firmware tables"),
     (0x8000000A, b"\x03Fv1" + bytes(16), "firmware volume Fv1"),
-    (0x8000000B, b"", "firmware volume"),
+    (0x8000000B, b"\x04ACPI" + bytes(16), "firmware tables ACPI"),
     (0x8401, b"\x01", "1 bytes of an event type we do not know"),
 ]
 
