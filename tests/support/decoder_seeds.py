@@ -149,6 +149,12 @@ def lists() -> list[bytes]:
     ]
 
 
+def signed_data() -> list[bytes]:
+    """PKCS #7 with certificates in it, and a certificate without."""
+    root = ek_certificates.root()
+    return [ek_certificates.pkcs7(root, ek_certificates.intermediate()), root]
+
+
 def pems() -> list[bytes]:
     body = base64.encodebytes(certificates()[0])
     return [b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n"]

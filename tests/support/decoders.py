@@ -38,7 +38,12 @@ from trustauthority.codec.x509 import (
     split_chain,
 )
 from trustauthority.codec.x509_crl import decode_revocation_list
-from trustauthority.codec.x509_framing import der_sequence, pem_blocks, unframe
+from trustauthority.codec.x509_framing import (
+    certificates_inside,
+    der_sequence,
+    pem_blocks,
+    unframe,
+)
 from trustauthority.codec.x509_names import decode_alternative_name, decode_name
 from trustauthority.errors import (
     AlgorithmUnsupported,
@@ -215,6 +220,12 @@ DECODERS: tuple[Decoder, ...] = (
         "x509",
         lambda data: list(der_sequence(data, part="p")),
         seeds.certificates,
+    ),
+    Decoder(
+        "x509_framing.certificates_inside",
+        "x509",
+        lambda data: list(certificates_inside(data, part="p")),
+        seeds.signed_data,
     ),
     Decoder("x509_names.decode_name", "x509", ways.element(decode_name), seeds.elements),
     Decoder(

@@ -330,3 +330,15 @@ def ecc_endorsement(size: int = 256, **changes: object) -> bytes:
         "extensions": ek_extensions(usage=key_usage(4)),
     }
     return endorsement(**(fields | changes))
+
+
+def pkcs7(*certificates: bytes, kind: str = "1.2.840.113549.1.7.2", behind: bytes = b"") -> bytes:
+    """SignedData without signers, as authorities hand out certificates in it."""
+    signed = sequence(
+        tlv(0x02, b"\x01"),
+        tlv(0x31, b""),
+        sequence(oid("1.2.840.113549.1.7.1")),
+        tlv(0xA0, b"".join(certificates)),
+        tlv(0x31, b""),
+    )
+    return sequence(oid(kind), tlv(0xA0, signed + behind))

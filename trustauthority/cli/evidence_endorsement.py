@@ -209,7 +209,7 @@ def endorsement(
 
     Args:
         certificates: DER, PEM, or the content of an NV index with its header and padding.
-        anchors: CA certificates to trust: a bundle (PEM, or DER in a row), or a folder with all below it.
+        anchors: CA certificates to trust: a bundle (PEM, DER in a row, PKCS #7), or a folder.
         intermediates: CA certificates to build chains from: bundles or folders, or a chain from NV.
         crl: Revocation lists, DER or PEM: files or folders.
         allow: What is refused by default: certificates of EKs or CAs past their end, SHA-1 of CAs.

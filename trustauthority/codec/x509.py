@@ -29,7 +29,12 @@ from trustauthority.codec.der import (
     octet_aligned,
 )
 from trustauthority.codec.x509_extensions import decode_extensions, extension_value
-from trustauthority.codec.x509_framing import der_sequence, pem_blocks, unframe
+from trustauthority.codec.x509_framing import (
+    certificates_inside,
+    der_sequence,
+    pem_blocks,
+    unframe,
+)
 from trustauthority.codec.x509_names import decode_alternative_name, decode_name
 from trustauthority.errors import MalformedEvidence
 from trustauthority.model.certificate import (
@@ -41,6 +46,8 @@ from trustauthority.model.certificate import (
 
 MAX_BUNDLE: Final = 64 * 1024 * 1024
 """Bytes of one file with many certificates."""
+
+_BUNDLE_LABELS: Final = frozenset({b"CERTIFICATE", b"PKCS7", b"CMS"})
 
 _Decoded = TypeVar("_Decoded")
 
@@ -55,7 +62,7 @@ def decode_certificate(data: bytes) -> Certificate:
 
 
 def decode_certificates(data: bytes) -> tuple[Certificate, ...]:
-    """Decode a PEM bundle, DER one after the other, or one certificate in any form of ``decode_certificate``.
+    """Decode a PEM bundle, DER one after the other, PKCS #7, or any form of ``decode_certificate``.
 
     Raises:
         MalformedEvidence: one of them does not decode, or there is none.
@@ -63,17 +70,21 @@ def decode_certificates(data: bytes) -> tuple[Certificate, ...]:
     if len(data) > MAX_BUNDLE:
         raise MalformedEvidence("too long", part="certificate bundle", offset=MAX_BUNDLE)
     if data[:1] == b"\x30":
-        return tuple(_certificate(der) for der in der_sequence(data, part="certificate"))
-    if b"-----BEGIN " not in data:
+        found = der_sequence(data, part="certificate")
+    elif b"-----BEGIN " in data:
+        found = (
+            unframe(der, part="certificate", label=b"")
+            for _, label, der in pem_blocks(data, part="certificate bundle")
+            if label in _BUNDLE_LABELS
+        )
+    else:
         return (decode_certificate(data),)
-    found = [
-        _certificate(unframe(der, part="certificate", label=b""))
-        for _, label, der in pem_blocks(data, part="certificate bundle")
-        if label == b"CERTIFICATE"
-    ]
-    if not found:
+    certificates = tuple(
+        _certificate(each) for der in found for each in certificates_inside(der, part="certificate")
+    )
+    if not certificates:
         raise MalformedEvidence("no certificate", part="certificate bundle", offset=0)
-    return tuple(found)
+    return certificates
 
 
 def split_chain(data: bytes) -> tuple[bytes, ...]:

@@ -2,7 +2,7 @@
 
 Stage: codec. Trusts nothing on entry. On exit the bytes are one DER element that something constant
 may have padded; anything else behind it is refused (pitfall 24). Does not look inside. Sources: RFC
-7468 (PEM); TCG PC Client Implementation Specification 1.21 section 7.3.2 (``TCG_PCCLIENT_STORED_CERT``,
+7468 (PEM); RFC 5652 section 5.1 (PKCS #7); TCG PC Client Implementation Specification 1.21 section 7.3.2 (``TCG_PCCLIENT_STORED_CERT``,
 the 7-byte header some vendors still write in front of the certificate in NV).
 """
 
@@ -11,7 +11,16 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from trustauthority.codec.der import SEQUENCE, DerElement, DerReader
+from trustauthority.codec.der import (
+    INTEGER,
+    OBJECT_IDENTIFIER,
+    SEQUENCE,
+    SET,
+    DerElement,
+    DerReader,
+    context,
+    object_identifier,
+)
 from trustauthority.errors import MalformedEvidence
 
 MAX_CERTIFICATE: Final = 64 * 1024
@@ -24,6 +33,7 @@ _PEM: Final = re.compile(
     rb"-----BEGIN (?P<label>[A-Z0-9 ]+)-----[ \t]*\r?\n(?P<body>[A-Za-z0-9+/=\s]*?)"
     rb"-----END (?P=label)-----"
 )
+_SIGNED_DATA: Final = "1.2.840.113549.1.7.2"
 _OLD_LABELS: Final = {b"X509 CERTIFICATE": b"CERTIFICATE"}  # SSLeay's, and of EKs in the wild
 _PEM_MARK: Final = b"-----BEGIN "
 _PADDING: Final = (b"\x00", b"\xff")
@@ -99,6 +109,34 @@ def der_sequence(data: bytes, *, part: str) -> Iterator[bytes]:
         yield element.raw
         position = element.end
     _check_padding(data, position, part)
+
+
+def certificates_inside(der: bytes, *, part: str) -> Iterator[bytes]:
+    """The element itself, or each certificate of a PKCS #7 file: Microsoft hands out CAs of vTPMs in such.
+
+    Whatever it is signed with is not looked at: like any other bundle it is no reason to trust.
+
+    Raises:
+        MalformedEvidence: another PKCS #7 type, or none with certificates.
+    """
+    outer = DerReader(der, part=part).read(part, SEQUENCE).reader()
+    if not outer.next_is(OBJECT_IDENTIFIER):
+        yield der
+        return
+    kind = outer.read("contentType", OBJECT_IDENTIFIER)
+    if object_identifier(kind) != _SIGNED_DATA:
+        raise kind.malformed("PKCS #7 of another type than SignedData")
+    content = outer.read("content", context(0)).reader()
+    outer.finish()
+    signed = content.read("SignedData", SEQUENCE).reader()
+    content.finish()
+    for field, tag in (("version", INTEGER), ("digestAlgorithms", SET), ("content", SEQUENCE)):
+        signed.read(field, tag)
+    certificates = signed.read("certificates", context(0)).reader()
+    while not certificates.at_end:
+        yield certificates.read("certificate", SEQUENCE).raw
+    while not signed.at_end:
+        signed.read("signerInfos")
 
 
 def _cut(data: bytes, start: int, part: str) -> bytes:

@@ -7,6 +7,7 @@ from hashlib import sha256
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import ek_certificates as make
@@ -149,6 +150,45 @@ def test_certificates_one_after_the_other_are_a_bundle(padding: bytes) -> None:
     data = make.root() + GOOD + make.root() + padding
     assert [one.raw for one in decode_certificates(data)] == [make.root(), GOOD, make.root()]
     assert [one.raw for one in decode_certificates(GOOD + padding)] == [GOOD]
+
+
+@pytest.mark.parametrize("label", [None, "PKCS7", "CMS", "CERTIFICATE"])
+def test_certificates_in_pkcs7_are_a_bundle(label: str | None) -> None:
+    """Rule 25: the CAs of Azure's vTPMs come so, even under the label of a certificate."""
+    data = make.pkcs7(make.root(), GOOD)
+    assert [
+        one.raw for one in decode_certificates(data if label is None else _pem(data, label))
+    ] == [make.root(), GOOD]
+    library = pkcs7.serialize_certificates(
+        [x509.load_der_x509_certificate(one) for one in (make.root(), GOOD)], Encoding.DER
+    )
+    assert {one.raw for one in decode_certificates(library)} == {make.root(), GOOD}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        make.pkcs7(),
+        make.pkcs7(kind="1.2.840.113549.1.7.1"),
+        make.pkcs7(GOOD, behind=b"\x05\x00"),
+        make.pkcs7(GOOD[:-1]),
+        make.pkcs7(b"\xa1\x00"),
+        make.pkcs7(GOOD)[:-1],
+        make.sequence(make.oid("1.2.840.113549.1.7.2")),
+        _pem(make.pkcs7(), "PKCS7"),
+    ],
+    ids=["none", "other type", "behind", "cut", "attribute", "short", "empty", "PEM"],
+)
+def test_pkcs7_without_whole_certificates_is_refused(data: bytes) -> None:
+    """Rule 24: nothing is skipped in a file that must hold certificates."""
+    with pytest.raises(MalformedEvidence):
+        decode_certificates(data)
+
+
+def test_an_ek_certificate_is_no_bundle() -> None:
+    """A file that must be one certificate is not searched for one."""
+    with pytest.raises(MalformedEvidence):
+        decode_certificate(make.pkcs7(GOOD))
 
 
 @pytest.mark.parametrize(
