@@ -9,7 +9,7 @@ import pytest
 from support.libvirt_hosts import guest_image
 from support.two_hosts import TwoHosts
 
-from hostagent.luks import active_slots
+from hostagent.luks import active_slots, run_qemu
 
 pytestmark = pytest.mark.libvirt
 DOMAIN = """\
@@ -121,16 +121,9 @@ def test_a_luks_domain(two: TwoHosts, erase: bool) -> None:
     plain.write_bytes(guest_image(f"tick of {vm}"))
     old.write_text("correct horse\n")
     old.chmod(0o600)
-    secret = two.folder / "secret"
-    secret.write_text("correct horse")
-    subprocess.run(
-        [
-            *("qemu-img", "convert", "-O", "qcow2", "--object", f"secret,id=d,file={secret}"),
-            *("-o", "encrypt.format=luks,encrypt.key-secret=d,encrypt.iter-time=100"),
-            *(str(plain), str(disk)),
-        ],
-        check=True,
-    )
+    options = "encrypt.format=luks,encrypt.key-secret=d,encrypt.iter-time=100"
+    words = ("-O", "qcow2", "-o", options, str(plain), str(disk))
+    run_qemu("qemu-img", "convert", *words, d=b"correct horse")
     defined(two, vm, disk, kind="qcow2", encryption=LUKS)
     without = protect(two, vm)
     assert without.code == 1
