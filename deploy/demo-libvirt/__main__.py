@@ -38,7 +38,7 @@ def act_1(two: TwoHosts, tell: Narrator) -> None:
         seconds=started.seconds,
     )
     tell.expect(
-        "the guest runs: it reads its disk and writes a line, twice a second", holds=two.runs()
+        "the guest runs: it reads its disk and writes a line, six times a second", holds=two.runs()
     )
     tell.show(two.serial.read_text(), lines=2)
     tell.expect("libvirt keeps no key: virsh secret-list is empty", holds=not two.secrets("host-a"))

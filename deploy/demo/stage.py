@@ -1,5 +1,6 @@
 """The stage of the demo: processes, ports, software hosts. Everything lies below one folder."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -20,6 +22,8 @@ from support.swtpm import SoftwareTpm, TpmMaker
 
 BIN = Path(sys.executable).parent
 READY_S = 60
+_PORTS = range(20_000, 32_000)
+"""Below those that the kernel gives to clients: a server that was stopped gets its port again."""
 
 
 class DemoFailed(Exception):
@@ -77,9 +81,7 @@ class Stage:
     def address(self, name: str) -> str:
         """A loopback address with a port of its own, the same one each time it is asked for."""
         if name not in self.ports:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                self.ports[name] = probe.getsockname()[1]
+            self.ports[name] = _free_port(taken=self.ports.values())
         return f"127.0.0.1:{self.ports[name]}"
 
     def start(self, name: str, *command: str | Path, ready: str) -> float:
@@ -216,3 +218,14 @@ ima_log = "{host.folder / "boot" / "ima.bin"}"
 [intervals]
 answer_timeout_ms = 6000
 """
+
+
+def _free_port(taken: Collection[int]) -> int:
+    """A port that nobody listens on; stages that are set up at the same time look in other places."""
+    first = os.getpid() * 97 % len(_PORTS)
+    for port in (*_PORTS[first:], *_PORTS[:first]):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in taken:
+                return port
+    raise DemoFailed("no port is free")

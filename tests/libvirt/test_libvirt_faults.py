@@ -11,7 +11,7 @@ import pytest
 from stage import Result
 from support.lossy_line import Loses
 from support.power import power_off, power_on
-from support.two_hosts import FENCE_S, NAMES, VM, TwoHosts, wait_until
+from support.two_hosts import AT_ONCE_S, FENCE_S, NAMES, TwoHosts, eventually, wait_until
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(300)]
 
@@ -25,7 +25,7 @@ def moving(two: TwoHosts, *, slowly: bool = True) -> Iterator[list[Result]]:
     mover = threading.Thread(target=lambda: done.append(two.move("host-a", "host-b")))
     mover.start()
     try:
-        wait_until(lambda: copies(two), 10, "memory is copied", two.describe)
+        eventually(lambda: copies(two), "memory is copied", two.describe)
         yield done
     finally:
         mover.join(60)
@@ -33,7 +33,7 @@ def moving(two: TwoHosts, *, slowly: bool = True) -> Iterator[list[Result]]:
 
 def copies(two: TwoHosts) -> bool:
     """Whether memory is on its way."""
-    return "Memory total" in two.libvirt["host-a"].virsh("domjobinfo", VM).out
+    return "Memory total" in two.libvirt["host-a"].virsh("domjobinfo", two.vm).out
 
 
 def left(two: TwoHosts) -> bool:
@@ -61,22 +61,22 @@ class TestAnswersLost:
         """Whether the authority heard it or not: one host runs it, the one that owns it."""
         with moving(two, slowly=False):
             two.lines["host-a"].loses(what)
-            wait_until(lambda: left(two), 10, "QEMU left")
-            wait_until(lambda: two.lease("host-a").get("phase") == "switching", 5, "it switches")
+            eventually(lambda: left(two), "QEMU left")
+            eventually(lambda: two.lease("host-a").get("phase") == "switching", "it switches")
             if what is Loses.ANSWERS:
-                wait_until(lambda: two.states()[1] == "running", 10, "claimed", two.describe)
+                eventually(lambda: two.states()[1] == "running", "claimed", two.describe)
             else:
                 assert two.stands(), two.describe()
             two.lines["host-a"].mend()
         two.runs_on("host-b")
-        wait_until(lambda: not two.lease("host-a"), 10, "the source knows")
+        wait_until(lambda: not two.lease("host-a"), AT_ONCE_S, "the source knows")
 
     @pytest.mark.parametrize("what", [Loses.ANSWERS, Loses.REQUESTS])
     def test_to_the_claim(self, two: TwoHosts, what: Loses) -> None:
         """The destination resumes on an answer of its own, not before."""
         with moving(two, slowly=False):
             two.lines["host-b"].loses(what)
-            wait_until(lambda: two.owner() == "host-b", 15, "it switched", two.describe)
+            eventually(lambda: two.owner() == "host-b", "it switched", two.describe)
             assert two.stands(), two.describe()
             two.lines["host-b"].mend()
         two.runs_on("host-b")
@@ -103,7 +103,7 @@ class TestAgentsKilled:
         with moving(two):
             for name in names:
                 two.kill_agent(name)
-            wait_until(lambda: left(two), 15, "QEMU left")
+            eventually(lambda: left(two), "QEMU left")
             assert two.stands(), two.describe()
             for name in names:
                 two.start_agent(name)
@@ -113,7 +113,7 @@ class TestAgentsKilled:
         """A hand-over stays one over a restart: it is asked for until it is answered."""
         with moving(two, slowly=False):
             two.lines["host-a"].loses(Loses.REQUESTS)
-            wait_until(lambda: two.lease("host-a").get("phase") == "switching", 15, "it switches")
+            eventually(lambda: two.lease("host-a").get("phase") == "switching", "it switches")
             two.kill_agent("host-a")
             two.lines["host-a"].mend()
             two.start_agent("host-a")
@@ -125,7 +125,7 @@ class TestAgentsKilled:
         done: list[Result] = []
         mover = threading.Thread(target=lambda: done.append(two.move("host-a", "host-b")))
         mover.start()
-        wait_until(lambda: two.lease("host-b").get("phase") == "prepared", 10, "it is prepared")
+        eventually(lambda: two.lease("host-b").get("phase") == "prepared", "it is prepared")
         two.kill_agent("host-b")
         mover.join(60)
         two.start_agent("host-b")
@@ -133,7 +133,7 @@ class TestAgentsKilled:
             two.runs_on("host-b")
             return
         two.runs_on("host-a")
-        wait_until(lambda: not two.lease("host-b"), 30, "the preparation is dropped", two.describe)
+        eventually(lambda: not two.lease("host-b"), "the preparation is dropped", two.describe)
         assert two.move("host-a", "host-b").code == 0
         two.runs_on("host-b")
 
@@ -144,7 +144,7 @@ class TestAuthorityKilled:
         """N51: each process of the authority may die in the middle of a move."""
         with moving(two):
             two.stage.stop(name, signal.SIGKILL)
-            wait_until(lambda: left(two), 15, "QEMU left")
+            eventually(lambda: left(two), "QEMU left")
             two.serve(name)
         two.runs_on("host-b")
 
@@ -154,7 +154,7 @@ class TestLibvirtKilled:
         """The copy fails; the source never stopped."""
         with moving(two) as done:
             two.libvirt["host-b"].stop(signal.SIGKILL)
-            wait_until(lambda: done, 20, "virsh gives up")
+            eventually(lambda: done, "virsh gives up")
             assert two.runs()
             two.libvirt["host-b"].start()
         assert done[0].code == 1, done[0].said
@@ -173,8 +173,8 @@ class TestLibvirtKilled:
             two.libvirt["host-a"].stop(signal.SIGKILL)
             time.sleep(1)
             two.libvirt["host-a"].start()
-        two.libvirt["host-a"].virsh("destroy", VM)
-        wait_until(lambda: two.owner() != "host-a", 15, "the source let go", two.describe)
+        two.libvirt["host-a"].virsh("destroy", two.vm)
+        wait_until(lambda: two.owner() != "host-a", AT_ONCE_S, "the source let go", two.describe)
         if two.owner():
             two.runs_on("host-b")
         else:
@@ -197,10 +197,10 @@ class TestPeople:
     def test_the_copy_is_cancelled(self, two: TwoHosts) -> None:
         """The offer ends with it, and the next move works."""
         with moving(two) as done:
-            two.libvirt["host-a"].do("domjobabort", VM)
+            two.libvirt["host-a"].do("domjobabort", two.vm)
         assert done[0].code == 1, done[0].said
         two.runs_on("host-a")
-        two.libvirt["host-a"].do("migrate-setspeed", VM, "1000")
+        two.libvirt["host-a"].do("migrate-setspeed", two.vm, "1000")
         assert two.move("host-a", "host-b").code == 0
         two.runs_on("host-b")
 
@@ -208,21 +208,22 @@ class TestPeople:
         """ADR 0011: an administrator who resumes the arrived copy by hand gets it paused again."""
         with moving(two, slowly=False):
             two.lines["host-a"].loses(Loses.REQUESTS)
-            wait_until(lambda: two.lease("host-a").get("phase") == "switching", 15, "it switches")
-            two.libvirt["host-b"].virsh("resume", VM)
-            wait_until(lambda: two.states()[1] == "paused", 5, "paused again", two.describe)
+            eventually(lambda: two.lease("host-a").get("phase") == "switching", "it switches")
+            two.libvirt["host-b"].virsh("resume", two.vm)
+            eventually(lambda: two.states()[1] == "paused", "paused again", two.describe)
             two.lines["host-a"].mend()
         two.runs_on("host-b")
 
 
 class TestPowerLost:
-    def test_of_the_source_while_copying(self, two: TwoHosts) -> None:
+    def test_of_the_source_while_copying(self, brief: TwoHosts) -> None:
         """N51: nobody gets in before the fence; then the VM starts from its disk elsewhere."""
+        two = brief
         with moving(two):
             power_off(two, "host-a")
             off = time.monotonic()
         two.runs_nowhere()
-        said = two.libvirt["host-b"].virsh("start", VM)
+        said = two.libvirt["host-b"].virsh("start", two.vm)
         assert said.code != 0
         started = start_until_allowed(two, "host-b")
         assert started - off > 2, "the fence held"
@@ -233,7 +234,7 @@ class TestPowerLost:
         """N51: the source goes on, and can offer again."""
         with moving(two) as done:
             power_off(two, "host-b")
-            wait_until(lambda: done, 30, "virsh gives up")
+            eventually(lambda: done, "virsh gives up")
             assert two.runs()
             power_on(two, "host-b")
         two.runs_on("host-a")
@@ -242,7 +243,7 @@ class TestPowerLost:
 def start_until_allowed(two: TwoHosts, name: str) -> float:
     """Try to start the VM until the fence has passed; when it did."""
     two.libvirt[name].do("define", two.definition())
-    wait_until(lambda: two.libvirt[name].virsh("start", VM).code == 0, 2 * FENCE_S, "the fence")
+    wait_until(lambda: two.libvirt[name].virsh("start", two.vm).code == 0, 2 * FENCE_S, "the fence")
     return time.monotonic()
 
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 from support.libvirt_hosts import migrate_words
-from support.two_hosts import BAD_BOOT, NAMES, VM, TwoHosts, wait_until
+from support.two_hosts import AT_ONCE_S, BAD_BOOT, NAMES, VM, TwoHosts, wait_until
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(300)]
 
@@ -54,7 +54,7 @@ class TestStart:
         """The other host needs no fence when the VM ended here."""
         two.started()
         two.libvirt["host-a"].do("destroy", VM)
-        wait_until(lambda: not two.owner(), 5, "it is given back")
+        wait_until(lambda: not two.owner(), AT_ONCE_S, "it is given back")
         two.started("host-b")
         two.runs_on("host-b")
 

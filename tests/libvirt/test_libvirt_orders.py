@@ -3,7 +3,15 @@
 import time
 
 import pytest
-from support.two_hosts import BAD_BOOT, NAMES, VM, TwoHosts, wait_until
+from support.two_hosts import (
+    AT_ONCE_S,
+    BAD_BOOT,
+    NAMES,
+    VM,
+    TwoHosts,
+    eventually,
+    wait_until,
+)
 
 pytestmark = pytest.mark.libvirt
 
@@ -21,7 +29,7 @@ def connected(two: TwoHosts) -> None:
 def settled(two: TwoHosts) -> None:
     for name in NAMES:
         two.stage.agent(name, "attest")
-        wait_until(lambda name=name: two.status(name)["phase"] == "passed", 20, f"{name} passes")
+        eventually(lambda name=name: two.status(name)["phase"] == "passed", f"{name} passes")
 
 
 class TestMigrate:
@@ -42,9 +50,9 @@ class TestMigrate:
         """The order stands without anybody who watches."""
         two.started()
         order = two.ta("vm", "migrate", VM, "host-b", "--no-wait", "-o", "name").said.strip()
-        wait_until(lambda: two.owner() == "host-b", 30, "it moved")
+        eventually(lambda: two.owner() == "host-b", "it moved")
         two.runs_on("host-b")
-        wait_until(lambda: orders(two)[0]["state"] == "done", 30, "the outcome is told")
+        eventually(lambda: orders(two)[0]["state"] == "done", "the outcome is told")
         assert orders(two)[0]["orderId"] == order.splitlines()[-1]
 
     def test_refused_before_it_is_ordered(self, two: TwoHosts) -> None:
@@ -65,7 +73,7 @@ class TestMigrate:
         order = two.ta("vm", "migrate", VM, "host-b", "--no-wait", "-o", "name").said.split()[-1]
         two.revoke("host-b")
         two.serve("attest")  # host-b is not to pass meanwhile
-        wait_until(lambda: orders(two)[0]["state"] == "failed", 40, "the order failed")
+        eventually(lambda: orders(two)[0]["state"] == "failed", "the order failed")
         assert orders(two)[0]["orderId"] == order
         assert "HOST_REVOKED" in orders(two)[0]["detail"]
         two.runs_on("host-a")
@@ -79,7 +87,7 @@ class TestMigrate:
         time.sleep(1)
         assert two.owner() == "host-a"
         connected(two)
-        wait_until(lambda: two.owner() == "host-b", 40, "it moved")
+        eventually(lambda: two.owner() == "host-b", "it moved")
         two.runs_on("host-b")
 
     def test_cancelled_before_it_began(self, two: TwoHosts) -> None:
@@ -103,7 +111,7 @@ class TestDrain:
             assert done.code == 0, done.said
             two.runs_on("host-b")
             two.libvirt["host-b"].do("destroy", VM)
-            wait_until(lambda: not two.owner(), 5, "it is given back")
+            wait_until(lambda: not two.owner(), AT_ONCE_S, "it is given back")
             said = two.start_vm("host-a")
             assert said.code != 0
             assert "being drained" in said.err

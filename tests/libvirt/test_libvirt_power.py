@@ -25,7 +25,7 @@ class TestRack:
         assert two.states() == ("absent", "absent")
         for name in ROLES:
             two.serve(name)
-        two.runs_on("host-a", within_s=30)
+        two.runs_on("host-a")
 
     def test_once_a_boot(self, two: TwoHosts) -> None:
         """What somebody stopped later stays stopped when the agent is restarted."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.libvirt_hosts import DEPLOY, LibvirtHost, cabled
-from support.two_hosts import VM, TwoHosts, wait_until
+from support.two_hosts import VM, TwoHosts, eventually
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(300)]
 PORT = 49152
@@ -39,7 +39,7 @@ def overheard(host: LibvirtHost, into: Path) -> "subprocess.Popen[bytes]":
     words = ["nsenter", "-t", str(host.process.pid), "-n", "/usr/bin/python3", "-c", LISTENER]
     with into.open("wb") as out:
         listener = subprocess.Popen(words, stdout=out)
-    wait_until(into.read_bytes, 10, "somebody listens")
+    eventually(into.read_bytes, "somebody listens")
     return listener
 
 

@@ -15,6 +15,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from support.foster import Foster, Fostered
+from support.witness import Witness
+
 READY_S = 30
 ADDRESSES = ("10.99.0.1", "10.99.0.2")
 _BINDS = {
@@ -51,9 +54,9 @@ DEPLOY = Path(__file__).resolve().parents[2] / "deploy" / "libvirt"
 CERTIFICATES = "/etc/libvirt/migrate"
 """Where a host finds its certificates of migration; in deployments it is /etc/pki/libvirt-migrate."""
 BOOT_SECTOR = bytes.fromhex(
-    "ea057c000031c08ed88ec08ed0bc007c8816007efb8b1e6c04f4a16c0429d883f80972f5b80102b90200b6008a16007ebb0080cd13be00807303be547cac84c074d388c1bafd03eca82074fb88c8baf803eeebe9450a00"
+    "ea057c000031c08ed88ec08ed0bc007c8816007efb8b1e6c04f4a16c0429d883f80372f5b80102b90200b6008a16007ebb0080cd13be00807303be547cac84c074d388c1bafd03eca82074fb88c8baf803eeebe9450a00"
 )
-"""A guest in 90 bytes: twice a second it reads sector 2 of its disk and writes it to the serial line.
+"""A guest in 90 bytes: six times a second it reads sector 2 of its disk and writes it to the serial line.
 
 Real mode, INT 13h and the BIOS tick counter. So each line that the test sees is guest code that runs
 *now*, reading its encrypted disk; «E» is a failed read.
@@ -81,13 +84,15 @@ class LibvirtHost:
     name: str
     folder: Path
     uuid: str
-    process: subprocess.Popen[bytes] | None = None
+    process: Fostered | None = None
+    """libvirtd, while it was not stopped."""
     prelude: str = ""
     """Shell lines that run in the host's namespaces before libvirtd."""
-    hook_log: Path = field(init=False)
+    _foster: Foster = field(init=False)
+    _witness: Witness = field(init=False)
 
     def __post_init__(self) -> None:
-        self.hook_log = self.folder / "hook.log"
+        self._foster, self._witness = Foster(), Witness(self.uri)
         for name in (
             *_BINDS,
             "etc/hooks",
@@ -118,18 +123,12 @@ class LibvirtHost:
             for here, there in _BINDS.items()
         )
         script = f"set -e\nhostname {self.name}\n{binds}\n{self.prelude}\nexec /usr/sbin/libvirtd --pid-file {self.folder}/libvirtd.pid"
-        with (self.folder / "libvirtd.out").open("ab") as out:
-            self.process = subprocess.Popen(
-                [*_UNSHARE, "bash", "-c", script],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
+        out = self.folder / "libvirtd.out"
+        self.process = self._foster.start([*_UNSHARE, "bash", "-c", script], out)
         deadline = time.monotonic() + READY_S
         while self.virsh("version").code != 0:
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise LibvirtFailed((self.folder / "libvirtd.out").read_text()[-2000:])
+            if self.process.ended() or time.monotonic() > deadline:
+                raise LibvirtFailed(out.read_text()[-2000:])
             time.sleep(0.1)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
@@ -137,16 +136,20 @@ class LibvirtHost:
         if self.process is None:
             return
         self.process.send_signal(number)
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait(5)
+        if not self.process.ended(within_s=10):
+            self.process.send_signal(signal.SIGKILL)
+            self.process.ended(within_s=5)
         self.process = None
 
     def close(self) -> None:
+        """End everything for good."""
+        self.end()
+        self._witness.close()
+        self._foster.close()
+
+    def end(self, number: int = signal.SIGTERM) -> None:
         """End libvirtd and everything that it started."""
-        self.stop()
+        self.stop(number)
         for pid in self.qemu_pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -183,6 +186,9 @@ class LibvirtHost:
 
     def state(self, vm: str) -> str:
         """State and reason as virsh shows them, «absent» when there is no such domain."""
+        seen = self._witness.state(vm)
+        if seen:
+            return seen
         said = self.virsh("domstate", "--reason", vm)
         return said.out.strip() if said.code == 0 else "absent"
 
@@ -223,7 +229,7 @@ def migrate_words(target: LibvirtHost, vm: str, *more: str) -> tuple[str, ...]:
 
 
 def guest_image(line: str) -> bytes:
-    """A raw disk whose guest writes ``line`` to its serial line twice a second."""
+    """A raw disk whose guest writes ``line`` to its serial line six times a second."""
     text = (line + "\n\0").encode().ljust(512, b"\0")
     return BOOT_SECTOR.ljust(510, b"\0") + b"\x55\xaa" + text + bytes(1 << 20)
 

@@ -7,10 +7,8 @@ from support.two_hosts import TwoHosts
 
 def power_off(two: TwoHosts, name: str) -> None:
     """Everything of a host is gone at once: agent, libvirt, QEMU, vTPM, TPM."""
-    host = two.libvirt[name]
     two.kill_agent(name)
-    host.stop(signal.SIGKILL)
-    host.close()
+    two.libvirt[name].end(signal.SIGKILL)
     two.stage.hosts[name].tpm.stop()
 
 
