@@ -257,7 +257,7 @@ async def test_vms_candidates_intents_and_orders(gateway: RunningGateway, author
     assert made.status_code == 201
     listed = (await client.get("/v1/intents", params={"vm": "vm-1"})).json()["intents"]
     assert [each["intentId"] for each in listed] == [made.json()["intentId"]]
-    assert listed[0]["createdBy"] == "identity:gateway"
+    assert listed[0]["createdBy"] == "identity:gateway/nova"
     order = {"vm": "vm-1", "destination": "h-1"}
     check(await client.post("/v1/orders", json=order), 409, "FAILED_PRECONDITION")
     assert (await client.get("/v1/orders")).json() == {"orders": []}

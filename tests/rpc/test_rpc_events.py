@@ -318,3 +318,48 @@ async def test_an_allowed_call_is_no_alarm(authority):
     assert answer.code is Code.OK
     await call(scheduler, named("ListHosts"), admin.ListHostsRequest())
     assert not await log(authority, "access.refused")
+
+
+BEHALF = "ta-on-behalf-of"
+
+
+async def test_an_order_for_another_names_both(authority):
+    """N62: who asked through a gateway is in the audit log, beside the identity that vouches for it."""
+    await protect(authority, "vm-1")
+    await authority.host("h-1")
+    gateway = authority.channel(await authority.identity("gateway", Role.PLACEMENT))
+    request = pb.CreateIntentRequest(vm_id="vm-1", host="h-1")
+    made = await call(gateway, named("CreateIntent"), request, metadata=[(BEHALF, "nova")])
+    assert made.code is Code.OK
+    assert [each["actor"] for each in await log(authority, "placement.intent")] == [
+        "identity:gateway/nova"
+    ]
+
+
+@pytest.mark.parametrize("said", ["", "a/b", "identity:root", "Nova", "x" * 64, "a b"])
+async def test_a_name_that_is_none_is_refused(authority, said):
+    """N44: nothing but one name gets into the audit log's actor, or it could say anything."""
+    gateway = authority.channel(await authority.identity("gateway", Role.PLACEMENT))
+    request = pb.CreateIntentRequest(vm_id="vm-1", host="h-1")
+    refused = await call(gateway, named("CreateIntent"), request, metadata=[(BEHALF, said)])
+    assert refused.code is Code.INVALID_ARGUMENT
+    assert not await log(authority, "placement.intent")
+
+
+async def test_another_name_gives_no_right(authority):
+    """N62: rights follow the certificate; whose name rides along changes nothing."""
+    gateway = authority.channel(await authority.identity("gateway", Role.PLACEMENT))
+    for name in ("CreateKey", "ApplyPolicy", "RevokeHost"):
+        answer = await call(gateway, named(name), metadata=[(BEHALF, "admin")])
+        assert answer.code is Code.PERMISSION_DENIED
+    assert {each["actor"] for each in await log(authority, "access.refused")} == {
+        "identity:gateway"
+    }
+
+
+async def test_a_host_asks_for_itself(authority):
+    """N44: a host speaks for nobody; a name with its call is a mistake or a trick."""
+    host = authority.channel(await authority.host("h-2"))
+    assert (await call(host, named("ListOwnMoveOrders"))).code is Code.OK
+    refused = await call(host, named("ListOwnMoveOrders"), metadata=[(BEHALF, "nova")])
+    assert refused.code is Code.INVALID_ARGUMENT

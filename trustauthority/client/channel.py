@@ -25,6 +25,7 @@ from trustauthority.client.reasons import UNIMPLEMENTED
 from trustauthority.client.retry import retrying
 
 REQUEST_ID_KEY = "ta-request-id"
+BEHALF_KEY = "ta-on-behalf-of"
 MAX_MESSAGE_SIZE = 16 * 1024 * 1024
 """Bytes of one message: a page of 1,000 audit entries stays far below."""
 _KEY_ROLE_SERVICES = frozenset(
@@ -97,11 +98,14 @@ class Authority:
             )
         return self._channels[address]
 
-    def metadata(self, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
-        """What rides on a request: its id, and the highest checkpoint seen."""
+    def metadata(
+        self, request_id: str, on_behalf_of: str = ""
+    ) -> tuple[tuple[str, str | bytes], ...]:
+        """What rides on a request: its id, the highest checkpoint seen, and for whom it is."""
         kept = self.keeper.kept()
         echo = ((METADATA_KEY, kept.encode()),) if kept else ()
-        return ((REQUEST_ID_KEY, request_id), *echo)
+        behalf = ((BEHALF_KEY, on_behalf_of),) if on_behalf_of else ()
+        return ((REQUEST_ID_KEY, request_id), *echo, *behalf)
 
     def observe(self, call: object) -> None:
         """Look at the checkpoint that rides on an answer, errors too."""
@@ -138,9 +142,15 @@ class Service(Generic[Stub]):
         deadline = time.monotonic() + self._authority.timeout_s
         return self._call_at(address, method, request, deadline)
 
-    def write(self, method: "Unary[Stub, Request, Reply]", request: Request) -> Reply:
-        """Change something, once. Raises ClientError; without an answer the outcome is unknown."""
-        return self._call(method, request, time.monotonic() + self._authority.timeout_s)
+    def write(
+        self, method: "Unary[Stub, Request, Reply]", request: Request, *, on_behalf_of: str = ""
+    ) -> Reply:
+        """Change something, once. Raises ClientError; without an answer the outcome is unknown.
+
+        ``on_behalf_of`` names in the audit log whom the caller asks for; it gives no right.
+        """
+        deadline = time.monotonic() + self._authority.timeout_s
+        return self._call(method, request, deadline, on_behalf_of)
 
     def upload(
         self, method: "Uploading[Stub, Request, Reply]", requests: Iterator[Request]
@@ -200,29 +210,38 @@ class Service(Generic[Stub]):
             call.cancel()
 
     def _call(
-        self, method: "Unary[Stub, Request, Reply]", request: Request, deadline: float
+        self,
+        method: "Unary[Stub, Request, Reply]",
+        request: Request,
+        deadline: float,
+        on_behalf_of: str = "",
     ) -> Reply:
         first, *others = self._addresses()
         try:
-            return self._call_at(first, method, request, deadline)
+            return self._call_at(first, method, request, deadline, on_behalf_of)
         except ClientError as error:
             # Nothing ran where the call is not known or no connection was made: safe to go on.
             if not others or not (error.reason == UNIMPLEMENTED or error.not_sent):
                 raise
             try:
-                return self._call_at(others[0], method, request, deadline)
+                return self._call_at(others[0], method, request, deadline, on_behalf_of)
             except ClientError as second:
                 raise (error if second.reason == UNIMPLEMENTED else second) from None
 
     def _call_at(
-        self, address: str, method: "Unary[Stub, Request, Reply]", request: Request, deadline: float
+        self,
+        address: str,
+        method: "Unary[Stub, Request, Reply]",
+        request: Request,
+        deadline: float,
+        on_behalf_of: str = "",
     ) -> Reply:
         request_id = secrets.token_hex(16)
         try:
             reply, call = method(self._stub(self._authority.channel(address))).with_call(
                 request,
                 timeout=max(0.001, deadline - time.monotonic()),
-                metadata=self._authority.metadata(request_id),
+                metadata=self._authority.metadata(request_id, on_behalf_of),
             )
         except grpc.RpcError as error:
             self._authority.observe(error)

@@ -199,7 +199,9 @@ async def _intents(gateway: Gateway, request: Request) -> Response:
 
 async def _intend(gateway: Gateway, request: Request) -> Response:
     body = await read_body(request, bodies.NewIntent, most=gateway.limits.body_bytes)
-    made = await gateway.upstream.intend(body.vm, body.host, body.ttlMs)
+    made = await gateway.upstream.intend(
+        body.vm, body.host, body.ttlMs, by=request.state.caller.name
+    )
     return JSONResponse(made["intent"], 201)
 
 
@@ -217,7 +219,11 @@ async def _orders(gateway: Gateway, request: Request) -> Response:
 async def _order(gateway: Gateway, request: Request) -> Response:
     body = await read_body(request, bodies.NewOrder, most=gateway.limits.body_bytes)
     made: Json = await gateway.upstream.order(
-        body.vm, body.destination, ttl_ms=body.ttlMs, dry_run=body.dryRun
+        body.vm,
+        body.destination,
+        ttl_ms=body.ttlMs,
+        dry_run=body.dryRun,
+        by=request.state.caller.name,
     )
     return JSONResponse(made["order"], 200 if body.dryRun else 201)
 
@@ -230,7 +236,8 @@ async def _one_order(gateway: Gateway, request: Request) -> Response:
 
 
 async def _cancel(gateway: Gateway, request: Request) -> Response:
-    return JSONResponse((await gateway.upstream.cancel(request.path_params["order"]))["order"])
+    order_id, by = request.path_params["order"], request.state.caller.name
+    return JSONResponse((await gateway.upstream.cancel(order_id, by=by))["order"])
 
 
 async def _events(gateway: Gateway, request: Request) -> Response:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -54,10 +55,10 @@ class Upstream:
         request = placement.ListIntentsRequest(vm_id=vm)
         return await self._read(PlacementServiceStub, lambda s: s.ListIntents, request)
 
-    async def intend(self, vm: str, host: str, ttl_ms: int) -> Json:
-        """Give a host a reason to ask."""
+    async def intend(self, vm: str, host: str, ttl_ms: int, *, by: str) -> Json:
+        """Give a host a reason to ask, for the caller ``by``."""
         request = placement.CreateIntentRequest(vm_id=vm, host=host, ttl_ms=ttl_ms)
-        return await self._write(PlacementServiceStub, lambda s: s.CreateIntent, request)
+        return await self._write(PlacementServiceStub, lambda s: s.CreateIntent, request, by)
 
     async def orders(self, *, vm: str, host: str, order_id: str, open_only: bool) -> Json:
         """Move orders."""
@@ -66,17 +67,19 @@ class Upstream:
         )
         return await self._read(PlacementServiceStub, lambda s: s.ListMoveOrders, request)
 
-    async def order(self, vm: str, destination: str, *, ttl_ms: int, dry_run: bool) -> Json:
-        """Order a move."""
+    async def order(
+        self, vm: str, destination: str, *, ttl_ms: int, dry_run: bool, by: str
+    ) -> Json:
+        """Order a move, for the caller ``by``."""
         request = placement.OrderMoveRequest(
             vm_id=vm, destination=destination, ttl_ms=ttl_ms, dry_run=dry_run
         )
-        return await self._write(PlacementServiceStub, lambda s: s.OrderMove, request)
+        return await self._write(PlacementServiceStub, lambda s: s.OrderMove, request, by)
 
-    async def cancel(self, order_id: str) -> Json:
-        """Take an order back."""
+    async def cancel(self, order_id: str, *, by: str) -> Json:
+        """Take an order back, for the caller ``by``."""
         request = placement.CancelMoveOrderRequest(order_id=order_id)
-        return await self._write(PlacementServiceStub, lambda s: s.CancelMoveOrder, request)
+        return await self._write(PlacementServiceStub, lambda s: s.CancelMoveOrder, request, by)
 
     async def vms(self, *, host: str, page_size: int, page_token: str) -> Json:
         """Protected VMs."""
@@ -100,9 +103,9 @@ class Upstream:
         service = self.authority.on(stub)
         return plain(await run_in_threadpool(service.read, method, request))
 
-    async def _write(self, stub: Any, method: Any, request: Any) -> Json:
-        service = self.authority.on(stub)
-        return plain(await run_in_threadpool(service.write, method, request))
+    async def _write(self, stub: Any, method: Any, request: Any, by: str) -> Json:
+        write = partial(self.authority.on(stub).write, on_behalf_of=by)
+        return plain(await run_in_threadpool(write, method, request))
 
 
 class _Reading:

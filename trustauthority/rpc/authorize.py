@@ -31,9 +31,17 @@ class Caller:
     key_pem: bytes = b""
     """SubjectPublicKeyInfo (PEM) of the certificate that the connection showed."""
 
+    on_behalf_of: str = ""
+    """Whom an identity says that it asks for: told in the audit log, and good for nothing else."""
+
+    @property
+    def actor(self) -> str:
+        """Who is to be named for what this call does."""
+        return f"{self.name}/{self.on_behalf_of}" if self.on_behalf_of else self.name
+
     @property
     def name(self) -> str:
-        """How the audit log calls it."""
+        """Whose certificate the call shows."""
         if self.host is not None:
             return f"host:{self.host.host_id}"
         return f"identity:{self.identity.name}" if self.identity else "anonymous"

@@ -7,14 +7,16 @@ one ErrorInfo, the checkpoint and the request id.
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 import grpc
 
 from trustauthority.errors import InvalidRequest, RateLimited, RoleRequired, TrustAuthorityError
+from trustauthority.model.identifiers import is_name
 from trustauthority.ports import Journal
 from trustauthority.rpc.authorize import Caller, Listener, authorize, rule_of
 from trustauthority.rpc.errors import abort, code_of
@@ -24,6 +26,7 @@ from trustauthority.services.audit import AuditService
 
 CHECKPOINT_KEY = "ta-checkpoint-bin"
 REQUEST_ID_KEY = "ta-request-id"
+BEHALF_KEY = "ta-on-behalf-of"
 MAX_CHECKPOINT_BYTES = 4096
 MAX_REQUEST_ID = 64
 RECHECK_S = 5.0
@@ -135,7 +138,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         context = served.context
         peer = _address(context.peer())
         self._limits.check(peer, served.method)
-        caller = await self._admit(served, peer)
+        caller = served.caller = _on_behalf(await self._admit(served, peer), served.metadata)
         _caller.set(caller)
         if caller.listener is Listener.MUTUAL:
             await self._check_echo(context.invocation_metadata() or ())
@@ -220,7 +223,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             method=served.method,
             code=code,
             reason=reason,
-            caller="" if served.caller is None else served.caller.name,
+            caller="" if served.caller is None else served.caller.actor,
             request_id=served.request_id,
             duration_ms=round((time.monotonic() - served.began) * 1000, 1),
         )
@@ -238,6 +241,16 @@ class _Call:
         sent = self.metadata.get(REQUEST_ID_KEY)
         usable = isinstance(sent, str) and 0 < len(sent) <= MAX_REQUEST_ID
         self.request_id = str(sent) if usable else secrets.token_hex(16)
+
+
+def _on_behalf(caller: Caller, metadata: Mapping[str, str | bytes]) -> Caller:
+    """The caller, with whom it says that it asks for. A host asks for itself."""
+    said = metadata.get(BEHALF_KEY)
+    if said is None:
+        return caller
+    if caller.identity is None or not isinstance(said, str) or not is_name(said):
+        raise InvalidRequest("an identity may say for whom it asks: one name", field=BEHALF_KEY)
+    return replace(caller, on_behalf_of=said)
 
 
 async def _never(_request: Any, _context: Any) -> AsyncIterator[bytes]:

@@ -26,7 +26,7 @@ class MoveOrderCalls(placement_pb2_grpc.PlacementServiceServicer):
             convert.name(request.vm_id, "vm_id"),
             convert.name(request.destination, "destination"),
             ttl_ms=request.ttl_ms,
-            by=current_caller().name,
+            by=current_caller().actor,
             dry_run=request.dry_run,
         )
         return pb.OrderMoveResponse(order=(await self._told([order]))[0])
@@ -56,7 +56,7 @@ class MoveOrderCalls(placement_pb2_grpc.PlacementServiceServicer):
     ) -> pb.CancelMoveOrderResponse:
         """Take an order back."""
         order_id = convert.request_id(request.order_id, "order_id")
-        order = await self._orders.cancel(order_id, by=current_caller().name)
+        order = await self._orders.cancel(order_id, by=current_caller().actor)
         return pb.CancelMoveOrderResponse(order=(await self._told([order]))[0])
 
     async def ReportMoveOrder(

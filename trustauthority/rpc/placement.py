@@ -66,7 +66,7 @@ class PlacementRpc(MoveOrderCalls, EventCalls):
             convert.name(request.vm_id, "vm_id"),
             convert.name(request.host, "host"),
             ttl_ms=request.ttl_ms,
-            by=current_caller().name,
+            by=current_caller().actor,
         )
         names = await host_names(self._store, {entry.destination})
         return pb.CreateIntentResponse(intent=convert.intent(entry, names))

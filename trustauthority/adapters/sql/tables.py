@@ -285,7 +285,7 @@ intent = Table(
     Column("intent_id", String(64), primary_key=True),
     Column("vm_id", ForeignKey("vm.vm_id"), nullable=False),
     Column("destination", String(34), nullable=False),
-    Column("created_by", String(128), nullable=False),
+    Column("created_by", String(192), nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("expires_ms", BigInteger, nullable=False),
     Column("used_by", String(64)),
@@ -357,7 +357,7 @@ move_order = Table(
     Column("phase", String(16), nullable=False),
     Column("percent", Integer, nullable=False),
     Column("detail", Text, nullable=False),
-    Column("created_by", String(128), nullable=False),
+    Column("created_by", String(192), nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("updated_at_ms", BigInteger, nullable=False),
     Column("expires_ms", BigInteger, nullable=False),
@@ -387,7 +387,7 @@ audit = Table(
     Column("frontier", LargeBinary, nullable=False),
     Column("operation", String(32), nullable=False),
     Column("subject", String(80), nullable=False),
-    Column("actor", String(128), nullable=False),
+    Column("actor", String(192), nullable=False),
 )
 """``frontier`` is the tree's right edge after this entry, so that any root is one row away."""
 Index("audit_by_subject", audit.c.operation, audit.c.subject)

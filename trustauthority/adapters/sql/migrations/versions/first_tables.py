@@ -264,7 +264,7 @@ def _vms() -> None:
         sa.Column("intent_id", sa.String(length=64), nullable=False),
         sa.Column("vm_id", sa.String(length=63), nullable=False),
         sa.Column("destination", sa.String(length=34), nullable=False),
-        sa.Column("created_by", sa.String(length=128), nullable=False),
+        sa.Column("created_by", sa.String(length=192), nullable=False),
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("expires_ms", sa.BigInteger(), nullable=False),
         sa.Column("used_by", sa.String(length=64), nullable=True),
@@ -339,7 +339,7 @@ def _placement() -> None:
         sa.Column("phase", sa.String(length=16), nullable=False),
         sa.Column("percent", sa.Integer(), nullable=False),
         sa.Column("detail", sa.Text(), nullable=False),
-        sa.Column("created_by", sa.String(length=128), nullable=False),
+        sa.Column("created_by", sa.String(length=192), nullable=False),
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("updated_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("expires_ms", sa.BigInteger(), nullable=False),
@@ -375,7 +375,7 @@ def _authority() -> None:
         sa.Column("frontier", sa.LargeBinary(), nullable=False),
         sa.Column("operation", sa.String(length=32), nullable=False),
         sa.Column("subject", sa.String(length=80), nullable=False),
-        sa.Column("actor", sa.String(length=128), nullable=False),
+        sa.Column("actor", sa.String(length=192), nullable=False),
         sa.PrimaryKeyConstraint("sequence"),
     )
     op.create_index("audit_by_subject", "audit", ["operation", "subject"], unique=False)
