@@ -251,12 +251,13 @@ def test_a_shim_state_that_nobody_knows_is_doubt(value):
 
 
 @pytest.mark.parametrize(
-    "text", [b"UEFI Debug ModeX", b"XUEFI Debug Mode", b"DMA Protection Disabled."]
+    "text", [b"UEFI Debug ModeX", b"XUEFI Debug Mode", b"DMA Protection Disabled.", b"~ !"]
 )
 def test_other_words_are_no_weakness(text):
     """Firmware admits debug mode and missing DMA protection in exactly these words (rule 42)."""
     found = facts(good_log().event(7, ACTION_EFI, text))
     assert (found.uefi_debug, found.dma_protection_disabled) == (False, False)
+    assert ids(found) == []
 
 
 def test_a_shim_that_checks_is_no_finding():
