@@ -331,6 +331,67 @@ def test_a_profile_that_no_digest_proves_is_none(data, hashed):
     assert facts(good_log().event(12, 0x6, data, hashed=hashed)).uki_profile is None
 
 
+@pytest.mark.parametrize("pcr", range(8, 16))
+def test_files_are_those_of_the_registers_that_hold_files(pcr):
+    """Files and sections stand in PCR 9 and 11 to 14; elsewhere data that prove nothing are no file."""
+    before = len(facts(good_log()).files)
+    found = facts(good_log().event(pcr, IPL, b"/file", hashed=b"its content")).files[before:]
+    assert bool(found) is (pcr in {9, 11, 12, 13, 14})
+
+
+@pytest.mark.parametrize("pcr", range(8, 16))
+def test_load_options_are_those_of_the_stub_s_registers(pcr):
+    """systemd-stub measures its options into PCR 12, and into PCR 8 before version 251."""
+    line = "quiet\0".encode("utf-16-le")
+    found = facts(good_log().event(pcr, IPL, line)).command_lines
+    assert ("quiet" in found) is (pcr in {8, 12})
+
+
+def test_a_command_line_of_old_grub():
+    """Old GRUB of Red Hat writes another label (rule 38)."""
+    found = facts(good_log().event(8, IPL, b"grub_kernel_cmdline ro\0", hashed=b"ro"))
+    assert found.command_lines[-1] == "ro"
+
+
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [
+        *((name, GLOBAL) for name in ("SecureBoot", "SetupMode", "AuditMode", "DeployedMode")),
+        *((name, GLOBAL) for name in ("PK", "KEK")),
+        *((name, DATABASE) for name in ("db", "dbx", "dbt", "dbr")),
+    ],
+)
+def test_variables_that_decide_have_one_owner_and_come_once(name, owner):
+    """Rule 41: a second one is refused; one of another owner is no setting of Secure Boot's."""
+
+    def log(*owners):
+        builder = LogBuilder()
+        for each in owners:
+            builder.variable(name, b"\1", each)
+        if name != "SecureBoot":
+            builder.variable("SecureBoot", b"\1")
+        if name != "PK":
+            builder.variable("PK", signature_list([bytes(32)]))
+        builder.separators((7,))
+        return facts(builder.event(7, AUTHORITY, variable("db", DB_ENTRY, DATABASE)))
+
+    assert "variable-twice" in ids(log(owner, owner))
+    assert not log(owner, owner).secure_boot.enforced
+    foreign = log(SHIM_LOCK, SHIM_LOCK)
+    assert "variable-twice" not in ids(foreign)
+    assert name not in foreign.secure_boot.databases
+    decides = name in {"PK", "KEK", "db", "dbx", "dbt", "dbr"}
+    assert (name in log(owner).secure_boot.databases) is decides
+
+
+@pytest.mark.parametrize("name", ["PK", "KEK", "db", "dbx", "dbt", "dbr", "Shim", "SbatLevel"])
+def test_an_authority_is_one_of_a_database(name):
+    """Rule 41: what accepted the boot loader comes out of a database of keys, not out of shim's variables."""
+    builder = LogBuilder().policy().separators((7,))
+    found = facts(builder.event(7, AUTHORITY, variable(name, DB_ENTRY, DATABASE)))
+    assert found.secure_boot.enforced is (name not in {"Shim", "SbatLevel"})
+
+
 def test_an_empty_command_line_is_one():
     """What was proven to be empty is shown as empty, not left out (rule 38)."""
     found = facts(good_log().event(8, IPL, b"kernel_cmdline: \0", hashed=b""))

@@ -338,6 +338,12 @@ def test_an_image_without_initrd_and_command_line():
     bare = changed(log, lambda e: None if e.pcr == 11 and b"l\0i\0n\0u\0x" not in e.data else e)
     new = file("kernel", image_digest="ee" * 32, sections={".linux": "ff" * 32})
     assert set(predict(new, base=base_of(bare)).registers) == {4, 11}
+    for name in (".osrel", ".cmdline", ".initrd", ".ucode", ".splash", ".dtb"):
+        more = replace(new, sections={**new.sections, name: "ab" * 32})
+        with pytest.raises(FailedPrecondition, match=rf"new: \{name}"):
+            predict(more, base=base_of(bare))
+    known = replace(new, sections={**new.sections, ".reloc": "ab" * 32})
+    assert set(predict(known, base=base_of(bare)).registers) == {4, 11}
 
 
 def test_sections_that_no_stub_measured_are_refused():
