@@ -4,6 +4,7 @@ import hashlib
 import struct
 
 import pytest
+from support.corpus import corpus_folder
 from support.logbuilder import (
     ACTION_EFI,
     APPLICATION,
@@ -24,9 +25,10 @@ from support.logbuilder import (
 from trustauthority.appraisal.bootfacts import boot_facts
 from trustauthority.codec.eventlog import decode_boot_log
 from trustauthority.model.bootfacts import Severity
+from trustauthority.model.bootlog import RegisterKind
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.quirk import Quirk
-from trustauthority.verification.replay import verify_boot_log
+from trustauthority.verification.replay import replay, verify_boot_log
 
 BANK = HashAlgorithm.SHA256
 DB_ENTRY = guid(GLOBAL) + bytes(32)
@@ -423,3 +425,22 @@ def test_a_setting_of_the_firmware_is_no_finding():
     found = facts(builder)
     assert not found.refused
     assert found.secure_boot.enforced
+
+
+def test_secure_boot_of_a_confidential_vm_is_in_its_first_rtmr():
+    """Rules 42, 46: the policy of a TD stands in RTMR 0, which a CCEL calls index 1."""
+    path = corpus_folder("eventlogs") / "go-eventlog__testdata__eventlogs__ccel__event_log.bin"
+    log = decode_boot_log(path.read_bytes())
+    (bank,) = log.algorithms
+    values = {index: value for index in range(4) if (value := replay(log, bank).value(index))}
+    kind = RegisterKind.RTMR
+    whole = verify_boot_log(log, values, bank=bank, pcrs=values, registers=kind)
+    found = boot_facts(whole)
+    assert (found.secure_boot.enabled, found.secure_boot.setup_mode) == (False, True)
+    assert set(found.secure_boot.databases) == {"PK", "KEK", "db", "dbx"}
+    assert not found.unrecognised
+    assert not found.findings
+    part = verify_boot_log(log, values, bank=bank, pcrs={0, 2, 3}, registers=kind)
+    unproven = boot_facts(part)
+    assert unproven.secure_boot.enabled is None
+    assert [(each.id, each.pcr) for each in unproven.findings] == [("secure-boot-unverified", 1)]
