@@ -233,10 +233,12 @@ def check_boot_aggregate(
         first: the first entry of the log, or the last ``boot_aggregate`` after a kexec.
         pcrs: quoted values, bank → index → value.
     """
+    if first is None:
+        return BootAggregate.MISSING
     try:
-        path, algorithm, digest = path_and_digest(first) if first else ("", "", b"")
+        path, algorithm, digest = path_and_digest(first)
     except (AlgorithmUnsupported, MalformedEvidence):
-        path, algorithm, digest = "", "", b""
+        return BootAggregate.MISSING
     if path != BOOT_AGGREGATE:
         return BootAggregate.MISSING
     if not any(digest):

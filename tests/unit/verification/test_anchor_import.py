@@ -68,6 +68,9 @@ def test_every_refusal_says_why() -> None:
     }
     plan = _plan([(name, data) for name, (data, _) in files.items()])
     assert plan.vendors == ()
+    good = _plan([("readme.txt", b"hello"), ("root.der", make.root())])
+    assert [one.use for one in good.candidates] == [ImportUse.NOTHING, ImportUse.ANCHOR]
+    assert [str(one.use) for one in good.candidates] == ["nothing", "anchor"]
     assert {one.file: one.rule for one in plan.refused} == {
         name: rule for name, (_, rule) in files.items()
     }
@@ -129,6 +132,7 @@ def test_vendors_are_shown_once_each_in_order() -> None:
         ("A", 1, 0),
         ("B", 2, 1),
     ]
+    assert {one.why for one in _plan(files).candidates if one.use is ImportUse.ANCHOR} == {""}
     (chain_only,) = (one for one in _plan(files).candidates if one.use is ImportUse.INTERMEDIATE)
     assert chain_only.why == "not self-signed"
 
