@@ -233,12 +233,10 @@ def check_boot_aggregate(
         first: the first entry of the log, or the last ``boot_aggregate`` after a kexec.
         pcrs: quoted values, bank → index → value.
     """
-    if first is None:
-        return BootAggregate.MISSING
     try:
-        path, algorithm, digest = path_and_digest(first)
+        path, algorithm, digest = path_and_digest(first) if first else ("", "", b"")
     except (AlgorithmUnsupported, MalformedEvidence):
-        return BootAggregate.MISSING
+        path, algorithm, digest = "", "", b""
     if path != BOOT_AGGREGATE:
         return BootAggregate.MISSING
     if not any(digest):
