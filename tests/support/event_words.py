@@ -4,6 +4,8 @@ import struct
 from collections.abc import Iterator
 
 from support.logbuilder import GLOBAL, digest, guid, signature_list, variable
+from trustauthority.appraisal.bootfacts import EXPECTED_TYPES
+from trustauthority.appraisal.components import Position, component_of
 from trustauthority.model.bootlog import BootEvent, EventType
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.quirk import Quirk
@@ -105,3 +107,14 @@ def _lines() -> Iterator[str]:
                 proofs.append(describe(event, value, HashAlgorithm.SHA256, quirks=_QUIRKS).proof)
             said = describe(event, b"", HashAlgorithm.SHA256).text
             yield f"{event.type_name} {name} {'/'.join(proofs)} | {said}"
+
+
+def types_by_register() -> list[str]:
+    """The types that belong into each of the firmware's registers, and what measured them before its separator."""
+    said = []
+    position = Position(separated=False, starts_kernel=False, grub=False, kernel_files=frozenset())
+    for pcr, known in EXPECTED_TYPES.items():
+        for kind in sorted(known):
+            event = BootEvent(0, 0, pcr, int(kind), (b"",), b"")
+            said.append(f"PCR {pcr} {event.type_name} {component_of(event, position)}")
+    return said

@@ -159,11 +159,18 @@ VERDICTS: Mapping[str, Case] = {
 # --- baselines -----------------------------------------------------------------------------------
 
 GOLDEN = good_boot()
-APPROVED = variants(GOLDEN)
+WIDE = (*PCRS, 13, 15)
+
+
+def _variants(log, name: str = "golden", *, pcrs=WIDE, host_class: str = ""):
+    return variants(log, name, pcrs=pcrs, host_class=host_class)
+
+
+APPROVED = _variants(GOLDEN)
 
 
 def _judged(log=GOLDEN, approved=APPROVED, *, host_class: str = "", paired=OFF) -> Checks:
-    wanted = BootPolicy(baseline_pcrs=PCRS, host_class=paired)
+    wanted = BootPolicy(baseline_pcrs=WIDE, host_class=paired)
     judged = judge_boot(log, approved, wanted, host_class=host_class)
     matched = ", ".join(f"{each.component}={each.name}" for each in judged.matched)
     words = f"complete {judged.complete}: {matched}"
@@ -228,31 +235,31 @@ BASELINE: Mapping[str, Case] = {
         )
     ),
     "nothing approved": lambda: _judged(approved=()),
-    "approved for other registers": lambda: _judged(approved=variants(GOLDEN, pcrs=PCRS[:-1])),
+    "approved for other registers": lambda: _judged(approved=_variants(GOLDEN, pcrs=WIDE[:-1])),
     "approved in another bank": lambda: _judged(
         approved=tuple(replace(each, bank="sha384") for each in APPROVED)
     ),
     "approved for another class": lambda: _judged(
-        approved=variants(GOLDEN, "r650", host_class="r650"), host_class="edge"
+        approved=_variants(GOLDEN, "r650", host_class="r650"), host_class="edge"
     ),
     "approved for a class, and the host has none": lambda: _judged(
-        approved=variants(GOLDEN, "r650", host_class="r650")
+        approved=_variants(GOLDEN, "r650", host_class="r650")
     ),
     "a class is asked for": lambda: _judged(host_class="r650", paired=REQUIRED),
     "a class is asked for, and shown": lambda: _judged(
-        approved=variants(GOLDEN, "r650", host_class="r650"), host_class="r650", paired=REQUIRED
+        approved=_variants(GOLDEN, "r650", host_class="r650"), host_class="r650", paired=REQUIRED
     ),
     "no boot loader and no command line": lambda: _judged(
         changed(GOLDEN, lambda e: None if e.pcr in {8, 14} else e), paired=WARN
     ),
     "the closest of two, of which one is for another class": lambda: _judged(
         _other(14),
-        (*variants(GOLDEN, "a", host_class="r650"), *variants(GOLDEN, "b")),
+        (*_variants(GOLDEN, "a", host_class="r650"), *_variants(GOLDEN, "b")),
         host_class="edge",
     ),
     "the closest of two": lambda: _judged(
         _other(14),
-        (*variants(good_boot("other-kernel-build"), "6.12"), *APPROVED),
+        (*_variants(good_boot("other-kernel-build"), "6.12"), *APPROVED),
     ),
 }
 FAMILIES: Mapping[str, Mapping[str, Case]] = {

@@ -17,6 +17,7 @@ def main() -> None:
     tables = {family: table(family) for family in FAMILIES} | {
         "boots": boot_tables.table(),
         "words": event_words.table(),
+        "types": event_words.types_by_register(),
     }
     for family, lines in tables.items():
         (FOLDER / f"{family}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")

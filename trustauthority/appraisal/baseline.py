@@ -77,7 +77,7 @@ def capture_baselines(
             },
         )
         for component in Component
-        if component in split.runs and any(split.runs[component].values())
+        if component in split.runs
     )
 
 

@@ -1,7 +1,7 @@
 """Signatures of files in IMA entries: the ``security.ima`` attribute, version 2.
 
 Trusts on entry: an entry's fields that a quoted PCR proves, and keys that a policy names. Guarantees
-on exit: ``check_file_signature`` returns the key id only when that key signed exactly this digest,
+on exit: ``check_file_signature`` returns only when one of the keys signed exactly this digest,
 with the hash that the entry names (rule 57). Everything else is refused by name: version 3 (fs-verity)
 and appended module signatures are not verified here, so such entries count by their digests only.
 
@@ -33,8 +33,8 @@ _HASHES: Mapping[int, tuple[str, hashes.HashAlgorithm]] = {
 """Numbers of ``enum hash_algo``. A SHA-1 signature vouches for nothing."""
 
 
-def check_file_signature(fields: ImaFields, keys: Mapping[bytes, PublicKeyTypes]) -> bytes:
-    """Check that one of ``keys`` signed the entry's digest; returns its key id.
+def check_file_signature(fields: ImaFields, keys: Mapping[bytes, PublicKeyTypes]) -> None:
+    """Return only if one of ``keys``, by key id, signed the entry's digest.
 
     Raises:
         LogRejected: there is no signature, or it is not one of these keys' over this digest.
@@ -59,7 +59,6 @@ def check_file_signature(fields: ImaFields, keys: Mapping[bytes, PublicKeyTypes]
     if key is None:
         raise LogRejected(f"no keyring holds the key {identifier.hex()}")
     _check(key, signature[_HEAD.size :], fields.digest, algorithm)
-    return identifier
 
 
 def _check(

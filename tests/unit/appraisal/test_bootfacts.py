@@ -4,6 +4,7 @@ import hashlib
 import struct
 
 import pytest
+from support.corpus import corpus_folder
 from support.logbuilder import (
     ACTION_EFI,
     APPLICATION,
@@ -24,9 +25,10 @@ from support.logbuilder import (
 from trustauthority.appraisal.bootfacts import boot_facts
 from trustauthority.codec.eventlog import decode_boot_log
 from trustauthority.model.bootfacts import Severity
+from trustauthority.model.bootlog import RegisterKind
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.quirk import Quirk
-from trustauthority.verification.replay import verify_boot_log
+from trustauthority.verification.replay import replay, verify_boot_log
 
 BANK = HashAlgorithm.SHA256
 DB_ENTRY = guid(GLOBAL) + bytes(32)
@@ -251,12 +253,13 @@ def test_a_shim_state_that_nobody_knows_is_doubt(value):
 
 
 @pytest.mark.parametrize(
-    "text", [b"UEFI Debug ModeX", b"XUEFI Debug Mode", b"DMA Protection Disabled."]
+    "text", [b"UEFI Debug ModeX", b"XUEFI Debug Mode", b"DMA Protection Disabled.", b"~ !"]
 )
 def test_other_words_are_no_weakness(text):
     """Firmware admits debug mode and missing DMA protection in exactly these words (rule 42)."""
     found = facts(good_log().event(7, ACTION_EFI, text))
     assert (found.uefi_debug, found.dma_protection_disabled) == (False, False)
+    assert ids(found) == []
 
 
 def test_a_shim_that_checks_is_no_finding():
@@ -286,8 +289,9 @@ def test_what_another_type_would_hide_voids_the_claim(kind, data, finding):
 
 def test_a_database_of_devices_is_no_finding():
     """devdb is what firmware with SPDM measures into PCR 7 (rule 37)."""
-    found = facts(good_log().event(7, 0x800000E3, variable("devdb", b"\x01", DATABASE)))
-    assert ids(found) == []
+    for behind in (b"", b"a device"):
+        data = variable("devdb", b"\x01", DATABASE) + behind
+        assert ids(facts(good_log().event(7, 0x800000E3, data))) == []
 
 
 @pytest.mark.parametrize("pcr", [0, 7])
@@ -330,6 +334,67 @@ def test_a_profile_that_no_digest_proves_is_none(data, hashed):
     assert facts(good_log().event(12, 0x6, data, hashed=hashed)).uki_profile is None
 
 
+@pytest.mark.parametrize("pcr", range(8, 16))
+def test_files_are_those_of_the_registers_that_hold_files(pcr):
+    """Files and sections stand in PCR 9 and 11 to 14; elsewhere data that prove nothing are no file."""
+    before = len(facts(good_log()).files)
+    found = facts(good_log().event(pcr, IPL, b"/file", hashed=b"its content")).files[before:]
+    assert bool(found) is (pcr in {9, 11, 12, 13, 14})
+
+
+@pytest.mark.parametrize("pcr", range(8, 16))
+def test_load_options_are_those_of_the_stub_s_registers(pcr):
+    """systemd-stub measures its options into PCR 12, and into PCR 8 before version 251."""
+    line = "quiet\0".encode("utf-16-le")
+    found = facts(good_log().event(pcr, IPL, line)).command_lines
+    assert ("quiet" in found) is (pcr in {8, 12})
+
+
+def test_a_command_line_of_old_grub():
+    """Old GRUB of Red Hat writes another label (rule 38)."""
+    found = facts(good_log().event(8, IPL, b"grub_kernel_cmdline ro\0", hashed=b"ro"))
+    assert found.command_lines[-1] == "ro"
+
+
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [
+        *((name, GLOBAL) for name in ("SecureBoot", "SetupMode", "AuditMode", "DeployedMode")),
+        *((name, GLOBAL) for name in ("PK", "KEK")),
+        *((name, DATABASE) for name in ("db", "dbx", "dbt", "dbr")),
+    ],
+)
+def test_variables_that_decide_have_one_owner_and_come_once(name, owner):
+    """Rule 41: a second one is refused; one of another owner is no setting of Secure Boot's."""
+
+    def log(*owners):
+        builder = LogBuilder()
+        for each in owners:
+            builder.variable(name, b"\1", each)
+        if name != "SecureBoot":
+            builder.variable("SecureBoot", b"\1")
+        if name != "PK":
+            builder.variable("PK", signature_list([bytes(32)]))
+        builder.separators((7,))
+        return facts(builder.event(7, AUTHORITY, variable("db", DB_ENTRY, DATABASE)))
+
+    assert "variable-twice" in ids(log(owner, owner))
+    assert not log(owner, owner).secure_boot.enforced
+    foreign = log(SHIM_LOCK, SHIM_LOCK)
+    assert "variable-twice" not in ids(foreign)
+    assert name not in foreign.secure_boot.databases
+    decides = name in {"PK", "KEK", "db", "dbx", "dbt", "dbr"}
+    assert (name in log(owner).secure_boot.databases) is decides
+
+
+@pytest.mark.parametrize("name", ["PK", "KEK", "db", "dbx", "dbt", "dbr", "Shim", "SbatLevel"])
+def test_an_authority_is_one_of_a_database(name):
+    """Rule 41: what accepted the boot loader comes out of a database of keys, not out of shim's variables."""
+    builder = LogBuilder().policy().separators((7,))
+    found = facts(builder.event(7, AUTHORITY, variable(name, DB_ENTRY, DATABASE)))
+    assert found.secure_boot.enforced is (name not in {"Shim", "SbatLevel"})
+
+
 def test_an_empty_command_line_is_one():
     """What was proven to be empty is shown as empty, not left out (rule 38)."""
     found = facts(good_log().event(8, IPL, b"kernel_cmdline: \0", hashed=b""))
@@ -361,3 +426,22 @@ def test_a_setting_of_the_firmware_is_no_finding():
     found = facts(builder)
     assert not found.refused
     assert found.secure_boot.enforced
+
+
+def test_secure_boot_of_a_confidential_vm_is_in_its_first_rtmr():
+    """Rules 42, 46: the policy of a TD stands in RTMR 0, which a CCEL calls index 1."""
+    path = corpus_folder("eventlogs") / "go-eventlog__testdata__eventlogs__ccel__event_log.bin"
+    log = decode_boot_log(path.read_bytes())
+    (bank,) = log.algorithms
+    values = {index: value for index in range(4) if (value := replay(log, bank).value(index))}
+    kind = RegisterKind.RTMR
+    whole = verify_boot_log(log, values, bank=bank, pcrs=values, registers=kind)
+    found = boot_facts(whole)
+    assert (found.secure_boot.enabled, found.secure_boot.setup_mode) == (False, True)
+    assert set(found.secure_boot.databases) == {"PK", "KEK", "db", "dbx"}
+    assert not found.unrecognised
+    assert not found.findings
+    part = verify_boot_log(log, values, bank=bank, pcrs={0, 2, 3}, registers=kind)
+    unproven = boot_facts(part)
+    assert unproven.secure_boot.enabled is None
+    assert [(each.id, each.pcr) for each in unproven.findings] == [("secure-boot-unverified", 1)]

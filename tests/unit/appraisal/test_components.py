@@ -23,6 +23,7 @@ from trustauthority.verification.replay import replay, verify_boot_log
 
 IPL, TAG = int(EventType.IPL), int(EventType.EVENT_TAG)
 ALL = range(16)
+KERNEL_FILES = (b"vmlinuz", b"vmlinux", b"bzImage", b"initrd", b"initramfs")
 LINUX_PCRS = (0, 3, 4, 5, 6, 7, 8, 9, 14)
 NOWHERE = Position(separated=True, starts_kernel=False, grub=True, kernel_files=frozenset())
 
@@ -152,6 +153,10 @@ def test_what_nobody_knows_is_unrecognised(pcr, kind, data):
         (5, EventType.EFI_ACTION, b"Exit Boot Services Invocation", Component.KERNEL),
         (8, IPL, b"grub_cmd: ", Component.BOOT_LOADER),
         (8, IPL, b"grub_cmd linuxefi /vmlinuz quiet", Component.COMMAND_LINE),
+        (8, IPL, b"grub_cmd set x=1", Component.BOOT_LOADER),
+        (8, IPL, b"kernel_cmdline: /vmlinuz quiet", Component.COMMAND_LINE),
+        (9, IPL, b"grub_linux Kernel", Component.KERNEL),
+        *((9, IPL, b"/boot/" + name + b"-6.1", Component.KERNEL) for name in KERNEL_FILES),
         (8, IPL, b"grub_cmd: linux16 /vmlinuz", Component.COMMAND_LINE),
         (8, IPL, b"grub_cmd: set linux=1", Component.BOOT_LOADER),
         (8, IPL, b"grub_cmd: initrd /initrd.img", Component.BOOT_LOADER),
@@ -201,6 +206,11 @@ def component_at(log, number: int) -> Component:
         ({46: b"grub_cmd: initrd /one.cpio /two.cpio", 47: b"/two.cpio"}, 47, Component.KERNEL),
         ({46: b"grub_cmd: initrd /one.cpio", 47: b"/two.cpio"}, 47, Component.BOOT_LOADER),
         ({41: b"grub_cmd: linux /mine opt=/x", 42: b"/mine"}, 42, Component.KERNEL),
+        ({41: b"grub_cmd: chainloader /mine", 42: b"/mine"}, 42, Component.KERNEL),
+        ({46: b"grub_cmd: initrdefi /one.cpio", 47: b"/one.cpio"}, 47, Component.KERNEL),
+        ({46: b"grub_cmd: initrd16 /one.cpio", 47: b"/one.cpio"}, 47, Component.KERNEL),
+        ({41: b"grub_cmd: linuxefi /mine", 42: b"/mine"}, 42, Component.KERNEL),
+        ({41: b"grub_cmd: linux16 /mine", 42: b"/mine"}, 42, Component.KERNEL),
         ({41: b"grub_cmd: linux /mineX", 42: b"/mineX\0"}, 42, Component.KERNEL),
         ({41: b"grub_cmd: linux /mine /x", 42: b"/x"}, 42, Component.BOOT_LOADER),
         ({31: b"grub_cmd: source /x", 42: b"/x"}, 42, Component.BOOT_LOADER),

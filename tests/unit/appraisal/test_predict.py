@@ -163,6 +163,13 @@ def test_a_unified_kernel_image_is_predicted():
     same = file("kernel", image_digest=started, sections=sections(log), load_options=options)
     found = predict(same, base=base)
     assert found.registers == {pcr: log.values[pcr].hex() for pcr in (4, 9, 11)}
+    asked = replace(same, load_options="dd" * 32)
+    changed_line = changed(
+        log,
+        lambda e: with_digest(log, e, b"\xdd" * 32) if b"LoadOptions" in e.data else e,
+    )
+    expected = compose_register(base_of(changed_line), 9)
+    assert predict(asked, base=base).registers == {**found.registers, 9: expected}
     other = replace(same, sections={**same.sections, ".initrd": "bb" * 32})
     values = predict(other, base=base).registers
     assert values[4] == log.values[4].hex()
@@ -301,10 +308,8 @@ def test_other_sections_than_before_are_refused():
     """The order in which a stub would measure a new section is not known."""
     log, base = uki()
     known = sections(log)
-    for changed_sections in (
-        {**known, ".splash": "dd" * 32},
-        {name: digest for name, digest in known.items() if name != ".osrel"},
-    ):
+    less = [{n: digest for n, digest in known.items() if n != name} for name in known]
+    for changed_sections in ({**known, ".splash": "dd" * 32}, *less):
         new = file("kernel", image_digest="ee" * 32, sections=changed_sections)
         with pytest.raises(FailedPrecondition, match="not those of the base"):
             predict(new, base=base)
@@ -333,6 +338,12 @@ def test_an_image_without_initrd_and_command_line():
     bare = changed(log, lambda e: None if e.pcr == 11 and b"l\0i\0n\0u\0x" not in e.data else e)
     new = file("kernel", image_digest="ee" * 32, sections={".linux": "ff" * 32})
     assert set(predict(new, base=base_of(bare)).registers) == {4, 11}
+    for name in (".osrel", ".cmdline", ".initrd", ".ucode", ".splash", ".dtb"):
+        more = replace(new, sections={**new.sections, name: "ab" * 32})
+        with pytest.raises(FailedPrecondition, match=rf"new: \{name}"):
+            predict(more, base=base_of(bare))
+    known = replace(new, sections={**new.sections, ".reloc": "ab" * 32})
+    assert set(predict(known, base=base_of(bare)).registers) == {4, 11}
 
 
 def test_sections_that_no_stub_measured_are_refused():

@@ -300,6 +300,16 @@ def test_evidence_that_is_not_newer_than_before_is_refused(field, step):
         judged(with_manifest(tpm_position_before=position.hex()))
 
 
+def test_a_bundle_without_boot_log_shows_no_boot():
+    """Rule 34: a part that is left out is a log that the host did not send, and it is said."""
+    bundle = good_bundle()
+    parts = {name: part for name, part in bundle.parts.items() if name != "boot.log"}
+    found = checks_of(judged(replace(bundle, parts=parts)).verdict)
+    assert found["boot-log.sha256"].detail == "the host sent no boot log"
+    parts = {name: part for name, part in bundle.parts.items() if name != "ima.log"}
+    assert judged(replace(bundle, parts=parts)).verdict.passed
+
+
 def test_grounds_that_are_given_count_instead_of_the_bundles_own():
     """``Judged`` says whose policy and baselines the verdict rests on (rule 67)."""
     bundle = good_bundle()

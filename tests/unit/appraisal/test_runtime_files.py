@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from trustauthority.appraisal.runtimefiles import (
-    MAX_NAMED,
     FileJudgement,
     file_checks,
     judge_files,
@@ -69,17 +68,21 @@ def signed(
     identifier: bytes | None = None,
     kind: int = 3,
     extra: bytes = b"",
+    algorithm: str = "sha256",
 ) -> ImaEntry:
     """An entry with a signature over its digest, or over something else."""
     message = content if over is None else over
-    algorithm = {4: hashes.SHA256(), 5: hashes.SHA384()}.get(number, hashes.SHA256())
+    over_hash = {4: hashes.SHA256(), 5: hashes.SHA384(), 6: hashes.SHA512()}.get(
+        number, hashes.SHA256()
+    )
     if isinstance(key, rsa.RSAPrivateKey):
-        made = key.sign(message, padding.PKCS1v15(), algorithm)
+        made = key.sign(message, padding.PKCS1v15(), over_hash)
     else:
-        made = key.sign(message, ec.ECDSA(algorithm))
+        made = key.sign(message, ec.ECDSA(over_hash))
     named = key_id(key.public_key()) if identifier is None else identifier
     head = bytes([kind, version, number]) + named + len(made).to_bytes(2, "big")
-    return entry(path, content, template="ima-sig", tail=sized(head + made + extra))
+    tail = sized(head + made + extra)
+    return entry(path, content, template="ima-sig", tail=tail, algorithm=algorithm)
 
 
 def encoded(key: Any) -> str:
@@ -224,6 +227,17 @@ class TestSignatures:
         found = judged(signed("/opt/tool", key=key))
         assert (found.by_signature, found.refused) == (1, 0)
 
+    @pytest.mark.parametrize(("number", "hash_name"), [(4, "sha256"), (5, "sha384"), (6, "sha512")])
+    @pytest.mark.parametrize("key", [RSA, ECC])
+    def test_over_each_hash_that_counts(self, key, number, hash_name) -> None:
+        """A signature is over the entry's own digest, in the hash that both name (rule 57)."""
+        found = judged(signed("/opt/tool", key=key, number=number, algorithm=hash_name))
+        assert (found.by_signature, found.refused) == (1, 0)
+        other = "sha512" if hash_name != "sha512" else "sha256"
+        assert "the entry's digest is" in why(
+            signed("/opt/tool", key=key, number=number, algorithm=other)
+        )
+
     @pytest.mark.parametrize(
         ("one", "said"),
         [
@@ -297,12 +311,15 @@ class TestOverTime:
     def test_flood(self) -> None:
         """However many are refused, all are counted and a few are named."""
         found = judged(*(entry(f"/evil/{number}") for number in range(500)))
-        assert (found.refused, len(found.named)) == (500, MAX_NAMED)
+        assert (found.refused, len(found.named)) == (500, 20)
 
     def test_names_are_safe_to_show(self) -> None:
         """A path breaks no line and no terminal (N44)."""
         (named,) = judged(entry(b"/x\n\x1b[31m\xff" + b"y" * 9000)).named
         assert named.path.isprintable()
+        assert named.path.startswith(r"/x\x0a\x1b[31m\xff")
+        (long,) = judged(entry("/" + "y" * 500)).named
+        assert long.path == "/" + "y" * 299
         assert len(named.path) < 400
 
 

@@ -33,6 +33,7 @@ def test_boots_are_read_as_they_were_checked_in():
 def test_events_are_said_as_they_were_checked_in():
     """Rules 37, 38: each type of event in words, and how far its digest proves them, unchanged."""
     assert event_words.table() == expected("words")
+    assert event_words.types_by_register() == expected("types")
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,9 @@ def test_every_refusal_says_why() -> None:
     }
     plan = _plan([(name, data) for name, (data, _) in files.items()])
     assert plan.vendors == ()
+    good = _plan([("readme.txt", b"hello"), ("root.der", make.root())])
+    assert [one.use for one in good.candidates] == [ImportUse.NOTHING, ImportUse.ANCHOR]
+    assert [str(one.use) for one in good.candidates] == ["nothing", "anchor"]
     assert {one.file: one.rule for one in plan.refused} == {
         name: rule for name, (_, rule) in files.items()
     }
@@ -92,6 +95,46 @@ def test_one_certificate_in_two_files_counts_once() -> None:
 def test_a_root_signed_with_sha1_may_anchor() -> None:
     """An anchor is trusted as it stands; old vendors' roots are SHA-1."""
     assert _plan([("a.der", make.root(algorithm_id=make.SHA1_RSA))]).refused == ()
+
+
+def test_the_vendor_is_the_folder_of_a_collection_or_the_organisation() -> None:
+    """Rule 28: what would be trusted is shown by vendor, and a file name can't make one up."""
+    named = {
+        "TrustedTpm/AMD/RootCA/a.cer": "AMD",
+        "AMD/Root/a.cer": "AMD",
+        "AMD/intermediate/a.cer": "AMD",
+        "AMD/IntermediateCA/a.cer": "AMD",
+        "RootCA/a.cer": "Some CA",
+        "AMD/other/a.cer": "Some CA",
+        "a.cer": "Some CA",
+    }
+    for name, vendor in named.items():
+        (found,) = _plan([(name, _named("Some CA"))]).candidates
+        assert found.vendor.removeprefix("CN=") == vendor, name
+    (nothing,) = _plan([("AMD/x/readme.txt", b"hello")]).candidates
+    assert (nothing.vendor, nothing.certificate, nothing.use) == (
+        "unknown",
+        None,
+        ImportUse.NOTHING,
+    )
+
+
+def test_vendors_are_shown_once_each_in_order() -> None:
+    """Two folders of one vendor are one vendor, wherever its files stand in the list."""
+    files = [
+        ("B/RootCA/1.cer", _named("one")),
+        ("A/RootCA/2.cer", _named("two")),
+        ("B/RootCA/3.cer", _named("three")),
+        ("B/IntermediateCA/4.cer", make.intermediate()),
+    ]
+    vendors = _plan(files).vendors
+    assert [(one.vendor, len(one.anchors), len(one.intermediates)) for one in vendors] == [
+        ("A", 1, 0),
+        ("B", 2, 1),
+    ]
+    assert {one.why for one in _plan(files).candidates if one.use is ImportUse.ANCHOR} == {""}
+    (chain_only,) = (one for one in _plan(files).candidates if one.use is ImportUse.INTERMEDIATE)
+    assert chain_only.why == "not self-signed"
 
 
 def test_the_vendor_pool_is_grouped_and_aik_cas_are_left_out() -> None:

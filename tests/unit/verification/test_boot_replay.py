@@ -211,6 +211,25 @@ def test_what_is_remembered_is_bounded_in_bytes(replays):
     assert (len(small._known), small._bytes) == (0, 0)
 
 
+def test_the_size_of_an_ordinary_boot():
+    """120 events of two banks and 40 KiB count as about 100 KiB, as the bound's description says."""
+    builder = LogBuilder()
+    for _ in range(120):
+        builder.event(4, 0x5, bytes(262))
+    answer = ask(KnownBoots(), builder.bytes, registers(builder))
+    assert 38 * 1024 < len(builder.bytes) < 42 * 1024
+    assert 95 * 1024 < bootreplay._size(builder.bytes, answer) < 110 * 1024
+
+
+def test_the_longer_of_two_banks_counts():
+    """Banks share records: what one of them does not prove is in memory all the same."""
+    other = {SHA1: QUOTED[SHA1] | {7: bytes(20)}, SHA256: QUOTED[SHA256]}
+    answers = [ask(KnownBoots(), quoted=quoted) for quoted in (QUOTED, other)]
+    assert len(answers[1][SHA1].log.events) < len(answers[1][SHA256].log.events)
+    first, second = (bootreplay._size(GOOD.bytes, answer) for answer in answers)
+    assert first == second
+
+
 def test_sizes_are_estimated_from_above():
     """What a log of many small records takes in memory is not underestimated (pitfalls 45)."""
     import tracemalloc

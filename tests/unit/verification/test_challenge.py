@@ -1,13 +1,20 @@
 """Challenges: ours, fresh, and for this cluster, host and purpose; or refused."""
 
 import hashlib
+import hmac
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trustauthority.errors import ChallengeExpired, ChallengeMismatch
-from trustauthority.verification.challenge import Purpose, check, encode, qualifying_data
+from trustauthority.verification.challenge import (
+    Purpose,
+    check,
+    claimed_purpose,
+    encode,
+    qualifying_data,
+)
 
 KEYS = {7: b"k" * 32, 8: b"l" * 32}
 NOW = 1_800_000_000_000
@@ -142,6 +149,17 @@ class TestEncode:
         assert token[14:46] == hashlib.sha256(b"east").digest()
         assert token[46:78] == hashlib.sha256(b"h-1").digest()
         assert token[78:94] == RANDOM
+        mac = hmac.digest(KEYS[7], b"trustauthority/challenge/v1\0" + token[:94], "sha256")
+        assert token[94:] == mac
+
+    def test_numbers_of_purposes(self):
+        """A number never changes its meaning: a token of before an update is for what it was for."""
+        numbers = {purpose: issue(purpose=purpose)[5] for purpose in Purpose}
+        assert numbers == {"enrol": 1, "attest": 2, "release": 3, "attest-next": 4}
+        for purpose in Purpose:
+            assert claimed_purpose(issue(purpose=purpose)) is purpose
+        assert claimed_purpose(issue()[:-1]) is None
+        assert claimed_purpose(issue()[:5] + b"\x05" + issue()[6:]) is None
 
 
 class TestQualifyingData:

@@ -46,6 +46,7 @@ from trustauthority.verification.endorsement_chain import (
     CertificatePool,
     ChainSearch,
 )
+from trustauthority.verification.endorsement_profile import role_of
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 ROOT = CaAnchor(certificate=decode_certificate(make.root()))
@@ -342,6 +343,83 @@ def test_an_ak_certificate_is_one_but_no_ek(purpose: str) -> None:
     )
     assert (chain.role, chain.leaf) == (CertificateRole.ATTESTATION_KEY, certificate)
     assert _rule_of(certificate.raw) is EndorsementRule.KEY_USAGE
+
+
+def _verify_any(certificate: bytes, *authorities: bytes, **options: object) -> CertificateRole:
+    """The role of a certificate that verifies below the root."""
+    return verify_certificate(
+        decode_certificate(certificate),
+        intermediates=CertificatePool(map(decode_certificate, authorities)),
+        now=NOW,
+        **({"anchors": AnchorSet([ROOT])} | options),  # type: ignore[arg-type]
+    ).role
+
+
+def test_an_ak_certificate_names_its_tpm() -> None:
+    """Rules 26, 27: a certificate for signing without manufacturer, model and version is no AK's."""
+    bare = make.ek_extensions(
+        san=None, usage=make.key_usage(0), purpose=make.purposes(make.AIK_PURPOSE)
+    )
+    open_ca = make.intermediate(extensions=make.authority_extensions())
+    with pytest.raises(EndorsementRejected, match="manufacturer, model or version is missing"):
+        _verify_any(make.endorsement(extensions=bare, subject=OTHER_NAME), open_ca)
+    assert _verify_any(_attestation(make.AIK_PURPOSE), open_ca) is CertificateRole.ATTESTATION_KEY
+
+
+@pytest.mark.parametrize(
+    ("usage", "purpose", "role"),
+    [
+        (make.key_usage(2), make.purposes(make.EK_PURPOSE), CertificateRole.ENDORSEMENT_KEY),
+        (make.key_usage(2), None, CertificateRole.ENDORSEMENT_KEY),
+        (make.key_usage(2), make.purposes("2.5.29.37.0"), CertificateRole.ENDORSEMENT_KEY),
+        (make.key_usage(0), make.purposes(make.AIK_PURPOSE), CertificateRole.ATTESTATION_KEY),
+        (make.key_usage(2), make.purposes(make.AIK_PURPOSE), CertificateRole.OTHER),
+        (make.key_usage(2), make.purposes("1.3.6.1.5.5.7.3.1"), CertificateRole.OTHER),
+        (make.key_usage(1), make.purposes(make.EK_PURPOSE), CertificateRole.OTHER),
+        (None, make.purposes(make.EK_PURPOSE), CertificateRole.OTHER),
+        (make.key_usage(5), make.purposes(make.EK_PURPOSE), CertificateRole.AUTHORITY),
+        (make.key_usage(6), None, CertificateRole.AUTHORITY),
+    ],
+)
+def test_what_a_certificate_claims_to_be(usage, purpose, role) -> None:
+    """Rule 27: usage and purpose say the role, whose checks follow; what fits none is refused as such."""
+    der = make.endorsement(extensions=make.ek_extensions(usage=usage, purpose=purpose))
+    assert role_of(decode_certificate(der)) is role
+    if role is CertificateRole.OTHER:
+        with pytest.raises(EndorsementRejected, match="is no EK's, no AK's and no CA's"):
+            _verify_any(der, make.intermediate())
+
+
+def test_a_ca_below_a_ca_that_allows_none_is_refused() -> None:
+    """RFC 5280 4.2.1.9: a path length counts for a CA certificate that is itself asked about."""
+    narrow = CaAnchor(
+        certificate=decode_certificate(make.root(extensions=make.authority_extensions(0)))
+    )
+    with pytest.raises(EndorsementRejected, match="allows 0 CAs below it, not 1"):
+        _verify_any(make.intermediate(), anchors=AnchorSet([narrow]))
+    assert _verify_any(make.intermediate()) is CertificateRole.AUTHORITY
+
+
+def test_a_ca_signed_with_sha1_is_judged_as_one_wherever_it_stands() -> None:
+    """Rule 12: the policy that lets intermediate CAs pass lets them pass when they are asked about."""
+    old = make.intermediate(algorithm_id=make.SHA1_RSA)
+    policy = EndorsementPolicy(allow_sha1_signatures=True)
+    assert _verify_any(old, policy=policy) is CertificateRole.AUTHORITY
+    with pytest.raises(EndorsementRejected, match="SHA-1"):
+        _verify_any(old)
+
+
+def test_the_issuer_with_the_right_key_is_tried_first() -> None:
+    """Signature checks are bounded: namesakes in the pool must not eat them up."""
+    namesakes = [make.intermediate(signer=OTHER_KEY, serial=n) for n in (21, 22)]
+    named = [*make.authority_extensions(0), make.key_identifiers(b"another", None)[0]]
+    stranger = make.intermediate(extensions=named)
+    pool = CertificatePool(map(decode_certificate, (stranger, *namesakes, make.intermediate())))
+    first = pool.issuers_of(decode_certificate(GOOD))[0]
+    wanted = decode_certificate(GOOD).authority_key_identifier
+    assert wanted is not None
+    assert first.subject_key_identifier == wanted.key_identifier
+    assert len(pool.issuers_of(decode_certificate(GOOD))) == 4
 
 
 def test_an_aik_needs_a_ca_for_aiks() -> None:

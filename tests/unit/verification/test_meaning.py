@@ -96,6 +96,14 @@ def test_data_counts_only_where_its_digest_proves_it(kind, data, hashed, proof):
     assert found.proven is (proof is not Proof.NONE)
 
 
+def test_half_a_surrogate_is_no_crash():
+    """Text that no encoder writes is shown as such and proves nothing (rules 38, 45)."""
+    data = ".section".encode("utf-16-le") + b"\x00\xd8" + b"\0\0"
+    found = meaning(0xD, data, b"other")
+    assert found.proof is Proof.NONE
+    assert found.text.startswith("boot loader: .section")
+
+
 def test_shim_quirk_is_opt_in_and_only_for_authorities():
     """One byte too many in an authority of old shim proves nothing unless policy names it (rule 43)."""
     data = variable("Shim", b"certificate") + b"x"

@@ -137,6 +137,15 @@ class TestVerifyQuote:
             with pytest.raises(PcrDigestMismatch):
                 verify(replace(QUOTE, pcr_values=bytes(flipped)))
 
+    def test_other_magic_and_type_are_told_apart(self):
+        """What no TPM made, and what a TPM made that is no quote, are two refusals (pitfall 2)."""
+        for changed, said in (
+            (b"\xfeTCG" + QUOTE.attest[4:], "magic 0xfe544347"),
+            (QUOTE.attest[:4] + b"\x80\x1a" + QUOTE.attest[6:], "type 0x801a, not a quote"),
+        ):
+            with pytest.raises(NotAQuote, match=said):
+                verify(replace(QUOTE, attest=changed))
+
     def test_certification_is_named_as_such(self):
         """A TPM2_Certify by the same AK with the same extraData is no quote (pitfall 2)."""
         message, signature = build.make_certification(

@@ -63,6 +63,16 @@ def test_an_empty_log_explains_only_registers_at_reset():
     assert not checked.events
 
 
+def test_a_difference_names_the_records_that_do_not_add_up():
+    """Which events were extended into a register that differs, each of them, in order (rule 34)."""
+    builder = good_log()
+    quoted = quoted_of(builder) | {7: b"\1" * 32}
+    (found,) = verify(builder, quoted).differences
+    log = decode_boot_log(builder.bytes)
+    assert found.events == tuple(event.number for event in log.events if event.pcr == 7)
+    assert len(found.events) > 3
+
+
 def test_a_differing_register_keeps_its_events_out_of_reach():
     """Events of a register that does not replay can't become facts (rule 38)."""
     builder = good_log()

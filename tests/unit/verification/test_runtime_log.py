@@ -261,6 +261,26 @@ def test_entries_after_the_proven_ones_are_out_of_reach():
     assert list(found.entries) == list(decode_ima_binary(log)[4:])
 
 
+def test_a_delta_is_counted_and_read_from_where_it_begins():
+    """What continues a log is numbered on, and its bytes are those of the delta (rule 55)."""
+    first, rest = b"".join(GOOD), b"".join([ODD[0], *GOOD, ODD[0]])
+    begun = RuntimeProgress(
+        value=register_after(first, len(GOOD)), count=len(GOOD), offset=len(first)
+    )
+    whole = register_after(first + rest, 2 * len(GOOD) + 2)
+    found = replay_runtime_log(rest, begun, {BANK: {10: whole}}, bank=BANK, rules=RULES)
+    assert found.problem == ""
+    assert (found.progress.count, found.progress.offset) == (
+        2 * len(GOOD) + 2,
+        len(first) + len(rest),
+    )
+    expected = decode_ima_binary(first + rest)
+    assert list(found.entries) == [expected[len(GOOD)], expected[-1]]
+    other = replay_runtime_log(rest, begun, {BANK: {10: bytes(32)}}, bank=BANK, rules=RULES)
+    assert (other.unproven, other.progress) == (len(GOOD) + 2, begun)
+    assert other.problem.startswith("no prefix")
+
+
 def test_an_unquoted_register_proves_nothing():
     """Without PCR 10 in the quote there is a problem, and no entry (rule 54)."""
     found = replay_runtime_log(

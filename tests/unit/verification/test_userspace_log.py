@@ -86,6 +86,19 @@ def test_registers_must_fit_at_one_moment():
     assert differing(judge(quoted([(15, "machine-id:1")]), late)) == [11]
 
 
+@pytest.mark.parametrize("pcr", [8, 9, 14])
+def test_user_space_explains_every_other_register(pcr):
+    """From PCR 8 on the registers are the operating system's: its own log counts there (rule 49)."""
+    pcrs = ASKED | {pcr}
+    builder = boot().event(pcr, 0x5, b"ours")
+    values = {
+        bank: {each: builder.registers[str(bank)].get(each, bytes(bank.size)) for each in pcrs}
+        for bank in (SHA1, SHA256)
+    }
+    assert differing(judge(values, userspace_record("ours", pcr), pcrs=pcrs)) == []
+    assert differing(judge(values, b"", pcrs=pcrs)) == [pcr]
+
+
 @pytest.mark.parametrize("pcr", range(8))
 def test_user_space_explains_no_register_of_the_firmware(pcr):
     """Whoever is root may extend PCR 7 and log it; that explains nothing (rules 37, 49)."""
