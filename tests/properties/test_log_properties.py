@@ -3,6 +3,7 @@
 import hashlib
 import tracemalloc
 from pathlib import Path
+from time import process_time
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -22,13 +23,14 @@ from trustauthority.codec.efi import (
     decode_signature_lists,
     decode_variable,
 )
-from trustauthority.codec.eventlog import MAX_LOG_BYTES, decode_boot_log
+from trustauthority.codec.eventlog import MAX_LOG_BYTES, MAX_LOGS, decode_boot_log
 from trustauthority.codec.ima import ImaStream, decode_ima_fields, path_and_digest
 from trustauthority.codec.ima_log import decode_ima_log
 from trustauthority.errors import AlgorithmUnsupported, MalformedEvidence
 from trustauthority.model.bootlog import BootLog
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.ima import ImaEntry
+from trustauthority.verification.bootreplay import quoted_boot
 from trustauthority.verification.replay import compare, replay, verify_boot_log
 
 BANK = HashAlgorithm.SHA256
@@ -263,6 +265,25 @@ def test_size_and_event_limits():
     legacy = LogBuilder(legacy=True).event(4, 0xD, b"x").bytes
     with pytest.raises(MalformedEvidence):
         decode_boot_log(legacy * 65_537)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_file_has_at_most_1024_logs(legacy):
+    """Each may be a boot, which costs a replay in each bank to be told from the others (rules 45, 47)."""
+    banks = ("sha1",) if legacy else ("sha256",)
+    one = LogBuilder(banks=banks, legacy=legacy)
+    raw = (one.header() if legacy else one).event(0, 8, b"1").bytes
+    log = decode_boot_log(raw * MAX_LOGS)
+    boots = log.boots()
+    assert len(boots) == len(log.starts) == MAX_LOGS
+    assert boots[7].boots() == (boots[7],)
+    quoted = {bank: {0: bytes(bank.size)} for bank in log.algorithms}
+    begin = process_time()
+    assert quoted_boot(log, quoted, frozenset(range(24))).boot == MAX_LOGS
+    assert process_time() - begin < 2
+    with pytest.raises(MalformedEvidence, match="1024 logs") as caught:
+        decode_boot_log(raw * (MAX_LOGS + 1))
+    assert caught.value.offset == len(raw) * MAX_LOGS
 
 
 def test_padding_is_looked_at_once():

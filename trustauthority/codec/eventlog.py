@@ -25,6 +25,8 @@ from trustauthority.model.digest import HashAlgorithm
 MAX_LOG_BYTES = 4 << 20
 """A real log has 10-250 KiB; firmware reserves at most a few MiB (pitfalls 45, 48)."""
 MAX_EVENTS = 65_536
+MAX_LOGS = 1024
+"""Logs in one file. Each may be a boot of its own, which costs a replay to be told from the others."""
 MAX_BANKS = 16
 """A TPM has at most a handful of banks; a count of 0xffffffff was seen as an attack."""
 MAX_DIGEST_BYTES = 128
@@ -87,6 +89,8 @@ def _decode_legacy(data: bytes, content_end: int) -> BootLog:
         for event in events[1:]
         if event.type == _NO_ACTION and event.data.startswith(SPEC_ID_LEGACY)
     ]
+    if len(further) >= MAX_LOGS:
+        raise _malformed(f"more than {MAX_LOGS} logs", events[further[MAX_LOGS - 1]].offset)
     return BootLog(
         format=LogFormat.LEGACY,
         banks=(_SHA1_BANK,),
@@ -154,6 +158,8 @@ def _decode_agile(data: bytes, content_end: int) -> BootLog:
                 continue
         if _is_spec_id(data, offset):
             starts.append(index)
+            if len(starts) > MAX_LOGS:
+                raise _malformed(f"more than {MAX_LOGS} logs", offset)
             event, offset = _repeated_header(data, offset, index, banks)
         else:
             event, offset = _agile_record(data, offset, index, banks)

@@ -216,24 +216,24 @@ class BootLog:
         PCR 0 again, in a log of its own: there a boot begins. A log that does not touch PCR 0 goes on with
         the boot before it, such as that of a dynamic launch. RTMRs are never reset: always one boot.
         """
-        if len(self.starts) < 2 or self.registers is RegisterKind.RTMR:
+        if len(self.starts) < 2 or self.registers is RegisterKind.RTMR or self.of_boots > 1:
             return (self,)
         ends = (*self.starts[1:], len(self.events))
-        starts = [self.starts[0]]
-        for start, end in zip(self.starts[1:], ends[1:], strict=True):
-            if any(event.pcr == 0 and event.extends for event in self.events[start:end]):
-                starts.append(start)
+        boots: list[list[int]] = []
+        for start, end in zip(self.starts, ends, strict=True):
+            if not boots or any(each.pcr == 0 and each.extends for each in self.events[start:end]):
+                boots.append([])
+            boots[-1].append(start)
+        ends = (*(starts[0] for starts in boots[1:]), len(self.events))
         return tuple(
             replace(
                 self,
-                events=self.events[start:end],
-                starts=tuple(each for each in self.starts if start <= each < end),
+                events=self.events[starts[0] : end],
+                starts=tuple(starts),
                 boot=number,
-                of_boots=len(starts),
+                of_boots=len(boots),
             )
-            for number, (start, end) in enumerate(
-                zip(starts, (*starts[1:], len(self.events)), strict=True), start=1
-            )
+            for number, (starts, end) in enumerate(zip(boots, ends, strict=True), start=1)
         )
 
     def in_register(self, pcr: int) -> Iterator[BootEvent]:

@@ -4,8 +4,17 @@ from dataclasses import replace
 
 import pytest
 from support.bundle_parts import good_bundle, judged
-from support.logbuilder import AUTHORITY, DRIVER_CONFIG, LogBuilder, ima_record, ng_data
+from support.logbuilder import (
+    APPLICATION,
+    AUTHORITY,
+    DRIVER_CONFIG,
+    LogBuilder,
+    good_log,
+    ima_record,
+    ng_data,
+)
 from support.small_bundle import (
+    BANKS,
     BASELINES,
     CONTEXT,
     EXPECTED,
@@ -157,6 +166,21 @@ def test_a_bank_that_claims_nothing_is_replayed_all_the_same():
     checks = boot_log_checks(HashAlgorithm.SHA1, VERIFIED.boot[HashAlgorithm.SHA1], claimed=False)
     assert [check.id for check in checks] == ["boot-log.sha1"]
     assert "no claim rests on it" in checks[0].title
+
+
+def test_a_host_that_resumed_from_disk_passes_the_whole_way():
+    """Its file has the boot before as well; baselines are held against the quoted one only (rule 47)."""
+    before = good_log(BANKS).event(4, APPLICATION, b"other", hashed=b"other loader").bytes
+    for log, boot, state in (
+        (before + GOOD.boot_log, 2, CheckState.PASSED),
+        (GOOD.boot_log + before, 1, CheckState.WARNING),
+    ):
+        verdict = judge(replace(GOOD, boot_log=log))
+        assert verdict.passed
+        groups = {check.id: check for check in verdict.checks}
+        check = {each.id: each for each in groups["boot-log"].children}["boot-log.sha256"]
+        assert (check.state, f"boot {boot} of the 2" in check.found) == (state, True)
+    assert not judge(replace(GOOD, boot_log=before)).passed
 
 
 def test_a_quote_of_an_earlier_boot_is_a_warning():
