@@ -19,9 +19,8 @@ class TestRack:
         for name in ROLES:
             two.stage.stop(name, signal.SIGKILL)
         power_off(two, "host-a")
-        began = time.monotonic()
-        power_on(two, "host-a", attests=False)
-        assert time.monotonic() - began < 10, "libvirtd does not wait for an authority that is away"
+        took = power_on(two, "host-a", attests=False)
+        assert took < 10, "libvirtd does not wait for an authority that is away"
         assert two.states() == ("absent", "absent")
         for name in ROLES:
             two.serve(name)
