@@ -185,6 +185,15 @@ class LibvirtHost:
         said = self.virsh("domstate", "--reason", vm)
         return said.out.strip() if said.code == 0 else "absent"
 
+    def copies(self, vm: str) -> bool:
+        """Whether the VM's memory is on its way to another host."""
+        return any("Memory total" in line for line in self._witness.said(f"domjobinfo {vm}"))
+
+    def master_key(self, vm: str) -> Path:
+        """The key that encrypts what libvirt hands to a VM's QEMU, in this life of it."""
+        life = self.do("domid", vm).strip()  # a life that ended by a crash has left its own
+        return self.folder / "lib" / "qemu" / f"domain-{life}-{vm}" / "master-key.aes"
+
     def qemu_pids(self) -> list[int]:
         """The QEMU processes of this host that live."""
         files = (self.folder / "run" / "qemu").glob("*.pid")

@@ -338,9 +338,13 @@ class TwoHosts:
         words = ("urn:trustauthority:move:1", "--key", "ta", "--live")
         self.libvirt[name].do("metadata", self.vm, *words, "--set", f"<move id='{move_id}'/>")
 
-    def slow_copies(self, name: str, mib_per_s: int = 1) -> None:
+    def slow_copies(self, name: str) -> None:
         """Have a migration away from a host take several seconds."""
-        self.libvirt[name].do("migrate-setspeed", self.vm, str(mib_per_s))
+        self.libvirt[name].do("migrate-setspeed", self.vm, "1")
+
+    def fast_copies(self, name: str) -> None:
+        """Have it end soon, also one that is under way; if there is one."""
+        self.libvirt[name].virsh("migrate-setspeed", self.vm, "1000")
 
     def revoke(self, name: str) -> None:
         """Revoke a host; once this returns, nothing goes out to it."""
