@@ -17,23 +17,18 @@ pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(300)]
 
 
 @contextmanager
-def moving(two: TwoHosts, *, slowly: bool = True) -> Iterator[list[Result]]:
-    """A move from host-a to host-b that is copying memory; its result is there at the end."""
+def moving(two: TwoHosts) -> Iterator[list[Result]]:
+    """A move from host-a to host-b that is copying memory, slowly; its result is there at the end."""
     two.started()
-    two.slow_copies("host-a", mib_per_s=1 if slowly else 3)  # never faster than it can be looked at
+    two.slow_copies("host-a")
     done: list[Result] = []
     mover = threading.Thread(target=lambda: done.append(two.move("host-a", "host-b")))
     mover.start()
     try:
-        eventually(lambda: copies(two), "memory is copied", two.describe)
+        eventually(lambda: two.libvirt["host-a"].copies(two.vm), "memory is copied", two.describe)
         yield done
     finally:
         mover.join(60)
-
-
-def copies(two: TwoHosts) -> bool:
-    """Whether memory is on its way."""
-    return "Memory total" in two.libvirt["host-a"].virsh("domjobinfo", two.vm).out
 
 
 def left(two: TwoHosts) -> bool:
@@ -59,8 +54,9 @@ class TestAnswersLost:
     @pytest.mark.parametrize("what", [Loses.ANSWERS, Loses.REQUESTS])
     def test_to_the_switch(self, two: TwoHosts, what: Loses) -> None:
         """Whether the authority heard it or not: one host runs it, the one that owns it."""
-        with moving(two, slowly=False):
+        with moving(two):
             two.lines["host-a"].loses(what)
+            two.fast_copies("host-a")
             eventually(lambda: left(two), "QEMU left")
             eventually(lambda: two.lease("host-a").get("phase") == "switching", "it switches")
             if what is Loses.ANSWERS:
@@ -74,8 +70,9 @@ class TestAnswersLost:
     @pytest.mark.parametrize("what", [Loses.ANSWERS, Loses.REQUESTS])
     def test_to_the_claim(self, two: TwoHosts, what: Loses) -> None:
         """The destination resumes on an answer of its own, not before."""
-        with moving(two, slowly=False):
+        with moving(two):
             two.lines["host-b"].loses(what)
+            two.fast_copies("host-a")
             eventually(lambda: two.owner() == "host-b", "it switched", two.describe)
             assert two.stands(), two.describe()
             two.lines["host-b"].mend()
@@ -103,6 +100,7 @@ class TestAgentsKilled:
         with moving(two):
             for name in names:
                 two.kill_agent(name)
+            two.fast_copies("host-a")
             eventually(lambda: left(two), "QEMU left")
             assert two.stands(), two.describe()
             for name in names:
@@ -111,8 +109,9 @@ class TestAgentsKilled:
 
     def test_before_the_switch_is_known(self, two: TwoHosts) -> None:
         """A hand-over stays one over a restart: it is asked for until it is answered."""
-        with moving(two, slowly=False):
+        with moving(two):
             two.lines["host-a"].loses(Loses.REQUESTS)
+            two.fast_copies("host-a")
             eventually(lambda: two.lease("host-a").get("phase") == "switching", "it switches")
             two.kill_agent("host-a")
             two.lines["host-a"].mend()
@@ -144,6 +143,7 @@ class TestAuthorityKilled:
         """N51: each process of the authority may die in the middle of a move."""
         with moving(two):
             two.stage.stop(name, signal.SIGKILL)
+            two.fast_copies("host-a")
             eventually(lambda: left(two), "QEMU left")
             two.serve(name)
         two.runs_on("host-b")
@@ -200,14 +200,15 @@ class TestPeople:
             two.libvirt["host-a"].do("domjobabort", two.vm)
         assert done[0].code == 1, done[0].said
         two.runs_on("host-a")
-        two.libvirt["host-a"].do("migrate-setspeed", two.vm, "1000")
+        two.fast_copies("host-a")
         assert two.move("host-a", "host-b").code == 0
         two.runs_on("host-b")
 
     def test_nobody_resumes_the_copy_before_the_switch(self, two: TwoHosts) -> None:
         """ADR 0011: an administrator who resumes the arrived copy by hand gets it paused again."""
-        with moving(two, slowly=False):
+        with moving(two):
             two.lines["host-a"].loses(Loses.REQUESTS)
+            two.fast_copies("host-a")
             eventually(lambda: two.lease("host-a").get("phase") == "switching", "it switches")
             two.libvirt["host-b"].virsh("resume", two.vm)
             eventually(lambda: two.states()[1] == "paused", "paused again", two.describe)

@@ -158,8 +158,6 @@ class TestGuest:
     def test_master_key_is_where_the_docs_say(self, two: TwoHosts) -> None:
         """What is not promised: root of the host reads QEMU's master key, and so the disk's."""
         two.started()
-        host = two.libvirt["host-a"]
-        life = f"domain-{host.do('domid', VM).strip()}-{VM}"  # another one's may be left by a crash
-        found = host.folder / "lib" / "qemu" / life / "master-key.aes"
+        found = two.libvirt["host-a"].master_key(VM)
         assert len(found.read_bytes()) == 32
         assert found.stat().st_mode & 0o077 == 0

@@ -28,8 +28,7 @@ def connected(two: TwoHosts) -> None:
 
 def settled(two: TwoHosts) -> None:
     for name in NAMES:
-        two.stage.agent(name, "attest")
-        eventually(lambda name=name: two.status(name)["phase"] == "passed", f"{name} passes")
+        eventually(lambda name=name: two.passes(name), f"{name} passes")
 
 
 class TestMigrate:

@@ -9,8 +9,10 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
-_LONGEST = 24_000
+_LONGEST = 60_000
 """Bytes of one log: the end of it is what matters."""
+_LOOKS = ("VmService/GetVm", "PlacementService/ListMoveOrders")
+"""What tests ask many times in a second."""
 _PATTERNS = (
     "logs/*.log",
     "libvirt-*/libvirtd.out",
@@ -40,7 +42,8 @@ class Chronicle:
             size = file.seek(0, 2)
             begin = self._sizes.get(path, 0) if size >= self._sizes.get(path, 0) else 0
             file.seek(max(begin, size - _LONGEST))
-            return file.read(_LONGEST).decode(errors="replace")
+            lines = file.read(_LONGEST).decode(errors="replace").splitlines()
+        return "\n".join(line for line in lines if not any(look in line for look in _LOOKS))
 
     def _journal(self) -> str:
         if shutil.which("journalctl") is None:

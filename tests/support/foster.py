@@ -14,6 +14,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -60,6 +61,24 @@ class Foster:
         """Start a command in a session of its own; what it says is appended to a file."""
         self._server.stdin.write(json.dumps({"command": command, "out": str(out)}) + "\n")
         return Fostered(int(self._server.stdout.readline()))
+
+    def end_all(self, within_s: float = 10) -> None:
+        """Kill everything that descends from it. By parentage: a pid in a file may be another's by now."""
+        deadline = time.monotonic() + within_s
+        while (children := self._children()) and time.monotonic() < deadline:
+            for pid in children:  # it stays theirs until the foster parent reaps it
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+
+    def _children(self) -> list[int]:
+        found = []
+        for entry in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                state, parent = entry.read_text().rpartition(")")[2].split()[:2]
+                if int(parent) == self._server.pid and state != "Z":
+                    found.append(int(entry.parent.name))
+        return found
 
     def close(self) -> None:
         """End it; its children go to process 1."""

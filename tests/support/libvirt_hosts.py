@@ -6,8 +6,6 @@ Needs root. Each host ends with its VMs when the context is left; only processes
 ended, by id.
 """
 
-import contextlib
-import os
 import shutil
 import signal
 import subprocess
@@ -148,14 +146,9 @@ class LibvirtHost:
         self._foster.close()
 
     def end(self, number: int = signal.SIGTERM) -> None:
-        """End libvirtd and everything that it started."""
+        """End libvirtd and everything that it or its hooks started."""
         self.stop(number)
-        for pid in self.qemu_pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        for pidfile in (self.folder / "run").rglob("*swtpm*.pid"):
-            with contextlib.suppress(ProcessLookupError, ValueError):
-                os.kill(int(pidfile.read_text()), signal.SIGKILL)
+        self._foster.end_all()
 
     def empty_run(self) -> None:
         """What a reboot does to /run; libvirtd must not live."""
@@ -192,11 +185,20 @@ class LibvirtHost:
         said = self.virsh("domstate", "--reason", vm)
         return said.out.strip() if said.code == 0 else "absent"
 
+    def copies(self, vm: str) -> bool:
+        """Whether the VM's memory is on its way to another host."""
+        return any("Memory total" in line for line in self._witness.said(f"domjobinfo {vm}"))
+
+    def master_key(self, vm: str) -> Path:
+        """The key that encrypts what libvirt hands to a VM's QEMU, in this life of it."""
+        life = self.do("domid", vm).strip()  # a life that ended by a crash has left its own
+        return self.folder / "lib" / "qemu" / f"domain-{life}-{vm}" / "master-key.aes"
+
     def qemu_pids(self) -> list[int]:
         """The QEMU processes of this host that live."""
         files = (self.folder / "run" / "qemu").glob("*.pid")
         pids = [int(file.read_text()) for file in files if file.name != "driver.pid"]
-        return [pid for pid in pids if Path(f"/proc/{pid}").exists() and not _is_zombie(pid)]
+        return [pid for pid in pids if _is_qemu(pid)]
 
 
 def cabled(one: LibvirtHost, other: LibvirtHost) -> tuple[str, str]:
@@ -234,8 +236,9 @@ def guest_image(line: str) -> bytes:
     return BOOT_SECTOR.ljust(510, b"\0") + b"\x55\xaa" + text + bytes(1 << 20)
 
 
-def _is_zombie(pid: int) -> bool:
+def _is_qemu(pid: int) -> bool:
+    """Whether a pid that a file names is still QEMU's; a zombie has no command line."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+        return b"qemu-system" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False

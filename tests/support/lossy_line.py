@@ -27,6 +27,8 @@ class LossyLine:
     def __init__(self, addresses: dict[str, str]) -> None:
         self._targets = addresses
         self._loses = Loses.NOTHING
+        self.was_down = False
+        """Whether connections were refused; whoever cares sets it back."""
         self._open: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self.addresses: dict[str, str] = {}
@@ -39,6 +41,7 @@ class LossyLine:
 
     def loses(self, what: Loses) -> None:
         """From now on lose this."""
+        self.was_down = self.was_down or what is Loses.ALL
         asyncio.run_coroutine_threadsafe(self._change(what), self._loop).result(5)
 
     def mend(self) -> None:

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,6 +103,8 @@ class TwoHosts:
         self.referee: Referee | None = None
         """Whoever watches now."""
         self._protected: set[str] = set()
+        self._adrift: set[str] = set()
+        """Hosts whose connections to the authority may wait for seconds before they are tried again."""
 
     # --- life --------------------------------------------------------------------------------
 
@@ -128,6 +131,7 @@ class TwoHosts:
                 each.result()
             said("a libvirt runs on each, with the hook of hostagent")
             list(at_once.map(self.start_agent, NAMES))
+        self._adrift.clear()
         self.protect(VM, self._lease)
         said(f"VM {VM} is protected, its disk encrypted on host-a with a key from the authority")
 
@@ -188,6 +192,7 @@ class TwoHosts:
         roles = ROLES[name]
         config = self.folder / "authority" / "authority.toml"
         words = ("trustauthority", "serve", "--config", config, "--roles", roles)
+        self._adrift.update(NAMES)
         self.stage.start(name, *words, ready='"event": "serving"')
 
     def _make_hosts(self) -> TpmMaker:
@@ -333,9 +338,13 @@ class TwoHosts:
         words = ("urn:trustauthority:move:1", "--key", "ta", "--live")
         self.libvirt[name].do("metadata", self.vm, *words, "--set", f"<move id='{move_id}'/>")
 
-    def slow_copies(self, name: str, mib_per_s: int = 1) -> None:
+    def slow_copies(self, name: str) -> None:
         """Have a migration away from a host take several seconds."""
-        self.libvirt[name].do("migrate-setspeed", self.vm, str(mib_per_s))
+        self.libvirt[name].do("migrate-setspeed", self.vm, "1")
+
+    def fast_copies(self, name: str) -> None:
+        """Have it end soon, also one that is under way; if there is one."""
+        self.libvirt[name].virsh("migrate-setspeed", self.vm, "1000")
 
     def revoke(self, name: str) -> None:
         """Revoke a host; once this returns, nothing goes out to it."""
@@ -350,37 +359,48 @@ class TwoHosts:
 
     def fresh(self) -> None:
         """As after set-up, whatever happened before."""
-        for line in self.lines.values():
+        for name, line in self.lines.items():
+            if line.was_down:
+                self._adrift.add(name)
+                line.was_down = False
             line.mend()
-        for name in ROLES:
-            if not _lives(self.stage.processes.get(name)):
-                self.stage.stop(name)
-                self.serve(name)
+        for role in ROLES:
+            if not _lives(self.stage.processes.get(role)):
+                self.stage.stop(role)
+                self.serve(role)
         for host in self.libvirt.values():
             if host.process is None:
                 host.start()
         for name in NAMES:
-            self._heal(name)
+            self._wake(name)
+        for name in NAMES:
+            self._end_vms(name)
         eventually(self._is_clean, "a clean start", self.describe)
-        eventually(
-            lambda: not self.owner(), "the fence after an answer that got lost", self.describe
-        )
+        for name in NAMES:
+            self._make_trusted(name)
+        eventually(self._is_free, "the fence after an answer that got lost", self.describe)
         self.serial.unlink(missing_ok=True)
 
-    def _heal(self, name: str) -> None:
-        process, host = self.stage.processes.get(f"agent-{name}"), self.libvirt[name]
-        if _lives(process):
+    def _wake(self, name: str) -> None:
+        process = self.stage.processes.get(f"agent-{name}")
+        if _lives(process) and name not in self._adrift:
             process.send_signal(signal.SIGCONT)
-        else:
-            self.kill_agent(name)
-            if not self.stage.hosts[name].tpm.pid:
-                self.stage.boot_host(name, BOOTS[name])
-            self.start_agent(name, '"event": "hooks-served"')
+            return
+        self.kill_agent(name)
+        if not self.stage.hosts[name].tpm.pid:
+            self.stage.boot_host(name, BOOTS[name])
+        self.start_agent(name, '"event": "hooks-served"')
+        self._adrift.discard(name)
+
+    def _end_vms(self, name: str) -> None:
+        host = self.libvirt[name]
         for vm in host.do("list", "--all", "--name").split():
             host.virsh("destroy", vm)
             host.virsh("undefine", vm, "--managed-save", "--snapshots-metadata")
         for vm in self.status(name)["vms"]:  # of a start that its hook gave up
             self.ask(name, {"do": "key-give-back", "vm": vm["vm"]})
+
+    def _make_trusted(self, name: str) -> None:
         doubtful = name in self.revoked
         if doubtful:
             self.told("host", "reinstate", name, "--yes")  # unless the test did it itself
@@ -388,7 +408,13 @@ class TwoHosts:
         if self.stage.hosts[name].boot != BOOTS[name]:
             self.reboot(name, BOOTS[name])
         if doubtful or self.status(name)["phase"] != "passed":
-            eventually(lambda: self.stage.agent(name, "attest").code == 0, f"{name} passes")
+            eventually(lambda: self.passes(name), f"{name} passes", self.describe)
+
+    def _is_free(self) -> bool:
+        """Whether any host may have the VM: nobody owns it, or its fence has passed."""
+        shown = self.ta("vm", "show", self.vm, "-o", "json").json()
+        until = shown.get("fenceUntil")
+        return until is None or datetime.fromisoformat(until) <= datetime.now(UTC)
 
     def _is_clean(self) -> bool:
         return not any(self.status(name)["vms"] or self.libvirt[name].qemu_pids() for name in NAMES)
@@ -427,7 +453,7 @@ class TwoHosts:
     def owner(self) -> str:
         """Which host the authority says may run the VM."""
         shown = self.ta("vm", "show", self.vm, "-o", "json").json()
-        return shown.get("ownerHostName") or shown.get("owner_host_name") or ""
+        return shown.get("ownerHostName", "")
 
     def runs_on(self, name: str) -> None:
         """The VM runs on this host, with the right to, and nowhere else; or AssertionError."""
@@ -447,6 +473,10 @@ class TwoHosts:
     def ask(self, name: str, request: dict) -> dict:
         """Ask a host's agent over its socket."""
         return asyncio.run(ask(self.stage.hosts[name].folder / "run", request, 20))
+
+    def passes(self, name: str) -> bool:
+        """Have a host attest now; whether it passed."""
+        return bool(self.ask(name, {"do": "attest"}).get("passed"))
 
     def status(self, name: str) -> dict:
         """What a host's agent says; phase «none» when there is none."""
@@ -491,9 +521,10 @@ def wait_until(
     described: Callable[[], str] = lambda: "",
 ) -> float:
     """Wait for something that other processes do within a bound; returns how long it took."""
-    began = time.monotonic()
+    began = looked = time.monotonic()
     while not holds():
         if time.monotonic() - began > limit_s:
             raise AssertionError(f"not within {limit_s} s: {what}: {described()}")
-        time.sleep(0.05)
+        time.sleep(max(0.05, time.monotonic() - looked))  # a look may cost more than its result
+        looked = time.monotonic()
     return time.monotonic() - began

@@ -25,7 +25,7 @@ class Witness:
 
     def state(self, vm: str) -> str:
         """State and reason as virsh says them, «absent», or empty when libvirt does not answer."""
-        lines = self._ask(f"domstate --reason {vm}")
+        lines = self.said(f"domstate --reason {vm}")
         if any(_ABSENT in line for line in lines):
             return "absent"
         if len(lines) == 1 and _STATE.fullmatch(lines[0]):
@@ -42,7 +42,8 @@ class Witness:
             self._virsh.stdout.close()
             self._virsh = None
 
-    def _ask(self, question: str) -> list[str]:
+    def said(self, question: str) -> list[str]:
+        """The lines of an answer; none when libvirt does not answer."""
         try:
             if self._virsh is None:
                 self._virsh = self._open()
