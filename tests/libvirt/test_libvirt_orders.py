@@ -176,7 +176,7 @@ class TestCancelWhileItRuns:
         two.start_agent("host-a")
         wait_until(lambda: orders(two)[0]["state"] in ENDED, 60, "it ended", two.describe)
         wait_until(lambda: two.owner() and two.states().count("running") == 1, 30, "it runs")
-        two.runs_on(two.owner(), 30)
+        two.runs_on(two.owner())
 
 
 class TestDrain:
