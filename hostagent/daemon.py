@@ -311,11 +311,11 @@ class Agent:
         )
         return list((await link.answer(call)).orders)
 
-    async def report(self, request: placement.ReportMoveOrderRequest) -> None:
-        """Tell how far a move order is. Raises CallFailed."""
+    async def report(self, request: placement.ReportMoveOrderRequest) -> placement.MoveOrder:
+        """Tell how far a move order is; the order as it stands. Raises CallFailed."""
         link, timeout_s = self._linked(), self.host.settings.intervals.call_timeout_ms / 1000
         call = link.placement.ReportMoveOrder(request, timeout=timeout_s, metadata=link.metadata())
-        await link.answer(call)
+        return (await link.answer(call)).order
 
     async def call_for_vm(self, vm_id: str, asked: Send) -> Answered:
         """Send one request about a VM or a secret, with a fresh quote before it where it is for a key.

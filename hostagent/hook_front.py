@@ -20,6 +20,7 @@ from hostagent.hook_desk import HookDesk
 from hostagent.inspector import Inspector
 from hostagent.lease_model import Phase as LeasePhase
 from hostagent.libvirt_vms import LibvirtVms
+from hostagent.migration import stop_copy
 from hostagent.order_taker import OrderTaker, Peers, mover
 
 _log = structlog.get_logger("hostagent.hook")
@@ -80,6 +81,7 @@ def _taker(agent: Agent, vms: LibvirtVms) -> OrderTaker:
             unsafe=libvirt.peer_unsafe,
         ),
         move=mover(vms.virsh, partial(handle, agent)),
+        stop_copy=partial(stop_copy, vms.virsh),
         at_once=libvirt.moves_at_once,
     )
     agent.on_order = taker.look

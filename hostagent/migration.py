@@ -23,6 +23,9 @@ SWITCH_S = 20.0
 """How long to wait for the VM to run at its destination once its memory is there."""
 COPY_S = 4 * 3600.0
 """The longest copy; virsh is ended then, and the VM stays."""
+CANCELLED = "CANCELLED"
+"""The reason of a result: somebody stopped the move, and the VM goes on here."""
+_LEAVES = "Outgoing migration"
 _BEAT_S = 0.2
 _REMOTE_S = 10.0
 
@@ -84,9 +87,18 @@ class MoveResult:
 
 
 async def migrate(
-    order: MoveOrder, *, virsh: Virsh, ask: Ask, observe: Observer = lambda _: None
+    order: MoveOrder,
+    *,
+    virsh: Virsh,
+    ask: Ask,
+    observe: Observer = lambda _: None,
+    stop: asyncio.Event | None = None,
 ) -> MoveResult:
-    """Move a VM from this host; never raises for what the hosts do. Cancelling it ends the copy."""
+    """Move a VM from this host; never raises for what the hosts do. Cancelling it ends the copy.
+
+    Once ``stop`` is set, libvirt is asked to end the copy. It decides whether that comes in time: the
+    result is CANCELLED and the VM goes on here under its grant, or the move is finished.
+    """
     code, definition, problem = await virsh.run("dumpxml", order.domain)
     if code != 0:
         return MoveResult(ok=False, reason="NO_SUCH_DOMAIN", detail=problem, exit_code=3)
@@ -107,13 +119,23 @@ async def migrate(
             exit_code=int(offered.get("exit_code", 1)),
         )
     observe(MoveProgress(step=MoveStep.OFFERED, detail=order.destination))
-    move = _Move(order, virsh, ask, observe, vm)
+    move = _Move(order, virsh, ask, observe, vm, stop or asyncio.Event())
     try:
         return await move.carry_out(str(offered["move_id"]))
     except BaseException:  # cancelled, too: nobody would end the offer
         with contextlib.suppress(Exception):
             await asyncio.shield(move.stay("INTERRUPTED", "the move was interrupted"))
         raise
+
+
+async def stop_copy(virsh: Virsh, domain: str, job: str | None = None) -> None:
+    """Ask libvirt to end a copy that leaves this host, if one does; it refuses when it is too late.
+
+    ``job`` is what ``virsh domjobinfo`` just said, if that is known. Other jobs are left alone.
+    """
+    said = (await virsh.run("domjobinfo", domain))[1] if job is None else job
+    if _LEAVES in said:
+        await virsh.run("domjobabort", domain)
 
 
 def _no(reason: str, detail: str, exit_code: int) -> MoveResult:
@@ -133,10 +155,13 @@ class _Move:
     ask: Ask
     observe: Observer
     vm: str
+    stop: asyncio.Event
     began: float = field(default_factory=time.monotonic)
     copied: float = 0.0
 
     async def carry_out(self, move_id: str) -> MoveResult:
+        if self.stop.is_set():
+            return await self.stay(CANCELLED, "nothing was copied yet")
         code, _, problem = await self._metadata("--set", f"<move id='{move_id}'/>")
         if code == 0:
             code, problem = await self._copy()
@@ -144,6 +169,8 @@ class _Move:
         state = await self.virsh.state(self.order.domain)
         if code != 0 and (state is None or is_active(state)):  # it may have left all the same
             await self._metadata("--remove")
+            if self.stop.is_set() and state is not None:
+                return await self.stay(CANCELLED, "the copy was stopped")
             return await self.stay("NOT_COPIED", _sentence(problem) or "virsh migrate failed")
         self.observe(MoveProgress(step=MoveStep.HANDING_OVER, percent=100))
         return await self._arrived()
@@ -160,8 +187,10 @@ class _Move:
             while not copying.done():
                 await asyncio.wait({copying}, timeout=_BEAT_S)
                 if not copying.done():
-                    percent = job_percent((await self.virsh.run("domjobinfo", order.domain))[1])
-                    self.observe(MoveProgress(step=MoveStep.COPYING, percent=percent))
+                    said = (await self.virsh.run("domjobinfo", order.domain))[1]
+                    self.observe(MoveProgress(step=MoveStep.COPYING, percent=job_percent(said)))
+                    if self.stop.is_set():
+                        await stop_copy(self.virsh, order.domain, said)
             code, _, problem = await copying
         finally:
             copying.cancel()

@@ -4,7 +4,8 @@ Stage: job of the agent, beside ``migration``. An order is a wish: the move is o
 switched as any other, and the authority decides each step. Trusts nothing in an order beyond what it
 checks: that it names this host as the source, that the VM runs here under a lease, and that the
 destination's name is one. Guarantees that an order is begun only after the authority took the report
-of its beginning (so that one which was cancelled is not carried out), that one VM is moved at a time
+of its beginning (so that one which was cancelled is not carried out), that one which is taken back
+later is stopped as long as libvirt can, that one VM is moved at a time
 by one order and a bounded number at once, and that an order which this process does not know ends as
 failed instead of blocking others until it lapses. Hints are best effort: it asks at each connection.
 """
@@ -20,6 +21,7 @@ import structlog
 
 from hostagent.failure import CallFailed, FailureKind
 from hostagent.migration import (
+    CANCELLED,
     Ask,
     MoveOrder,
     MoveProgress,
@@ -50,7 +52,9 @@ _STEPS = {
     MoveStep.STAYS: pb.MOVE_PHASE_OFFER,
 }
 
-Migrate = Callable[[MoveOrder, Observer], Awaitable[MoveResult]]
+Migrate = Callable[[MoveOrder, Observer, asyncio.Event], Awaitable[MoveResult]]
+"""Moves a VM; the event, once set, asks to stop."""
+_FOREIGN = frozenset({pb.MOVE_ORDER_STATE_RUNNING, pb.MOVE_ORDER_STATE_CANCELLING})
 
 
 class Orders(Protocol):
@@ -59,8 +63,8 @@ class Orders(Protocol):
     async def own(self) -> list[pb.MoveOrder]:
         """The open orders of this host."""
 
-    async def report(self, request: pb.ReportMoveOrderRequest) -> None:
-        """Tell how far an order is."""
+    async def report(self, request: pb.ReportMoveOrderRequest) -> pb.MoveOrder:
+        """Tell how far an order is; the order as it stands, which may be CANCELLING."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,12 +98,16 @@ class OrderTaker:
     """The domain of a VM that runs here under a lease; None for any other."""
     peers: Peers
     move: Migrate
+    stop_copy: Callable[[str], Awaitable[None]]
+    """Ends the copy of a domain that leaves this host, whoever began it."""
     at_once: int
     poll_s: float = _POLL_S
     _moving: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     """By VM."""
     _mine: set[str] = field(default_factory=set)
     """Orders that this process began, or refused."""
+    _stops: dict[str, asyncio.Event] = field(default_factory=dict)
+    """Of the orders that are under way: set when one is taken back."""
     _wanted: asyncio.Event = field(default_factory=asyncio.Event)
 
     def look(self) -> None:
@@ -127,10 +135,16 @@ class OrderTaker:
     async def _take(self, orders: list[pb.MoveOrder]) -> None:
         self._mine &= {order.order_id for order in orders}
         for order in sorted(orders, key=lambda each: each.created_at.ToNanoseconds()):
+            stop = self._stops.get(order.order_id)
+            if stop is not None and order.state == pb.MOVE_ORDER_STATE_CANCELLING:
+                stop.set()
             if order.order_id in self._mine or order.source_host_id != self.host_id():
                 continue
-            if order.state == pb.MOVE_ORDER_STATE_RUNNING:
+            if order.state in _FOREIGN:
                 self._mine.add(order.order_id)
+                domain = self.domain_of(order.vm_id)
+                if domain and order.state == pb.MOVE_ORDER_STATE_CANCELLING:
+                    await self.stop_copy(domain)
                 told = "the source's agent was restarted meanwhile: see ta vm show"
                 await self._tell(_report(order, pb.MOVE_ORDER_STATE_FAILED, detail=told))
             elif order.vm_id not in self._moving and len(self._moving) < self.at_once:
@@ -149,24 +163,35 @@ class OrderTaker:
         self.look()  # another one may wait for the place
 
     async def _carry_out(self, order: pb.MoveOrder) -> None:
+        stop = self._stops[order.order_id] = asyncio.Event()
+        try:
+            await self._move(order, stop)
+        finally:
+            del self._stops[order.order_id]
+
+    async def _move(self, order: pb.MoveOrder, stop: asyncio.Event) -> None:
         domain, problem = self._checked(order)
         began = _report(order, pb.MOVE_ORDER_STATE_RUNNING, pb.MOVE_PHASE_OFFER)
-        if not await self._tell(began):  # cancelled, lapsed, or nobody to ask: leave the VM alone
+        if not await self._tell(
+            began, stop
+        ):  # cancelled, lapsed, nobody to ask: leave the VM alone
             return
         if domain is None:
             await self._tell(_report(order, pb.MOVE_ORDER_STATE_FAILED, detail=problem))
             return
         _log.info("order", order=order.order_id, vm=order.vm_id, to=order.destination_host_name)
-        progress = _Progress(self, order)
+        progress = _Progress(self, order, stop)
         telling = asyncio.create_task(progress.tell())
         try:
             done = await self.move(
-                self.peers.order(domain, order.destination_host_name), progress.observe
+                self.peers.order(domain, order.destination_host_name), progress.observe, stop
             )
         finally:
             telling.cancel()
             await asyncio.gather(telling, return_exceptions=True)
         state = pb.MOVE_ORDER_STATE_DONE if done.ok else pb.MOVE_ORDER_STATE_FAILED
+        if done.reason == CANCELLED:
+            state = pb.MOVE_ORDER_STATE_CANCELLED
         detail = "" if done.ok else f"{done.reason}: {done.detail}"
         phase = pb.MOVE_PHASE_RESUME if done.ok else progress.phase
         _log.info("order", order=order.order_id, vm=order.vm_id, outcome=detail or "moved")
@@ -178,17 +203,24 @@ class OrderTaker:
         domain = self.domain_of(order.vm_id)
         return domain, "" if domain else "the VM does not run on this host under libvirt"
 
-    async def _tell(self, report: pb.ReportMoveOrderRequest) -> bool:
-        """Report, with some patience; False when the authority refused it or never answered."""
+    async def _tell(
+        self, report: pb.ReportMoveOrderRequest, stop: asyncio.Event | None = None
+    ) -> bool:
+        """Report, with some patience; False when the authority refused it or never answered.
+
+        ``stop`` is set when the order was taken back.
+        """
         for attempt in range(_TELL_TRIES):
             try:
-                await self.orders.report(report)
+                stands = await self.orders.report(report)
             except CallFailed as error:
                 _log.warning("order", order=report.order_id, reason=error.failure.reason)
                 if error.failure.kind is FailureKind.REFUSED:
                     return False
                 await asyncio.sleep(_BEAT_S * (attempt + 1))
             else:
+                if stop is not None and stands.state == pb.MOVE_ORDER_STATE_CANCELLING:
+                    stop.set()
                 return True
         return False
 
@@ -196,8 +228,8 @@ class OrderTaker:
 class _Progress:
     """What the observer heard last, told at a bounded rate."""
 
-    def __init__(self, taker: OrderTaker, order: pb.MoveOrder) -> None:
-        self._taker, self._order = taker, order
+    def __init__(self, taker: OrderTaker, order: pb.MoveOrder, stop: asyncio.Event) -> None:
+        self._taker, self._order, self._stop = taker, order, stop
         self.phase: pb.MovePhase.ValueType = pb.MOVE_PHASE_OFFER
         self.percent = 0
         self._news = asyncio.Event()
@@ -219,7 +251,9 @@ class _Progress:
             running = pb.MOVE_ORDER_STATE_RUNNING
             report = _report(self._order, running, self.phase, percent=self.percent)
             with contextlib.suppress(CallFailed):
-                await self._taker.orders.report(report)
+                stands = await self._taker.orders.report(report)
+                if stands.state == pb.MOVE_ORDER_STATE_CANCELLING:
+                    self._stop.set()
             await asyncio.sleep(_BEAT_S)
 
 
@@ -240,7 +274,7 @@ def _report(
 def mover(virsh: Virsh, ask: Ask) -> Migrate:
     """Moves by libvirt, as ``hostagent vm migrate`` does."""
 
-    async def move(order: MoveOrder, observe: Observer) -> MoveResult:
-        return await migrate(order, virsh=virsh, ask=ask, observe=observe)
+    async def move(order: MoveOrder, observe: Observer, stop: asyncio.Event) -> MoveResult:
+        return await migrate(order, virsh=virsh, ask=ask, observe=observe, stop=stop)
 
     return move

@@ -270,6 +270,12 @@ class MoveRefused(TrustAuthorityError):
     reason = "MOVE_REFUSED"
 
 
+class SwitchBegun(MoveRefused):
+    """A move can't be stopped any more: the VM has left its source. Metadata: ``order``."""
+
+    reason = "SWITCH_BEGUN"
+
+
 class EscrowRejected(TrustAuthorityError):
     """An escrowed key does not open: another private key, another VM, or changed. Metadata: ``vm``."""
 

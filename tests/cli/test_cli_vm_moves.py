@@ -129,7 +129,8 @@ class TestMigrate:
         monkeypatch.setattr(orders, "news", interrupted)
         result = ta("vm", "migrate", "payroll", "esx-a02")
         assert result.code is ExitCode.INTERRUPTED
-        assert authority.request(pb.CancelMoveOrderRequest).order_id == ORDER_ID
+        asked = authority.request(pb.CancelMoveOrderRequest)
+        assert (asked.order_id, asked.unless_begun) == (ORDER_ID, True)
         assert "taken back" in result.err
 
     def test_interrupted_after_it_began(self, ta, authority: FakeAuthority, monkeypatch) -> None:
@@ -296,7 +297,7 @@ class TestDrain:
         result = ta("host", "drain", "esx-a01")
         assert result.code is ExitCode.INTERRUPTED
         cancelled = [r for r in authority.requests if isinstance(r, pb.CancelMoveOrderRequest)]
-        assert len(cancelled) == 2
+        assert [each.unless_begun for each in cancelled] == [True, True]
         assert result.out.count("interrupted") == 3
 
     @pytest.mark.parametrize("parallel", ["0", "9", "-1"])
@@ -348,6 +349,38 @@ class TestPlacement:
         before = len(authority.requests)
         assert ta("placement", "cancel", ORDER_ID, "--dry-run").code is ExitCode.YES
         assert len(authority.requests) == before
+
+    def test_cancels_what_runs(self, ta, authority: FakeAuthority) -> None:
+        """It waits for the source: exit 0 when the VM stays, 1 when the move was finished all the same."""
+        asked = pb.CancelMoveOrderResponse(order=order("CANCELLING", "COPY", 40))
+        authority.answer("CancelMoveOrder", asked)
+        for state, code in (
+            ("CANCELLED", ExitCode.YES),
+            ("DONE", ExitCode.NO),
+            ("FAILED", ExitCode.NO),
+        ):
+            ended = order(state, detail="because")
+            authority.answer(
+                "WatchPlacement", lambda _request, ended=ended: [event(), event(ended)]
+            )
+            stands = pb.ListMoveOrdersResponse(orders=[order("CANCELLING", "COPY", 50)])
+            authority.answer("ListMoveOrders", stands)
+            result = ta("placement", "cancel", ORDER_ID)
+            assert result.code is code, state
+            assert f"is {state.lower()}" in result.out
+            assert "because" in result.out
+        assert not authority.request(pb.CancelMoveOrderRequest).unless_begun
+        result = ta("placement", "cancel", ORDER_ID, "--no-wait")
+        assert result.code is ExitCode.YES
+        assert "is being cancelled" in result.out
+
+    def test_too_late_to_cancel(self, ta, authority: FakeAuthority) -> None:
+        """The refusal says what can be done."""
+        code = grpc.StatusCode.FAILED_PRECONDITION
+        authority.fail("CancelMoveOrder", code=code, reason="SWITCH_BEGUN", message="has left")
+        result = ta("placement", "cancel", ORDER_ID)
+        assert result.code is ExitCode.NO
+        assert "ta vm migrate" in result.err
 
     def test_watch(self, ta, authority: FakeAuthority) -> None:
         """One line per event for people; one document per line, with its cursor, for programs."""

@@ -3,8 +3,11 @@
 import ast
 import asyncio
 import json
+import os
 import re
+import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -118,6 +121,42 @@ async def test_the_gateway_can_do_what_its_identity_may(authority, tmp_path) -> 
         assert (await client.get("/v1/vms")).status_code == 200
         body = {"vm": "vm-1", "host": "h-1"}
         check(await client.post("/v1/intents", json=body), 403, "ROLE_REQUIRED")
+
+
+async def test_systemd_hears_how_it_is(authority, tmp_path) -> None:
+    """N72: the process says when it serves, that its loop turns, and that it ends; exit status 0."""
+    identity = await authority.identity("gateway", Role.PLACEMENT)
+    settings, _, _ = settings_of(authority, identity, tmp_path / "gateway")
+    client = settings.authority
+    config = private(
+        tmp_path / "gateway.toml",
+        f'callers = "{settings.callers}"\nstate_dir = "{settings.state_dir}"\n[authority]\n'
+        f'server = "{client.server}"\nca = "{client.ca}"\n'
+        f'certificate = "{client.certificate}"\nkey = "{client.key}"\n[listen]\nport = 0\n',
+    )
+    program = Path(sys.executable).parent / "trustauthority"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(30)
+        process = await asyncio.create_subprocess_exec(
+            *(program, "gateway", "serve", "--config", config),
+            stdout=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.DEVNULL,
+            env=os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify")},
+        )
+        try:
+            told = [await asyncio.to_thread(systemd.recv, 100) for _ in range(2)]
+            assert told == [b"READY=1", b"WATCHDOG=1"]
+            process.terminate()
+            while told[-1] == b"WATCHDOG=1":
+                told.append(await asyncio.to_thread(systemd.recv, 100))
+            assert told[-1] == b"STOPPING=1"
+            async with asyncio.timeout(20):
+                await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
 
 
 async def test_a_gateway_that_is_not_known_says_so(authority, tmp_path) -> None:

@@ -14,10 +14,16 @@ from support.two_hosts import (
 )
 
 pytestmark = pytest.mark.libvirt
+ENDED = {"done", "failed", "cancelled", "expired"}
 
 
 def orders(two: TwoHosts) -> list[dict]:
     return two.ta("placement", "orders", "--everything", "--vm", VM, "-o", "json").json()
+
+
+def audited(two: TwoHosts, order: str) -> list[dict]:
+    found = two.ta("audit", "tail", "-n", "60", "-o", "json").json()
+    return [each for each in found if each.get("details", {}).get("order") == order]
 
 
 def connected(two: TwoHosts) -> None:
@@ -99,6 +105,77 @@ class TestMigrate:
         time.sleep(2)
         two.runs_on("host-a")
         assert orders(two)[0]["state"] == "cancelled"
+
+
+class TestCancelWhileItRuns:
+    def order(self, two: TwoHosts) -> str:
+        """An order whose copy is under way, and would take a quarter of an hour."""
+        two.started()
+        two.slow_copies("host-a")
+        order = two.ta("vm", "migrate", VM, "host-b", "--no-wait", "-o", "name").said.split()[-1]
+        host = two.libvirt["host-a"]
+        wait_until(lambda: "Outgoing" in host.virsh("domjobinfo", VM).out, 30, "memory is copied")
+        # libvirt knows whole MiB only; even an empty page has nine bytes, of 16,384 pages
+        slower = "migrate_set_parameter max-bandwidth 100B"
+        host.do("qemu-monitor-command", VM, "--hmp", slower)
+        wait_until(lambda: orders(two)[0].get("phase") == "copy", 10, "it is told")
+        return order
+
+    def test_the_vm_stays(self, two: TwoHosts) -> None:
+        """libvirt's job is aborted; the VM never stops, keeps its grant, and may move afterwards."""
+        order = self.order(two)
+        epoch, before = two.lease("host-a")["grant_epoch"], two.ticks()
+        done = two.stage.ta("placement", "cancel", order)
+        assert done.code == 0, done.said
+        assert "is cancelled" in done.said
+        two.runs_on("host-a")
+        assert two.ticks() > before
+        assert two.lease("host-a")["grant_epoch"] == epoch
+        assert "completed" not in two.libvirt["host-a"].do("domjobinfo", VM)
+        wait_until(lambda: not two.lease("host-b"), 20, "host-b lets go of it", two.describe)
+        assert two.secrets("host-b") == []
+        operations = [each["operation"] for each in audited(two, order)]
+        assert operations.count("order.cancel") == operations.count("order.cancelled") == 1
+        two.libvirt["host-a"].do("migrate-setspeed", VM, "1000")
+        again = two.stage.ta("vm", "migrate", VM, "host-b")
+        assert again.code == 0, again.said
+        two.runs_on("host-b")
+
+    def test_without_a_hint(self, two: TwoHosts) -> None:
+        """The watch stream is down: the source hears of it by the answer to its next report."""
+        order = self.order(two)
+        two.stage.stop("attest")
+        done = two.stage.ta("placement", "cancel", order)
+        assert done.code == 0, done.said
+        two.runs_on("host-a")
+        two.serve("attest")
+        settled(two)
+
+    def test_too_late(self, two: TwoHosts) -> None:
+        """At any moment of a quick move: it is cancelled, or refused and finished; never both, never two."""
+        two.started()
+        where = "host-a"
+        for pause_s in (0.3, 0.9, 1.5, 2.1, 2.7):
+            target = NAMES[1 - NAMES.index(where)]
+            order = two.ta("vm", "migrate", VM, target, "--no-wait", "-o", "name").said.split()[-1]
+            time.sleep(pause_s)
+            done = two.stage.ta("placement", "cancel", order)
+            wait_until(lambda: orders(two)[0]["state"] in ENDED, 40, "it ended", two.describe)
+            moved = orders(two)[0]["state"] == "done"
+            assert (done.code == 0) is not moved, (done.said, orders(two)[0])
+            where = target if moved else where
+            two.runs_on(where)
+
+    def test_the_agent_dies(self, two: TwoHosts) -> None:
+        """Whether libvirt ends or finishes the copy without it: the VM runs on one host, with the right to."""
+        order = self.order(two)
+        two.kill_agent("host-a")
+        asked = two.stage.ta("placement", "cancel", order, "--no-wait")
+        assert asked.code in {0, 1}, asked.said
+        two.start_agent("host-a")
+        wait_until(lambda: orders(two)[0]["state"] in ENDED, 60, "it ended", two.describe)
+        wait_until(lambda: two.owner() and two.states().count("running") == 1, 30, "it runs")
+        two.runs_on(two.owner())
 
 
 class TestDrain:

@@ -6,7 +6,13 @@ import pytest
 from support.simulated_authority import BY, VM, SimulatedAuthority
 from support.simulated_host import SimulatedHost
 
-from trustauthority.errors import FailedPrecondition, Fenced, MoveRefused, NotFound
+from trustauthority.errors import (
+    FailedPrecondition,
+    Fenced,
+    MoveRefused,
+    NotFound,
+    SwitchBegun,
+)
 from trustauthority.model.identifiers import RequestId
 from trustauthority.model.moveorder import (
     REPORT_WITHIN_MS,
@@ -277,25 +283,172 @@ class TestCancel:
         with pytest.raises(FailedPrecondition, match="cancelled"):
             await orders.report(await authority.record(source), said(order))
 
-    async def test_not_after_it_began(self, authority):
-        """What has begun is ended by its source, or the VM might be left half moved."""
+    async def test_unless_begun(self, authority):
+        """Who only wants to take back what waits leaves alone what has begun."""
         orders, source, *_ = await running_vm(authority)
         order = await place(orders)
         await orders.report(await authority.record(source), said(order))
         with pytest.raises(FailedPrecondition, match="running"):
-            await orders.cancel(order.order_id, by=BY)
+            await orders.cancel(order.order_id, by=BY, unless_begun=True)
+        assert await state_of(authority, order) is OrderState.RUNNING
+        await orders.cancel(order.order_id, by=BY)
+        with pytest.raises(FailedPrecondition, match="cancelling"):
+            await orders.cancel(order.order_id, by=BY, unless_begun=True)
+        assert len(await authority.log("order.cancel")) == 1
 
-    async def test_cancel_against_begin(self, authority):
-        """Both at once: exactly one of them wins."""
+    @pytest.mark.parametrize("unless_begun", [False, True])
+    async def test_cancel_against_begin(self, authority, unless_begun):
+        """Both at once: who comes second is told, and no cancellation is lost."""
         orders, source, *_ = await running_vm(authority)
         record = await authority.record(source)
         for _ in range(5):
             order = await place(orders)
-            done = await asyncio.gather(
-                orders.cancel(order.order_id, by=BY),
+            cancelled, begun = await asyncio.gather(
+                orders.cancel(order.order_id, by=BY, unless_begun=unless_begun),
                 orders.report(record, said(order)),
                 return_exceptions=True,
             )
-            assert sum(isinstance(each, FailedPrecondition) for each in done) == 1
-            if await state_of(authority, order) is OrderState.RUNNING:
-                await orders.report(record, said(order, OrderState.FAILED))
+            state = await state_of(authority, order)
+            if isinstance(cancelled, FailedPrecondition):
+                assert unless_begun
+                assert state is OrderState.RUNNING
+            elif isinstance(begun, FailedPrecondition):
+                assert state is OrderState.CANCELLED
+                continue
+            else:
+                assert state is OrderState.CANCELLING
+            await orders.report(record, said(order, OrderState.FAILED))
+
+
+async def copying(authority) -> tuple[MoveOrders, SimulatedHost, SimulatedHost, MoveOrder]:
+    """An order whose source copies memory, under an offer that the destination has prepared."""
+    orders, source, destination, epoch = await running_vm(authority)
+    order = await place(orders)
+    record = await authority.record(source)
+    await orders.report(record, said(order))
+    await authority.placement.offer(
+        record, vm=VM, grant_epoch=epoch, destination=destination.host_id, move_id=MOVE
+    )
+    await authority.request(destination, move_id=MOVE)
+    await orders.report(record, said(order, phase=OrderPhase.COPY, percent=40))
+    return orders, source, destination, order
+
+
+MOVE = "move-0000000001"
+
+
+class TestCancelWhileItRuns:
+    @pytest.mark.parametrize("phase", [OrderPhase.SWITCH, OrderPhase.RESUME])
+    async def test_not_when_the_vm_is_handed_over(self, authority, phase):
+        """QEMU has left its source: to stop there would leave the VM nowhere."""
+        orders, source, _, order = await copying(authority)
+        await orders.report(await authority.record(source), said(order, phase=phase))
+        with pytest.raises(SwitchBegun) as refused:
+            await orders.cancel(order.order_id, by=BY)
+        assert refused.value.metadata["order"] == order.order_id
+        assert await state_of(authority, order) is OrderState.RUNNING
+        assert not await authority.log("order.cancel")
+
+    async def test_not_after_the_switch(self, authority):
+        """The source has not told yet, but the VM is the destination's: who owns it says more."""
+        orders, source, _, order = await copying(authority)
+        await authority.placement.switch(await authority.record(source), vm=VM, move_id=MOVE)
+        with pytest.raises(SwitchBegun):
+            await orders.cancel(order.order_id, by=BY)
+        assert await state_of(authority, order) is OrderState.RUNNING
+
+    @pytest.mark.parametrize("wrong", [OrderState.CANCELLED, OrderState.FAILED])
+    async def test_takes_no_right_away(self, authority, wrong):
+        """A wish as the order was: the switch that libvirt finished all the same is not refused."""
+        orders, source, destination, order = await copying(authority)
+        await orders.cancel(order.order_id, by=BY)
+        record = await authority.record(source)
+        epoch = await authority.placement.switch(record, vm=VM, move_id=MOVE)
+        shown = await orders.report(record, said(order, wrong))
+        assert shown.state is OrderState.DONE
+        renewed = await authority.keys.renew(
+            await authority.record(destination),
+            vm=VM,
+            grant_epoch=epoch,
+            request_id="renewal-0000001",
+        )
+        assert renewed is not None
+
+    async def test_the_source_keeps_its_grant(self, authority):
+        """It stops the copy and ends its offer; the destination gets nothing any more."""
+        orders, source, destination, order = await copying(authority)
+        assert (await orders.cancel(order.order_id, by=BY)).state is OrderState.CANCELLING
+        record = await authority.record(source)
+        await authority.placement.abort(record, vm=VM, move_id=MOVE)
+        shown = await orders.report(record, said(order, OrderState.CANCELLED, detail="stopped"))
+        assert shown.state is OrderState.CANCELLED
+        with pytest.raises(MoveRefused):
+            await authority.placement.switch(record, vm=VM, move_id=MOVE)
+        with pytest.raises(MoveRefused):
+            await authority.request(destination, move_id=MOVE)
+        async with authority.store.snapshot() as tx:
+            assert (await tx.vms.get(VM)).owner == source.host_id
+        assert (await place(orders)).order_id != order.order_id
+
+    async def test_who_and_what_came_of_it_are_audited(self, authority):
+        """One entry for the wish, by its caller; one for the end, by the source."""
+        orders, source, _, order = await copying(authority)
+        for _ in range(3):
+            await orders.cancel(order.order_id, by=BY)
+        record = await authority.record(source)
+        await orders.report(record, said(order, OrderState.CANCELLED, detail="stopped"))
+        (asked,), (ended,) = (
+            await authority.log("order.cancel"),
+            await authority.log("order.cancelled"),
+        )
+        assert (asked["actor"], asked["details"]["order"]) == (BY, order.order_id)
+        assert (ended["actor"], ended["reason"]) == (f"host:{source.host_id}", "stopped")
+
+    async def test_progress_does_not_undo_it(self, authority):
+        """A report that was on its way goes on being heard, and the order goes on being cancelled."""
+        orders, source, _, order = await copying(authority)
+        record = await authority.record(source)
+        await asyncio.gather(
+            orders.cancel(order.order_id, by=BY),
+            *(
+                orders.report(record, said(order, phase=OrderPhase.COPY, percent=p))
+                for p in (41, 95)
+            ),
+        )
+        shown = await orders.report(record, said(order, phase=OrderPhase.COPY, percent=96))
+        assert (shown.state, shown.percent) == (OrderState.CANCELLING, 96)
+
+    @pytest.mark.parametrize("begun", [False, True])
+    async def test_a_source_cancels_nothing_by_itself(self, authority, begun):
+        """CANCELLED is somebody's wish; a source that says so without one is not believed."""
+        orders, source, *_ = await running_vm(authority)
+        order = await place(orders)
+        record = await authority.record(source)
+        if begun:
+            await orders.report(record, said(order))
+        with pytest.raises(FailedPrecondition):
+            await orders.report(record, said(order, OrderState.CANCELLED))
+        expected = OrderState.RUNNING if begun else OrderState.ORDERED
+        assert await state_of(authority, order) is expected
+
+    async def test_blocks_others_until_it_ended_or_lapsed(self, authority):
+        """Its source may still finish the move; one that is silent keeps nobody out for long (L3)."""
+        orders, source, destination, order = await copying(authority)
+        await orders.cancel(order.order_id, by=BY)
+        with pytest.raises(FailedPrecondition, match="is open"):
+            await place(orders)
+        authority.pass_ms(REPORT_WITHIN_MS, source, destination)
+        assert await state_of(authority, order) is OrderState.EXPIRED
+        with pytest.raises(FailedPrecondition, match="expired"):
+            await orders.cancel(order.order_id, by=BY)
+
+    @pytest.mark.parametrize("ended", [OrderState.DONE, OrderState.FAILED, OrderState.CANCELLED])
+    async def test_not_after_it_ended(self, authority, ended):
+        """An outcome is final."""
+        orders, source, _, order = await copying(authority)
+        record = await authority.record(source)
+        if ended is OrderState.CANCELLED:
+            await orders.cancel(order.order_id, by=BY)
+        await orders.report(record, said(order, ended))
+        with pytest.raises(FailedPrecondition, match=str(ended)):
+            await orders.cancel(order.order_id, by=BY)

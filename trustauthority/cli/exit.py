@@ -77,6 +77,7 @@ CODES: dict[str, ExitCode] = {
     errors.BreakGlassOver.reason: ExitCode.NO,
     errors.RollbackDetected.reason: ExitCode.NO,
     errors.MoveRefused.reason: ExitCode.NO,
+    errors.SwitchBegun.reason: ExitCode.NO,
     errors.EscrowRejected.reason: ExitCode.NO,
     errors.ReportRejected.reason: ExitCode.NO,
     errors.CheckpointInvalid.reason: ExitCode.NO,
@@ -115,6 +116,7 @@ ADVICE: dict[str, str] = {
     errors.HostNotAttested.reason: "ta host explain HOST says why",
     errors.HostNotAdmitted.reason: "ta host admit HOST makes it one of ours",
     errors.HostRevoked.reason: "ta host reinstate HOST undoes a revocation",
+    errors.SwitchBegun.reason: "let it finish, then move the VM back with ta vm migrate",
     errors.KmsUnavailable.reason: "nothing was lost: repeat the command when the KMS is back (ta status)",
     errors.StoreUnavailable.reason: "whether a change happened is unknown: look, then repeat (ta status)",
     errors.RollbackDetected.reason: "the authority's database is older than what it showed before: "

@@ -63,7 +63,7 @@ class Drain:
         """Take back what has not begun."""
         for order_id, leaving in self.moving.items():
             try:
-                orders.cancel(self.ta, order_id)
+                orders.cancel(self.ta, order_id, unless_begun=True)
             except ClientError:
                 leaving.result, leaving.why = "goes on", "its move had begun"
             else:

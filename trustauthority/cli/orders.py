@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from trustauthority.v1.placement_pb2 import MoveOrder
 
 STEPS = ("offer", "prepare", "copy", "switch", "resume")
-OPEN_WORDS = frozenset({"ordered", "running"})
+OPEN_WORDS = frozenset({"ordered", "running", "cancelling"})
 _BAR = 20
 _RECONNECTS = 30
 _PAUSE_S = 1.0
 
 
 def is_open(order: "MoveOrder") -> bool:
-    """Whether it waits or runs."""
+    """Whether it waits, runs, or is being stopped."""
     return word(order, "state") in OPEN_WORDS
 
 
@@ -37,12 +37,12 @@ def place(ta: Session, vm: str, destination: str, *, ttl_ms: int, dry_run: bool)
     return ta.authority.on(PlacementServiceStub).write(lambda s: s.OrderMove, request).order
 
 
-def cancel(ta: Session, order_id: str) -> "MoveOrder":
-    """Take an order back. Raises ClientError."""
+def cancel(ta: Session, order_id: str, *, unless_begun: bool) -> "MoveOrder":
+    """Take an order back, or (``unless_begun``) only one that waits. Raises ClientError."""
     from trustauthority.v1 import placement_pb2 as placement
     from trustauthority.v1.placement_pb2_grpc import PlacementServiceStub
 
-    request = placement.CancelMoveOrderRequest(order_id=order_id)
+    request = placement.CancelMoveOrderRequest(order_id=order_id, unless_begun=unless_begun)
     return ta.authority.on(PlacementServiceStub).write(lambda s: s.CancelMoveOrder, request).order
 
 
@@ -87,11 +87,23 @@ def news(ta: Session, open_ids: Callable[[], Iterable[str]]) -> "Iterator[list[M
         time.sleep(_PAUSE_S)
 
 
+def ended(ta: Session, order: "MoveOrder") -> "MoveOrder":
+    """Wait until an order has ended. Raises ClientError."""
+    order_id = order.order_id
+    for changed in news(ta, lambda: [order_id]):
+        order = next((each for each in changed if each.order_id == order_id), order)
+        if not is_open(order):
+            break
+    return order
+
+
 def told(order: "MoveOrder") -> str:
     """How far an order is, in one line: ``offer ✔  prepare ✔  copy ████──  42 %  switch  resume``."""
     state = word(order, "state")
     if state == "ordered":
         return "waits for the source's agent"
+    if state == "cancelling":
+        return "is being stopped by the source's agent"
     if state not in OPEN_WORDS | {"done"}:
         return f"{state}: {order.detail}" if order.detail else state
     at = len(STEPS) if state == "done" else _step(order)

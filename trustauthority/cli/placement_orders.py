@@ -62,11 +62,17 @@ def orders(
     return ExitCode.YES
 
 
-def cancel(order: str, /, *, dry_run: DryRun = False, options: Options = DEFAULTS) -> ExitCode:
-    """Take a move order back before it has begun. Exits 1 when it has.
+def cancel(
+    order: str, /, *, wait: bool = True, dry_run: DryRun = False, options: Options = DEFAULTS
+) -> ExitCode:
+    """Take a move order back; a copy that is under way is stopped, and the VM stays where it is.
+
+    What has left its source can't be stopped: that is refused (SWITCH_BEGUN), and the move finished.
+    Exits 0 when the VM stays, 1 when it was too late.
 
     Args:
         order: Its id.
+        wait: Wait until its source has stopped it.
         dry_run: Only show what would be sent.
     """
     from trustauthority.v1 import placement_pb2 as placement
@@ -75,14 +81,23 @@ def cancel(order: str, /, *, dry_run: DryRun = False, options: Options = DEFAULT
         if dry_run:
             ta.would_send(placement.CancelMoveOrderRequest(order_id=order))
             return ExitCode.YES
-        made = move_orders.cancel(ta, order)
+        made = move_orders.cancel(ta, order, unless_begun=False)
+        if wait and move_orders.is_open(made):
+            made = move_orders.ended(ta, made)
+        state = word(made, "state")
+        told = {"cancelled": "is cancelled", "cancelling": "is being cancelled"}
         ta.screen.record(
-            Marked(text=f"order {made.order_id} is cancelled", style=STRONG),
-            [Field("VM", made.vm_id), Field("to", made.destination_host_name)],
+            Marked(text=f"order {made.order_id} {told.get(state, f'is {state}')}", style=STRONG),
+            [
+                Field("VM", made.vm_id),
+                Field("from", made.source_host_name or made.source_host_id),
+                Field("to", made.destination_host_name or made.destination_host_id),
+                Field("why", made.detail),
+            ],
             name=made.order_id,
             data=made,
         )
-    return ExitCode.YES
+    return ExitCode.YES if state in told else ExitCode.NO
 
 
 def watch(*, vm: tuple[str, ...] = (), cursor: str = "", options: Options = DEFAULTS) -> ExitCode:

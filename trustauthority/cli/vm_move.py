@@ -29,7 +29,7 @@ def migrate(
     """Order the move of a running VM to another host, and watch it: offer, prepare, copy, switch, resume.
 
     The agent of the VM's host carries it out. Interrupted, this command takes the order back if it
-    has not begun; what has begun goes on. Exits 0 when the VM runs there, 1 when it stays.
+    has not begun; what has begun goes on: ta placement cancel stops it. Exits 0 when the VM runs there, 1 when it stays.
 
     Args:
         vm: Id of the VM.
@@ -57,7 +57,7 @@ def migrate(
             except KeyboardInterrupt:
                 progress.end()
                 try:
-                    orders.cancel(ta, order_id)
+                    orders.cancel(ta, order_id, unless_begun=True)
                 except ClientError as error:
                     ta.screen.say(f"it goes on ({error}): ta placement orders --vm {vm}")
                 else:

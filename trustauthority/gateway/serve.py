@@ -28,6 +28,8 @@ DRAIN_S = 5
 REQUEST_S = 10.0
 """A connection on which no request is served gets the next one, whole, within one or two of these."""
 MAX_HEADER_BYTES = 16_384
+_TICKS_PER_SIGN = 50
+"""A sign of life every five seconds."""
 
 _log = structlog.get_logger("gateway")
 
@@ -74,20 +76,42 @@ class _Connection(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """Says that it serves when it does."""
+    """Says that it serves when it does, and as long as its loop turns."""
+
+    def __init__(self, config: uvicorn.Config, tell: Callable[[str], None]) -> None:
+        super().__init__(config)
+        self._tell = tell
 
     async def startup(self, sockets: Any = None) -> None:
         """As uvicorn has it; then tell where it listens."""
         await super().startup(sockets)
         if self.started:
+            self._tell("READY=1")
             addresses = [bound.getsockname()[:2] for each in self.servers for bound in each.sockets]
             _log.info("serving", addresses=[f"{host}:{port}" for host, port in addresses])
 
+    async def on_tick(self, counter: int) -> bool:
+        """As uvicorn has it, ten times a second; now and then say that it comes here."""
+        if counter % _TICKS_PER_SIGN == 0:
+            self._tell("WATCHDOG=1")
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Say so; then as uvicorn has it."""
+        self._tell("STOPPING=1")
+        await super().shutdown(sockets)
+
 
 def serve(
-    settings: GatewaySettings, *, started: Callable[[uvicorn.Server], None] = lambda _: None
+    settings: GatewaySettings,
+    *,
+    started: Callable[[uvicorn.Server], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Serve until a signal comes. Raises ConfigurationInvalid, InsecureFile at start."""
+    """Serve until a signal comes; ``tell`` hears how it is, in the words of sd_notify(3).
+
+    Raises ConfigurationInvalid, InsecureFile at start.
+    """
     callers = load_callers(settings.callers)
     keeper = CheckpointKeeper(
         path=settings.state_dir / "checkpoint", audit_key=settings.context.audit_key
@@ -119,7 +143,7 @@ def serve(
         config.load()
         if listen.tls is not None:
             _harden(config, listen.tls)
-        server = _Server(config)
+        server = _Server(config, tell)
         started(server)
         asyncio.run(server.serve())
 

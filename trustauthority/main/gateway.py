@@ -28,10 +28,11 @@ def serve_gateway(*, config: Config = DEFAULT_CONFIG) -> None:
     _require_packages()
     from trustauthority.gateway.serve import serve
     from trustauthority.gateway.settings import load
+    from trustauthority.main.notify import notify
     from trustauthority.telemetry.journal import configure_logging
 
     configure_logging()
-    serve(load(config))
+    serve(load(config), tell=notify)
 
 
 @gateway_app.command

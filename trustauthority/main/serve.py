@@ -2,14 +2,13 @@
 
 import asyncio
 import contextlib
-import os
 import signal
-import socket
 from collections.abc import AsyncIterator
 
 from trustauthority.adapters.clock import SystemClock
 from trustauthority.errors import ConfigurationInvalid, TrustAuthorityError
 from trustauthority.main.compose import Process, Surroundings, running
+from trustauthority.main.notify import notify
 from trustauthority.services.retention import RetentionService
 from trustauthority.settings import Settings
 from trustauthority.telemetry.journal import StructlogJournal, configure_logging
@@ -105,15 +104,3 @@ async def purging(
     finally:
         stop.set()
         await task  # it looks at ``stop`` between batches
-
-
-def notify(state: str) -> None:
-    """Tell systemd (sd_notify); nothing happens where there is none."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        channel.connect(address)
-        channel.sendall(state.encode())

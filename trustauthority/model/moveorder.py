@@ -18,13 +18,15 @@ class OrderState(StrEnum):
 
     ORDERED = "ordered"
     RUNNING = "running"
+    CANCELLING = "cancelling"
+    """It runs, and its source is asked to stop the copy; it may still come out as DONE."""
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
     EXPIRED = "expired"
 
 
-OPEN = frozenset({OrderState.ORDERED, OrderState.RUNNING})
+OPEN = frozenset({OrderState.ORDERED, OrderState.RUNNING, OrderState.CANCELLING})
 """States in which an order keeps others of its VM out, until it lapses."""
 
 
@@ -37,6 +39,10 @@ class OrderPhase(StrEnum):
     COPY = "copy"
     SWITCH = "switch"
     RESUME = "resume"
+
+
+HANDING_OVER = frozenset({OrderPhase.SWITCH, OrderPhase.RESUME})
+"""Steps in which no QEMU lives at the source: there is nothing to go back to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,10 +22,17 @@ class MoveOrders(Protocol):
         """List orders, newest first; empty arguments don't filter. ``host`` is either end."""
 
     async def report(self, source: HostId, report: OrderReport, *, until_ms: int) -> bool:
-        """Write what the source says, while the order is open and has not lapsed."""
+        """Write what the source says, while the order is open and has not lapsed.
 
-    async def cancel(self, order_id: RequestId) -> bool:
-        """Take an order back; False when it began, ended or lapsed."""
+        One that is being cancelled goes on being that until it ends; only such a one ends as CANCELLED.
+        """
+
+    async def cancel(self, order_id: RequestId, *, unless_begun: bool) -> bool:
+        """Take back an order that waits, or have its source stop one that runs.
+
+        False when it ended or lapsed, is being cancelled, its VM is handed over already, or
+        (``unless_begun``) it has begun.
+        """
 
     async def purge(self, *, before_ms: int) -> None:
         """Forget orders that ended or lapsed before a time (L4)."""

@@ -26,7 +26,9 @@ EVENT_KINDS = {
     for kind in EventKind
 }
 _TOLD_PHASES = {phase: number for phase, number in PHASES.items() if phase}
-_TOLD_BY_SOURCE = frozenset({OrderState.RUNNING, OrderState.DONE, OrderState.FAILED})
+_TOLD_BY_SOURCE = frozenset(
+    {OrderState.RUNNING, OrderState.DONE, OrderState.FAILED, OrderState.CANCELLED}
+)
 
 
 def unmet(values: Iterable[Unmet]) -> list[pb.UnmetCondition]:
@@ -94,7 +96,7 @@ def report(request: pb.ReportMoveOrderRequest) -> OrderReport:
     """What a source says of an order."""
     state: OrderState = convert.chosen(ORDER_STATES, request.state, "state")
     if state not in _TOLD_BY_SOURCE:
-        raise InvalidRequest("state: RUNNING, DONE or FAILED", field="state")
+        raise InvalidRequest("state: RUNNING, DONE, FAILED or CANCELLED", field="state")
     if not 0 <= request.percent <= 100:
         raise InvalidRequest("percent: 0 to 100", field="percent")
     return OrderReport(

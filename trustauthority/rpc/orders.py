@@ -56,7 +56,9 @@ class MoveOrderCalls(placement_pb2_grpc.PlacementServiceServicer):
     ) -> pb.CancelMoveOrderResponse:
         """Take an order back."""
         order_id = convert.request_id(request.order_id, "order_id")
-        order = await self._orders.cancel(order_id, by=current_caller().actor)
+        order = await self._orders.cancel(
+            order_id, by=current_caller().actor, unless_begun=request.unless_begun
+        )
         return pb.CancelMoveOrderResponse(order=(await self._told([order]))[0])
 
     async def ReportMoveOrder(

@@ -64,8 +64,11 @@ class Watchers:
                 queue.put_nowait(None)
 
 
+_HINTED = frozenset({"order.place", "order.cancel"})
+
+
 async def tell_of_orders(follower: Follower, watchers: Watchers, journal: Journal) -> None:
-    """Tell hosts of move orders as they are placed, in whichever process; ends with the process.
+    """Tell hosts of move orders as they are placed or taken back, in whichever process; ends with the process.
 
     Best effort: a host also asks whenever it connects.
     """
@@ -75,7 +78,9 @@ async def tell_of_orders(follower: Follower, watchers: Watchers, journal: Journa
             async with aclosing(follower.follow(start, caller="authority")) as batches:
                 async for batch in batches:
                     for source in _ordered(batch):
-                        watchers.push(source, pb.HOST_WISH_MOVE_ORDERED, "a move was ordered")
+                        watchers.push(
+                            source, pb.HOST_WISH_MOVE_ORDERED, "a move was ordered or taken back"
+                        )
         except TrustAuthorityError as error:  # the database is away: hints can wait
             journal.record("hints_paused", reason=error.reason)
             with suppress(TimeoutError):
@@ -84,4 +89,4 @@ async def tell_of_orders(follower: Follower, watchers: Watchers, journal: Journa
 
 def _ordered(batch: Sequence[AuditEntry]) -> set[str]:
     entries = (json.loads(entry.content) for entry in batch)
-    return {each["details"]["source"] for each in entries if each["operation"] == "order.place"}
+    return {each["details"]["source"] for each in entries if each["operation"] in _HINTED}

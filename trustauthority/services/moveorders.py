@@ -9,11 +9,19 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 
-from trustauthority.errors import FailedPrecondition, InvalidRequest, MoveRefused, NotFound
+from trustauthority.errors import (
+    FailedPrecondition,
+    InvalidRequest,
+    MoveRefused,
+    NotFound,
+    SwitchBegun,
+    TrustAuthorityError,
+)
 from trustauthority.model.audit import AuditEvent
 from trustauthority.model.host import HostRecord
 from trustauthority.model.identifiers import HostId, RequestId
 from trustauthority.model.moveorder import (
+    HANDING_OVER,
     REPORT_WITHIN_MS,
     MoveOrder,
     OrderPhase,
@@ -99,22 +107,26 @@ class MoveOrders:
                 vm="", source=host.host_id, host="", open_only=True, limit=MAX_LISTED
             )
 
-    async def cancel(self, order_id: str, *, by: str) -> MoveOrder:
-        """Take an order back before it has begun.
+    async def cancel(self, order_id: str, *, by: str, unless_begun: bool = False) -> MoveOrder:
+        """Take an order back; the source of one that runs is asked to stop, and tells what came of it.
+
+        It takes no right away: until the VM has left its source, the source keeps its grant and ends
+        its own offer; from then on the move can only be finished. Asked twice, it is done once.
 
         Raises:
-            FailedPrecondition: it has begun, or ended.
+            SwitchBegun: the VM has left its source.
+            FailedPrecondition: it has ended, or (``unless_begun``) begun.
         """
         async with self._store.transaction() as tx:
             before = await find_order(tx, order_id)
-            if not await tx.orders.cancel(before.order_id):
-                raise FailedPrecondition(
-                    f"the order is {before.state_at(tx.now_ms)}: only one that waits can be cancelled",
-                    kind="order",
-                    name=order_id,
-                )
-            await tx.audit.append(_event(before, "order.cancel", by))
-            return await find_order(tx, order_id)
+            if not await tx.orders.cancel(before.order_id, unless_begun=unless_begun):
+                now = await find_order(tx, order_id)
+                if unless_begun or now.state_at(tx.now_ms) is not OrderState.CANCELLING:
+                    raise await _why_not_cancelled(tx, now)
+                return now
+            after = await find_order(tx, order_id)
+            await tx.audit.append(_event(after, "order.cancel", by))
+            return after
 
     async def report(self, host: HostRecord, report: OrderReport) -> MoveOrder:
         """Write what the source says of an order; the first RUNNING begins it.
@@ -171,12 +183,13 @@ async def _require_movable(tx: Transaction, entry: VmEntry, target: HostRecord) 
 
 
 _STEPS = tuple(OrderPhase)
+_STAYED = frozenset({OrderState.FAILED, OrderState.CANCELLED})
 
 
 async def _as_it_came_out(tx: Transaction, order: MoveOrder, report: OrderReport) -> OrderReport:
     """A source that lost sight of its move calls it failed; who owns the VM now says more."""
     vm = await tx.vms.get(order.vm_id)
-    if report.state is OrderState.FAILED and vm is not None and vm.owner == order.destination:
+    if report.state in _STAYED and vm is not None and vm.owner == order.destination:
         return replace(report, state=OrderState.DONE, phase=OrderPhase.RESUME, percent=100)
     # never back: each step is in the audit log once, however often a source says it
     return replace(
@@ -200,6 +213,19 @@ async def _why_not_placed(tx: Transaction, order: MoveOrder) -> FailedPreconditi
     )
 
 
+async def _why_not_cancelled(tx: Transaction, order: MoveOrder) -> TrustAuthorityError:
+    state, vm = order.state_at(tx.now_ms), await tx.vms.get(order.vm_id)
+    left = order.phase in HANDING_OVER or vm is None or vm.owner != order.source
+    if state is OrderState.RUNNING and left:
+        return SwitchBegun(
+            f"VM {order.vm_id!r} has left its source, or is leaving it: the move is finished",
+            order=order.order_id,
+        )
+    return FailedPrecondition(
+        f"the order is {state}: it can't be cancelled any more", kind="order", name=order.order_id
+    )
+
+
 def _is_news(before: MoveOrder, after: MoveOrder) -> bool:
     return (before.state, before.phase, before.percent // TOLD_PERCENT) != (
         after.state,
@@ -213,6 +239,8 @@ def _told(before: MoveOrder, after: MoveOrder, by: str) -> AuditEvent:
         return _event(after, "order.done", by)
     if after.state is OrderState.FAILED:
         return _event(after, "order.fail", by)
+    if after.state is OrderState.CANCELLED:
+        return _event(after, "order.cancelled", by)
     if before.state is OrderState.ORDERED:
         return _event(after, "order.begin", by)
     return _event(after, "order.progress", by)

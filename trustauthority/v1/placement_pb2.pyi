@@ -67,9 +67,11 @@ class _MoveOrderStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MoveOr
     MOVE_ORDER_STATE_FAILED: _MoveOrderState.ValueType  # 4
     """It did not happen; the detail says why."""
     MOVE_ORDER_STATE_CANCELLED: _MoveOrderState.ValueType  # 5
-    """Taken back before it had begun."""
+    """Taken back; the VM stays where it was."""
     MOVE_ORDER_STATE_EXPIRED: _MoveOrderState.ValueType  # 6
     """Nobody began it, or told of it, in time."""
+    MOVE_ORDER_STATE_CANCELLING: _MoveOrderState.ValueType  # 7
+    """Taken back while it runs: the source is to stop the copy, and tells what came of it."""
 
 class MoveOrderState(_MoveOrderState, metaclass=_MoveOrderStateEnumTypeWrapper):
     """How far a move order is."""
@@ -85,9 +87,11 @@ MOVE_ORDER_STATE_DONE: MoveOrderState.ValueType  # 3
 MOVE_ORDER_STATE_FAILED: MoveOrderState.ValueType  # 4
 """It did not happen; the detail says why."""
 MOVE_ORDER_STATE_CANCELLED: MoveOrderState.ValueType  # 5
-"""Taken back before it had begun."""
+"""Taken back; the VM stays where it was."""
 MOVE_ORDER_STATE_EXPIRED: MoveOrderState.ValueType  # 6
 """Nobody began it, or told of it, in time."""
+MOVE_ORDER_STATE_CANCELLING: MoveOrderState.ValueType  # 7
+"""Taken back while it runs: the source is to stop the copy, and tells what came of it."""
 Global___MoveOrderState: _TypeAlias = MoveOrderState  # noqa: Y015
 
 class _MovePhase:
@@ -1048,16 +1052,20 @@ class CancelMoveOrderRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ORDER_ID_FIELD_NUMBER: _builtins.int
+    UNLESS_BEGUN_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """The order."""
+    unless_begun: _builtins.bool
+    """Leave it alone if it has begun."""
     def __init__(
         self,
         *,
         order_id: _builtins.str = ...,
+        unless_begun: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id", "unless_begun", b"unless_begun"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1101,7 +1109,7 @@ class ReportMoveOrderRequest(_message.Message):
     order_id: _builtins.str
     """The order."""
     state: Global___MoveOrderState.ValueType
-    """RUNNING, DONE or FAILED. The first RUNNING begins it."""
+    """RUNNING, DONE or FAILED, or CANCELLED for one that is CANCELLING. The first RUNNING begins it."""
     phase: Global___MovePhase.ValueType
     """The step that is under way."""
     percent: _builtins.int

@@ -1,8 +1,10 @@
 """The parts of a move that need no libvirt: what domjobinfo says, and orders that are none."""
 
+import asyncio
+
 import pytest
 
-from hostagent.migration import MoveOrder, MoveProgress, MoveStep, migrate
+from hostagent.migration import MoveOrder, MoveProgress, MoveStep, migrate, stop_copy
 from hostagent.virsh import Virsh, job_percent
 
 RUNNING = """\
@@ -93,3 +95,83 @@ class TestOrders:
         assert (done.ok, done.exit_code) == (False, 1)
         assert agent.asked == ["move-offer", "move-abort"]
         assert [each.step for each in seen] == [MoveStep.OFFERED, MoveStep.STAYS]
+
+
+OTHER = "Job type:         Unbounded\nOperation:        Dump\n"
+
+
+def copying_virsh(tmp_path, monkeypatch, *, job: str = RUNNING, abortable: bool = True) -> Virsh:
+    """A virsh whose copy goes on until it is aborted or, where it can't be, comes to its end."""
+    virsh = fake_virsh(tmp_path, monkeypatch, MARK)
+    (tmp_path / "job").write_text(job)
+    ends = "exit 1" if abortable else "touch left; exit 0"
+    (tmp_path / "virsh").write_text(
+        f"#!/bin/sh\ncd {tmp_path}; echo $4 >> said\n"
+        "case $4 in\n"
+        "dumpxml) cat domain.xml;;\n"
+        "metadata) exit 0;;\n"
+        "domstate) if [ -e left ] && [ \"$3\" = test:///here ]; then echo 'failed to get domain' >&2; exit 1; fi; echo 'running (booted)';;\n"
+        "domjobinfo) cat job;;\n"
+        f"domjobabort) touch aborted; {'exit 0' if abortable else 'exit 1'};;\n"
+        f"migrate) n=0; while [ ! -e aborted ] && [ $n -lt 100 ]; do sleep 0.05; n=$((n+1)); done; {ends};;\n"
+        "esac\n"
+    )
+    return Virsh(uri="test:///here", timeout_s=virsh.timeout_s)
+
+
+def offering() -> Agent:
+    return Agent(**{"move-offer": {"ok": True, "move_id": "m" * 32}, "move-abort": {"ok": True}})
+
+
+def said(tmp_path) -> list[str]:
+    return (tmp_path / "said").read_text().split()
+
+
+class TestStop:
+    async def test_a_copy_is_ended(self, tmp_path, monkeypatch) -> None:
+        """libvirt ends the copy, the offer is ended, and the VM goes on here."""
+        agent, stop, seen = offering(), asyncio.Event(), []
+
+        def observe(progress: MoveProgress) -> None:
+            seen.append(progress.step)
+            if progress.step is MoveStep.COPYING:
+                stop.set()
+
+        virsh = copying_virsh(tmp_path, monkeypatch)
+        done = await migrate(ORDER, virsh=virsh, ask=agent, observe=observe, stop=stop)
+        assert (done.ok, done.reason) == (False, "CANCELLED")
+        assert agent.asked == ["move-offer", "move-abort"]
+        assert (seen[-1], MoveStep.HANDING_OVER in seen) == (MoveStep.STAYS, False)
+
+    async def test_too_late(self, tmp_path, monkeypatch) -> None:
+        """QEMU has left: the offer stands, or nobody could run the VM, and the move is finished."""
+        agent, stop = offering(), asyncio.Event()
+
+        def observe(progress: MoveProgress) -> None:
+            if progress.step is MoveStep.COPYING:
+                stop.set()
+
+        virsh = copying_virsh(tmp_path, monkeypatch, abortable=False)
+        done = await migrate(ORDER, virsh=virsh, ask=agent, observe=observe, stop=stop)
+        assert (done.ok, done.reason) == (True, "")
+        assert agent.asked == ["move-offer"]
+        assert "domjobabort" in said(tmp_path)
+
+    async def test_before_anything_is_copied(self, tmp_path, monkeypatch) -> None:
+        """The offer is ended, and libvirt hears nothing of it."""
+        agent, stop = offering(), asyncio.Event()
+        stop.set()
+        virsh = copying_virsh(tmp_path, monkeypatch)
+        done = await migrate(ORDER, virsh=virsh, ask=agent, stop=stop)
+        assert done.reason == "CANCELLED"
+        assert agent.asked == ["move-offer", "move-abort"]
+        assert said(tmp_path) == ["dumpxml"]
+
+    @pytest.mark.parametrize("job", ["", "Job type:         None\n", OTHER])
+    async def test_only_what_leaves(self, tmp_path, monkeypatch, job: str) -> None:
+        """No job yet, or a dump of somebody: nothing is aborted."""
+        virsh = copying_virsh(tmp_path, monkeypatch, job=job)
+        await stop_copy(virsh, "web")
+        assert said(tmp_path) == ["domjobinfo"]
+        await stop_copy(virsh, "web", RUNNING)
+        assert said(tmp_path) == ["domjobinfo", "domjobabort"]

@@ -14,10 +14,12 @@ from hostagent.order_taker import OrderTaker, Peers
 from trustauthority.v1 import placement_pb2 as pb
 
 ME, DOMAIN = "h-me", "7b000000-0000-4000-8000-000000000001"
-RUNNING, DONE, FAILED = (
+RUNNING, DONE, FAILED, CANCELLING, CANCELLED = (
     pb.MOVE_ORDER_STATE_RUNNING,
     pb.MOVE_ORDER_STATE_DONE,
     pb.MOVE_ORDER_STATE_FAILED,
+    pb.MOVE_ORDER_STATE_CANCELLING,
+    pb.MOVE_ORDER_STATE_CANCELLED,
 )
 LIMIT_S = 5
 
@@ -55,13 +57,15 @@ class FakeOrders:
             raise failed(FailureKind.NO_ANSWER)
         return list(self.open.values())
 
-    async def report(self, request: pb.ReportMoveOrderRequest) -> None:
+    async def report(self, request: pb.ReportMoveOrderRequest) -> pb.MoveOrder:
         refusal = self.refuses(request)
         if refusal is not None:
             raise refusal
         self.reports.append(request)
-        if request.state in {DONE, FAILED}:
+        stands = self.open[request.order_id]
+        if request.state in {DONE, FAILED, CANCELLED}:
             del self.open[request.order_id]
+        return stands
 
     def told(self, state: int) -> list[pb.ReportMoveOrderRequest]:
         return [each for each in self.reports if each.state == state]
@@ -76,13 +80,26 @@ class FakeMoves:
         self.result = MoveResult(ok=True, vm="vm-1")
         self.steps: list[MoveProgress] = []
         self.cancelled = 0
+        self.stopped: list[str] = []
+        """Domains whose copies were ended."""
+        self.stays = MoveResult(
+            ok=False, vm="vm-1", reason="CANCELLED", detail="the copy was stopped"
+        )
 
-    async def move(self, wanted: MoveOrder, observe: Callable[[MoveProgress], None]) -> MoveResult:
+    async def stop_copy(self, domain: str) -> None:
+        self.stopped.append(domain)
+
+    async def move(
+        self, wanted: MoveOrder, observe: Callable[[MoveProgress], None], stop: asyncio.Event
+    ) -> MoveResult:
         self.begun.append(wanted)
         try:
             for step in self.steps:
                 observe(step)
-            await self.go.wait()
+            going = [asyncio.create_task(each.wait()) for each in (self.go, stop)]
+            await asyncio.wait(going, return_when=asyncio.FIRST_COMPLETED)
+            if stop.is_set():
+                return self.stays
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -106,6 +123,7 @@ async def taking(
             uri="qemu+tls://{host}/system", migrate_uri="tls://{host}", tls=True, unsafe=False
         ),
         move=moves.move,
+        stop_copy=moves.stop_copy,
         at_once=at_once,
         poll_s=poll_s,
     )
@@ -247,3 +265,75 @@ async def test_an_agent_that_ends_cancels_its_moves() -> None:
         await until(lambda: moves.begun)
     assert moves.cancelled == 1
     assert orders.told(DONE) == []
+
+
+async def test_taken_back_while_it_runs() -> None:
+    """By a hint: the copy is asked to stop, and that the VM stays is told."""
+    orders, moves = FakeOrders(order()), FakeMoves()
+    async with taking(orders, moves) as taker:
+        await until(lambda: moves.begun)
+        orders.open[order().order_id].state = CANCELLING
+        taker.look()
+        await until(lambda: orders.told(CANCELLED))
+        assert not taker._stops
+    assert orders.told(CANCELLED)[0].detail == "CANCELLED: the copy was stopped"
+    assert orders.told(FAILED) == []
+
+
+async def test_taken_back_and_the_hint_is_lost(monkeypatch) -> None:
+    """The answer to its own progress says so, too."""
+    monkeypatch.setattr(order_taker, "_ALIVE_S", 0.01)
+    orders, moves = FakeOrders(order()), FakeMoves()
+    async with taking(orders, moves):
+        await until(lambda: moves.begun)
+        orders.open[order().order_id].state = CANCELLING
+        await until(lambda: orders.told(CANCELLED))
+
+
+async def test_taken_back_while_its_beginning_was_told() -> None:
+    """The answer to the beginning says it already: nothing is copied by a move that stops at once."""
+    orders, moves = FakeOrders(order()), FakeMoves()
+    orders.refuses = lambda request: setattr(orders.open[request.order_id], "state", CANCELLING)
+    async with taking(orders, moves):
+        await until(lambda: orders.told(CANCELLED))
+
+
+async def test_taken_back_too_late() -> None:
+    """libvirt had finished: the move is told as done, whatever was asked."""
+    orders, moves = FakeOrders(order()), FakeMoves()
+    moves.stays = MoveResult(ok=True, vm="vm-1")
+    async with taking(orders, moves) as taker:
+        await until(lambda: moves.begun)
+        orders.open[order().order_id].state = CANCELLING
+        taker.look()
+        await until(lambda: orders.told(DONE))
+    assert orders.told(CANCELLED) == []
+
+
+async def test_another_order_goes_on() -> None:
+    """One that is taken back stops itself only."""
+    orders, moves = FakeOrders(order(), order(2)), FakeMoves()
+    async with taking(orders, moves) as taker:
+        await until(lambda: len(moves.begun) == 2)
+        orders.open[order().order_id].state = CANCELLING
+        taker.look()
+        await until(lambda: orders.told(CANCELLED))
+        assert list(taker._moving) == ["vm-2"]
+
+
+async def test_one_of_a_dead_process_is_taken_back() -> None:
+    """A restarted agent ends the copy that goes on without it, and says that it did not watch it."""
+    orders, moves = FakeOrders(order(state=CANCELLING)), FakeMoves()
+    async with taking(orders, moves):
+        await until(lambda: orders.told(FAILED))
+    assert moves.stopped == [DOMAIN]
+    assert moves.begun == []
+    assert "restarted" in orders.told(FAILED)[0].detail
+
+
+async def test_another_hosts_order_is_taken_back() -> None:
+    """It stops nothing here."""
+    orders, moves = FakeOrders(order(state=CANCELLING, source_host_id="h-other")), FakeMoves()
+    async with taking(orders, moves, poll_s=0.02):
+        await asyncio.sleep(0.1)
+    assert (moves.stopped, orders.reports) == ([], [])

@@ -2,13 +2,32 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, and_, delete, desc, func, insert, literal, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    and_,
+    case,
+    delete,
+    desc,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from trustauthority.adapters.sql import tables
 from trustauthority.adapters.sql.catalogue import Repository
 from trustauthority.adapters.sql.rows import columns, record
 from trustauthority.model.identifiers import HostId, RequestId
-from trustauthority.model.moveorder import OPEN, MoveOrder, OrderPhase, OrderReport, OrderState
+from trustauthority.model.moveorder import (
+    HANDING_OVER,
+    OPEN,
+    MoveOrder,
+    OrderPhase,
+    OrderReport,
+    OrderState,
+)
 
 _order = tables.move_order
 _OPEN_STATES = sorted(str(state) for state in OPEN)
@@ -56,11 +75,17 @@ class SqlMoveOrders(Repository):
 
     async def report(self, source: HostId, report: OrderReport, *, until_ms: int) -> bool:
         """Write what the source says, while the order is open and has not lapsed."""
+        cancelling = _order.c.state == str(OrderState.CANCELLING)
+        may = [cancelling] if report.state is OrderState.CANCELLED else []
+        told: ColumnElement[str] = literal(str(report.state))
+        if report.state is OrderState.RUNNING:  # decided here: a cancellation may come in between
+            told = case((cancelling, _order.c.state), else_=told)
         done = await self._connection.execute(
             update(_order)
-            .where(_order.c.order_id == report.order_id, _order.c.source == source, self._is_open())
+            .where(_order.c.order_id == report.order_id, _order.c.source == source)
+            .where(self._is_open(), *may)
             .values(
-                state=str(report.state),
+                state=told,
                 phase=str(report.phase),
                 percent=report.percent,
                 detail=report.detail,
@@ -70,16 +95,23 @@ class SqlMoveOrders(Repository):
         )
         return done.rowcount == 1
 
-    async def cancel(self, order_id: RequestId) -> bool:
-        """Take an order back; False when it began, ended or lapsed."""
+    async def cancel(self, order_id: RequestId, *, unless_begun: bool) -> bool:
+        """Take back an order that waits, or have its source stop one that runs."""
+        waits = _order.c.state == str(OrderState.ORDERED)
+        at_home = select(tables.vm.c.vm_id).where(
+            tables.vm.c.vm_id == _order.c.vm_id, tables.vm.c.owner == _order.c.source
+        )
+        stoppable = and_(
+            _order.c.state == str(OrderState.RUNNING),
+            _order.c.phase.not_in(sorted(map(str, HANDING_OVER))),
+            at_home.exists(),
+        )
+        stopped, asked = str(OrderState.CANCELLED), str(OrderState.CANCELLING)
         done = await self._connection.execute(
             update(_order)
-            .where(
-                _order.c.order_id == order_id,
-                _order.c.state == str(OrderState.ORDERED),
-                _order.c.expires_ms > self._now_ms,
-            )
-            .values(state=str(OrderState.CANCELLED), updated_at_ms=self._now_ms)
+            .where(_order.c.order_id == order_id, _order.c.expires_ms > self._now_ms)
+            .where(waits if unless_begun else or_(waits, stoppable))
+            .values(state=case((waits, stopped), else_=asked), updated_at_ms=self._now_ms)
         )
         return done.rowcount == 1
 
