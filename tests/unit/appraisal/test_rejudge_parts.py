@@ -310,6 +310,23 @@ def test_a_bundle_without_boot_log_shows_no_boot():
     assert judged(replace(bundle, parts=parts)).verdict.passed
 
 
+def test_what_was_judged_of_another_boot_counts_for_nothing():
+    """Rule 55: after a reset the files of the boot before say nothing of this one."""
+    position = bytearray.fromhex(good_bundle().manifest["tpm_position_before"])
+    position[:4] = (int.from_bytes(position[:4], "big") - 1).to_bytes(4, "big")
+    found = checks_of(judged(with_manifest(tpm_position_before=position.hex())).verdict)
+    assert found["runtime.replay"].state is CheckState.FAILED
+    assert found["runtime.files"].detail.startswith("the files were not judged")
+
+
+def test_a_whole_log_of_the_same_boot_needs_no_word_of_the_authority():
+    """A host may send its log from the first entry again: it is read from there (rule 55)."""
+    bundle = good_bundle()
+    manifest = {key: value for key, value in bundle.manifest.items() if key != "ima_offset"}
+    parts = {**bundle.parts, "ima.log": GOOD.ima_log}
+    assert judged(replace(bundle, manifest=manifest, parts=parts)).verdict.passed
+
+
 def test_grounds_that_are_given_count_instead_of_the_bundles_own():
     """``Judged`` says whose policy and baselines the verdict rests on (rule 67)."""
     bundle = good_bundle()
