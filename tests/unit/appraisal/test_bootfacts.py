@@ -275,6 +275,8 @@ def test_a_shim_that_checks_is_no_finding():
         (DRIVER_CONFIG, variable("MokListTrusted", b"\x01", SHIM_LOCK), "variable-after-separator"),
         (ACTION_EFI, b"\x01\x02\x03", "action-not-text"),
         (ACTION_EFI, b"", "action-not-text"),
+        (ACTION_EFI, b"some text \xff", "action-not-text"),
+        (ACTION_EFI, b"some text \n", "action-not-text"),
         (0x5, "UEFI Debug Mode".encode("utf-16-le"), "action-not-text"),
         (0x800000E3, variable("MokListRT", b"\x01", SHIM_LOCK), "device-variable-unknown"),
         (0x800000E4, b"cut", "device-variable-unknown"),
