@@ -376,6 +376,26 @@ def test_sections_that_do_not_come_in_pairs_are_refused():
                 predict(new, base=base_of(base))
 
 
+@pytest.mark.parametrize(
+    ("kind", "meaning", "role"),
+    [
+        ("EV_IPL", "GRUB command: /x", "GRUB command: /x"),
+        ("EV_EVENT_TAG", "boot loader: /x", "/x"),
+        ("EV_IPL", "boot loader: /y", "/x"),
+    ],
+)
+def test_only_files_of_the_boot_loader_have_a_path(kind, meaning, role):
+    """Words of another event are no path, whatever they look like (rule 37)."""
+    kernel = BASE[Component.KERNEL]
+    runs = tuple(
+        replace(run, events=tuple(replace(e, type=kind, meaning=meaning) for e in run.events))
+        for run in kernel.pcrs[9]
+    )
+    base = {**BASE, Component.KERNEL: replace(kernel, pcrs={**kernel.pcrs, 9: runs})}
+    with pytest.raises(FailedPrecondition, match="nor a file in PCR 9"):
+        predict(file(role), base=base)
+
+
 def test_runs_that_do_not_fit_together_have_no_value():
     """Without a component, or with one of another chain, a register has no predicted value."""
     assert compose_register(without(Component.COMMAND_LINE), 8) is None
