@@ -38,8 +38,8 @@ COVERAGE_TESTS := tests/unit/codec tests/unit/verification tests/unit/appraisal 
 coverage: setup  ## branch coverage of codec, verification and appraisal; fails when one is missed
 	@$(BIN)/pytest $(COVERED:%=--cov=trustauthority/%) --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100 --cov-precision=2 $(COVERAGE_TESTS)
 
-mutate: setup  ## mutation testing; PACKAGE=codec|verification|appraisal, SAMPLE=400 SEED=1 for a sample
-	@PYTHONPATH=tests $(PY) -m mutate $(or $(PACKAGE),codec) --sample $(or $(SAMPLE),0) --seed $(or $(SEED),1)
+mutate: setup  ## mutation testing; PACKAGE=codec|verification|appraisal, SAMPLE=400 SEED=1 for a sample, ROUGH=1 inside functions
+	@PYTHONPATH=tests $(PY) -m mutate $(or $(PACKAGE),codec) --sample $(or $(SAMPLE),0) --seed $(or $(SEED),1) $(if $(ROUGH),--rough)
 
 bench: setup  ## latency and CPU of attestation and release, in units of the same run
 	@$(PY) benchmarks/service.py
