@@ -253,6 +253,14 @@ class TestSignatures:
             (signed("/opt/tool", number=2), "hash number 2 do not count"),
             (signed("/opt/tool", extra=b"x"), "size is not what its header says"),
             (entry("/opt/tool", template="ima-sig", tail=sized(b"\x03\x02")), "type 0x3"),
+            (
+                entry(
+                    "/opt/tool",
+                    template="ima-sig",
+                    tail=sized(b"\x03\x02\x04" + key_id(RSA.public_key()) + b"\0\0"),
+                ),
+                "not that key's over this digest",
+            ),
         ],
     )
     def test_bad(self, one, said) -> None:

@@ -46,7 +46,7 @@ from trustauthority.verification.endorsement_chain import (
     CertificatePool,
     ChainSearch,
 )
-from trustauthority.verification.endorsement_profile import role_of
+from trustauthority.verification.endorsement_profile import check_attestation_certificate, role_of
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 ROOT = CaAnchor(certificate=decode_certificate(make.root()))
@@ -364,6 +364,27 @@ def test_an_ak_certificate_names_its_tpm() -> None:
     with pytest.raises(EndorsementRejected, match="manufacturer, model or version is missing"):
         _verify_any(make.endorsement(extensions=bare, subject=OTHER_NAME), open_ca)
     assert _verify_any(_attestation(make.AIK_PURPOSE), open_ca) is CertificateRole.ATTESTATION_KEY
+
+
+def test_an_anchor_vouches_for_the_aks_of_its_manufacturers_only() -> None:
+    """Rule 28: an AK's certificate is bound like an EK's; a CA has no manufacturer to be bound by."""
+    open_ca = make.intermediate(extensions=make.authority_extensions())
+    strict = AnchorSet([replace(ROOT, manufacturers=frozenset({"STM"}))])
+    with pytest.raises(EndorsementRejected, match="does not vouch for manufacturer 'IFX'"):
+        _verify_any(_attestation(make.AIK_PURPOSE), open_ca, anchors=strict)
+    assert _verify_any(open_ca, anchors=strict) is CertificateRole.AUTHORITY
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"basic": make.basic_constraints(authority=True)}, {"usage": make.key_usage(0, 5)}],
+)
+def test_an_ak_certificate_never_acts_as_a_ca(change) -> None:
+    """Rule 27: who asks for an AK's certificate takes no CA for one, whatever role it claims."""
+    extensions = {"usage": make.key_usage(0), "purpose": make.purposes(make.AIK_PURPOSE)} | change
+    der = make.endorsement(extensions=make.ek_extensions(**extensions))
+    with pytest.raises(EndorsementRejected, match=r"acts as a CA|may sign certificates"):
+        check_attestation_certificate(decode_certificate(der), NOW, NOTHING_RELAXED)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Revocation: CRLs from files, checked by signature, and a deny list of our own (rule 29)."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
 import pytest
@@ -12,6 +12,7 @@ from support.deterministic_keys import rsa_private_key
 from trustauthority.codec.x509 import decode_certificate
 from trustauthority.codec.x509_crl import decode_revocation_list
 from trustauthority.errors import EkCertificateRevoked, EndorsementRejected, MalformedEvidence
+from trustauthority.model.certificate import Certificate
 from trustauthority.model.endorsement import (
     CaAnchor,
     EndorsementPolicy,
@@ -21,6 +22,7 @@ from trustauthority.model.endorsement import (
 )
 from trustauthority.verification.endorsement import NOTHING_RELAXED, verify_endorsement
 from trustauthority.verification.endorsement_chain import AnchorSet, CertificatePool
+from trustauthority.verification.revocation import check_taken_back
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 OTHER_KEY = rsa_private_key("ekcerts/other")
@@ -180,3 +182,83 @@ def test_a_damaged_list_is_malformed_or_refused(position: int, replacement: byte
     else:
         outcome = "accepted"
     assert outcome != "accepted"
+
+
+# --- looked at again, long after the enrolment ---------------------------------------------------
+
+CHAIN = tuple(map(decode_certificate, (GOOD, make.intermediate(), make.root())))
+EK_PUBLIC = b"TPMT_PUBLIC of the EK"
+
+
+def _again(
+    *lists: bytes,
+    denied: bytes | None = None,
+    policy: EndorsementPolicy = NOTHING_RELAXED,
+    chain: tuple[Certificate, ...] = CHAIN,
+    now: datetime = NOW,
+) -> None:
+    check_taken_back(
+        chain,
+        EK_PUBLIC,
+        now,
+        policy,
+        Revocations(
+            lists=tuple(decode_revocation_list(one) for one in lists),
+            denied=frozenset() if denied is None else frozenset({denied}),
+        ),
+    )
+
+
+def test_what_nobody_took_back_stays_accepted() -> None:
+    """Rule 29: an EK with its chain, one without certificate, and lists of others."""
+    _again()
+    _again(chain=())
+    _again(_crl(1), _root_crl(3), denied=sha256(b"another").digest())
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        sha256(EK_PUBLIC).digest(),
+        sha256(GOOD).digest(),
+        sha256(make.public_key_info(make.ek_key())).digest(),
+        sha256(make.intermediate()).digest(),
+        sha256(make.root()).digest(),
+    ],
+)
+def test_whatever_is_denied_later_is_found(entry: bytes) -> None:
+    """Rule 29: the EK itself, its certificate, and each CA above it, by certificate or by key."""
+    with pytest.raises(EkCertificateRevoked) as caught:
+        _again(denied=entry)
+    assert caught.value.metadata["rule"] == EndorsementRule.DENIED
+
+
+def test_an_ek_without_certificate_can_be_denied() -> None:
+    """Its hash is all there is of it."""
+    with pytest.raises(EkCertificateRevoked, match="is on the deny list"):
+        _again(chain=(), denied=sha256(EK_PUBLIC).digest())
+
+
+def test_a_list_that_came_later_revokes() -> None:
+    """Rule 29: of the EK and of its CA; the host is refused with its next evidence."""
+    for lists in ([_crl(4711)], [_crl(1), _root_crl(2)]):
+        with pytest.raises(EkCertificateRevoked) as caught:
+            _again(*lists)
+        assert caught.value.metadata["rule"] == EndorsementRule.REVOKED
+    with pytest.raises(EndorsementRejected) as missing:
+        _again(policy=STRICT)
+    assert missing.value.metadata["rule"] == EndorsementRule.CRL_MISSING
+
+
+@pytest.mark.parametrize(("second", "good"), [(-1, False), (0, True), (3600, True), (3601, False)])
+def test_a_list_counts_from_its_first_to_its_last_second(second: int, good: bool) -> None:
+    """RFC 5280 5.1.2.5: thisUpdate and nextUpdate are within."""
+    begins = datetime(2026, 6, 1, 12, tzinfo=UTC)
+    when = {"this_update": b"260601120000Z", "next_update": b"260601130000Z"}
+    lists = [_crl(**when), make.build_crl(make.root_key(), make.ROOT_NAME, [], **when)]
+    if good:
+        _again(*lists, policy=STRICT, now=begins + timedelta(seconds=second))
+        return
+    with pytest.raises(EndorsementRejected) as caught:
+        _again(*lists, policy=STRICT, now=begins + timedelta(seconds=second))
+    assert caught.value.metadata["rule"] == EndorsementRule.CRL_OUTDATED

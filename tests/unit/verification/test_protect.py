@@ -155,8 +155,10 @@ class TestRefusedKeys:
     @pytest.mark.parametrize("name_alg", [HashAlgorithm.SHA1, HashAlgorithm.SM3_256, None])
     def test_weak_or_missing_name_hashes_are_refused(self, name_alg):
         """nameAlg is SHA-256 or better (rule 19)."""
-        with pytest.raises(AlgorithmUnsupported, match="nameAlg"):
+        shown = name_alg or "null"
+        with pytest.raises(AlgorithmUnsupported, match=f"nameAlg {shown} is not") as caught:
             share_secret(storage_public(P256, name_alg=name_alg), b"IDENTITY", ENTROPY)
+        assert caught.value.metadata["algorithm"] == shown
 
     def test_short_rsa_keys_are_refused(self):
         """RSA below 2048 bits gets no secret (rule 14)."""

@@ -20,7 +20,9 @@ from trustauthority.errors import (
     TpmClockRolledBack,
 )
 from trustauthority.model.digest import HashAlgorithm
+from trustauthority.model.policy import EvidencePolicy, Policy
 from trustauthority.model.tpm import ClockInfo, PcrSelection
+from trustauthority.verification.pipeline import expected_selection
 from trustauthority.verification.quote import (
     QuoteExpectation,
     check_clock_forward,
@@ -244,3 +246,25 @@ class TestSelections:
         """Values belong to banks in the order of the quote, not of any policy."""
         cut = split_pcr_values(SELECTION, b"a" * 20 + b"b" * 32 + b"c" * 32)
         assert cut[HashAlgorithm.SHA256] == {0: b"b" * 32, 7: b"c" * 32}
+
+
+class TestExpectedSelection:
+    PCRS = (0, 7, 10)
+
+    @pytest.mark.parametrize(
+        ("quoted", "expected"),
+        [
+            (["sha256"], ["sha256"]),
+            (["sha1", "sha256"], ["sha1", "sha256"]),
+            (["sha1"], ["sha1", "sha256"]),
+            (["sha384"], ["sha256"]),
+        ],
+    )
+    def test_the_bank_that_claims_rest_on_is_always_asked_for(self, quoted, expected):
+        """Rule 40: other banks of the policy where the TPM has them; a quote can't leave the claimed one out."""
+        pcrs = {bank: dict.fromkeys(self.PCRS, bytes(HashAlgorithm(bank).size)) for bank in quoted}
+        quote = build.make_quote(AK, pcrs=pcrs, extra_data=NONCE, signer=SIGNER)
+        policy = Policy(name="p", evidence=EvidencePolicy(pcrs=self.PCRS))
+        asked = expected_selection(quote.attest, policy)
+        assert [str(one.bank) for one in asked] == expected
+        assert {one.indices for one in asked} == {self.PCRS}

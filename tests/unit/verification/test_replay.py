@@ -1,7 +1,7 @@
 """Replay of boot logs against quoted values (rules 34-36, 39, 43, 46; N13)."""
 
 import pytest
-from support.logbuilder import IPL, NO_ACTION, LogBuilder, digest, good_log
+from support.logbuilder import HCRTM, IPL, NO_ACTION, LogBuilder, digest, good_log
 
 from trustauthority.codec.eventlog import decode_boot_log
 from trustauthority.errors import AlgorithmUnsupported, LogRejected
@@ -9,7 +9,7 @@ from trustauthority.model.bootlog import RegisterKind
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.model.quirk import Quirk
 from trustauthority.verification.banks import _CONSTRUCTORS, hash_constructor
-from trustauthority.verification.replay import replay, verify_boot_log
+from trustauthority.verification.replay import ReplayDefect, replay, verify_boot_log
 
 BANK = HashAlgorithm.SHA256
 PCRS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 14)
@@ -100,8 +100,38 @@ def test_an_event_without_the_digest_makes_its_register_unverifiable():
     assert [found.pcr for found in checked.differences] == [9]
     assert "no digest in this bank" in str(checked.differences[0])
     replayed = replay(decode_boot_log(builder.bytes), BANK)
-    assert not replayed.complete
+    assert replayed.complete is False
+    assert replay(decode_boot_log(good_log().bytes), BANK).complete is True
     assert replayed.value(9) is None
+
+
+@pytest.mark.parametrize("locality", [0, 1, 2, 3, 4, 5, 0x83, 255])
+def test_localities_from_which_a_tpm_is_started(locality):
+    """Rule 35: 0, 3 and 4; PCR 0 begins at that number, and any other one is no firmware's."""
+    builder = LogBuilder()
+    builder.event(0, 3, b"StartupLocality\0" + bytes((locality,)))
+    if locality in {3, 4}:
+        builder.start(0, locality)
+    replayed = replay(decode_boot_log(builder.event(0, 8, b"version").bytes), BANK)
+    good = locality in {0, 3, 4}
+    assert [found.defect for found in replayed.defects] == (
+        [] if good else [ReplayDefect.LOCALITY_INVALID]
+    )
+    assert (replayed.value(0) == builder.registers["sha256"][0]) or not good
+
+
+@pytest.mark.parametrize(("locality", "good"), [(None, True), (4, True), (0, False), (3, False)])
+def test_an_hcrtm_is_measured_from_locality_4(locality, good):
+    """Rule 35: with an H-CRTM PCR 0 begins at 4, and a log that says another locality contradicts itself."""
+    builder = LogBuilder()
+    if locality is not None:
+        builder.event(0, 3, b"StartupLocality\0" + bytes((locality,)))
+    builder.start(0, 4).event(0, HCRTM, b"HCRTM")
+    replayed = replay(decode_boot_log(builder.bytes), BANK)
+    assert replayed.value(0) == builder.registers["sha256"][0]
+    assert [found.defect for found in replayed.defects] == (
+        [] if good else [ReplayDefect.LOCALITY_CONTRADICTS]
+    )
 
 
 def test_dynamic_registers_begin_at_ones_unless_the_log_extends_them():

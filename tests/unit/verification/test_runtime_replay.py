@@ -11,12 +11,15 @@ from trustauthority.errors import AlgorithmUnsupported, MalformedEvidence
 from trustauthority.model.digest import HashAlgorithm
 from trustauthority.verification.runtime import (
     BootAggregate,
+    EntryDefect,
     check_boot_aggregate,
+    entry_finding,
     entry_findings,
     extend_entries,
     initial_state,
     match_prefix,
 )
+from trustauthority.verification.runtimelog import no_progress, replay_runtime_log
 
 BANK = HashAlgorithm.SHA256
 ITEMS = [ng_data(f"/file{number}".encode()) for number in range(6)]
@@ -209,3 +212,54 @@ def test_the_size_of_the_template_digest_shows_at_any_cut(algorithm, template):
         entries = stream.feed(raw[:cut]) + stream.feed(raw[cut:])
         stream.finish()
         assert tuple(entries) == whole
+
+
+# --- entries and aggregates along a log ----------------------------------------------------------
+
+REGISTERS = {BANK: {pcr: bytes((pcr,)) * 32 for pcr in range(10)}}
+RIGHT = sized(b"sha256:\0" + digest("sha256", b"".join(REGISTERS[BANK].values()))) + sized(
+    b"boot_aggregate\0"
+)
+WRONG = sized(b"sha256:\0" + b"\1" * 32) + sized(b"boot_aggregate\0")
+OTHER_FILE = sized(b"sha256:\0" + b"\1" * 32) + sized(b"/tmp/boot_aggregate\0")
+
+
+@pytest.mark.parametrize(
+    ("datas", "outcome"),
+    [
+        ([RIGHT], BootAggregate.PCRS_0_9),
+        ([RIGHT, RIGHT], BootAggregate.PCRS_0_9),
+        ([RIGHT, WRONG], BootAggregate.MISMATCH),
+        ([RIGHT, WRONG, RIGHT], BootAggregate.MISMATCH),
+        ([WRONG, RIGHT], BootAggregate.MISMATCH),
+        ([OTHER_FILE, RIGHT], BootAggregate.MISSING),
+        ([RIGHT, OTHER_FILE], BootAggregate.PCRS_0_9),
+    ],
+    ids=["right", "kexec", "kexec of another", "too late", "wrong first", "none first", "a file"],
+)
+def test_a_later_aggregate_can_only_make_it_worse(datas, outcome):
+    """Rule 56: kexec adds one; a process may give a file that name, and must gain nothing by it."""
+    log = b"".join(map(ima_record, datas))
+    quoted = {BANK: REGISTERS[BANK] | {10: ima_register(datas)}}
+    found = replay_runtime_log(log, no_progress(BANK), quoted, bank=BANK)
+    assert (found.problem, found.progress.aggregate) == ("", outcome)
+    assert (found.rules, found.approved) == ("", 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "template", "defect"),
+    [
+        (RIGHT, b"ima-ng", None),
+        (RIGHT[:-1], b"ima-ng", EntryDefect.FIELDS),
+        (RIGHT + b"x", b"ima-ng", EntryDefect.FIELDS),
+        (b"", b"ima-ng", EntryDefect.FIELDS),
+        (RIGHT, b"ima-what", EntryDefect.TEMPLATE_UNKNOWN),
+    ],
+)
+def test_what_is_wrong_with_an_entry_is_named(data, template, defect):
+    """Rules 53, 58: fields that do not fill the data, and templates that nobody knows."""
+    (entry,) = decode_ima_binary(ima_record(data, template))
+    found = entry_finding(entry)
+    assert (None if found is None else (found.defect, found.index)) == (
+        None if defect is None else (defect, 0)
+    )
