@@ -21,12 +21,19 @@ NOT_OURS = ("appraisal", "report", "policy")
 _NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
 
 
-def table(family: str) -> list[str]:
-    """The lines of a family: decoder, count, where the first and last of these answers point, answer."""
+def decoders(family: str) -> list[Decoder]:
+    """The decoders of a family whose answers are all ours."""
     return [
-        f"{decoder.name} {count} {where} {answer}"
+        decoder
         for decoder in DECODERS
         if decoder.family == family and decoder.name.split(".")[0] not in NOT_OURS
+    ]
+
+
+def table(decoder: Decoder) -> list[str]:
+    """The lines of a decoder: its name, count, where the first and last of these answers point, answer."""
+    return [
+        f"{decoder.name} {count} {where} {answer}"
         for answer, (count, where) in sorted(_answers(decoder).items())
     ]
 

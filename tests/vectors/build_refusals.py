@@ -5,7 +5,7 @@ Read the diff before it is committed: a line that changed is an answer that host
 
 from pathlib import Path
 
-from support.refusals import FAMILIES, table
+from support.refusals import FAMILIES, decoders, table
 
 FOLDER = Path(__file__).parent / "refusals"
 
@@ -14,7 +14,8 @@ def main() -> None:
     """One file per family."""
     FOLDER.mkdir(exist_ok=True)
     for family in FAMILIES:
-        (FOLDER / f"{family}.txt").write_text("\n".join(table(family)) + "\n", encoding="ascii")
+        lines = [line for decoder in decoders(family) for line in table(decoder)]
+        (FOLDER / f"{family}.txt").write_text("\n".join(lines) + "\n", encoding="ascii")
 
 
 if __name__ == "__main__":
