@@ -36,6 +36,15 @@ def test_only_the_shortest_definite_length_inside_its_parent_is_read(data: bytes
         _element(data)
 
 
+@pytest.mark.parametrize("tag", [0x1F, 0x3F, 0x5F, 0x7F, 0x9F, 0xBF, 0xDF, 0xFF])
+def test_tags_of_several_bytes_are_refused_by_name(tag: int) -> None:
+    """Rule 45: what follows such a tag would be read as a length; no certificate here needs one."""
+    for data in (bytes((tag, 0x00)), bytes((tag, 0x01, 0x00)), bytes((tag, 0x1F, 0x00))):
+        with pytest.raises(MalformedEvidence, match="multi-byte tags"):
+            _element(data)
+    assert _element(bytes((tag - 1, 0x00))).tag == tag - 1
+
+
 def test_an_element_never_reaches_beyond_its_parent() -> None:
     """Rule 9: an inner length is bounded by the outer one, not by the buffer."""
     outer = _element(b"\x30\x02\x04\x05" + b"secret")

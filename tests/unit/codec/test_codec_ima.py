@@ -4,7 +4,12 @@ import pytest
 from support.log_vectors import ima_templates
 from support.logbuilder import digest, ima_record, ng_data, sized
 
-from trustauthority.codec.ima import decode_ima_binary, decode_ima_fields, template_fields
+from trustauthority.codec.ima import (
+    decode_ima_binary,
+    decode_ima_fields,
+    template_fields,
+    unsigned_part,
+)
 from trustauthority.codec.ima_ascii import decode_ima_ascii
 from trustauthority.codec.ima_log import decode_ima_log
 from trustauthority.errors import AlgorithmUnsupported, MalformedEvidence
@@ -207,3 +212,39 @@ def test_an_evm_entry_of_a_file_without_attributes_in_text():
     empty = sized(b"") + sized(b"/x\0") + sized(b"") * 3
     line = text_of("ima-modsig", digest("sha1", empty), " /x   ")
     assert decode_ima_ascii(line)[0].data == empty
+
+
+@pytest.mark.parametrize("path", [b"/bin/tool", b"/bin/toolX", b"", b"/bin/\xff"])
+@pytest.mark.parametrize("padding", [0, 1, 7])
+def test_the_old_template_has_a_digest_and_a_name(path, padding):
+    """Kernels before ``ima-ng``: 20 bytes of SHA-1, then the name, which zeros may fill up (rule 53)."""
+    found = fields("ima", bytes(range(20)) + path + bytes(padding))
+    assert (found.algorithm, found.digest) == ("sha1", bytes(range(20)))
+    assert found.path == path.decode("utf-8", "surrogateescape")
+
+
+NG = ng_data(b"/bin/tool", b"content")
+
+
+@pytest.mark.parametrize(
+    ("template", "data", "unsigned"),
+    [
+        ("ima-sig", NG + sized(b""), NG),
+        ("ima-sig", NG + sized(b"a signature"), NG),
+        ("ima-ng", NG + sized(b""), b""),
+        ("ima-sigv2", NG + sized(b""), b""),
+        ("ima-sig", NG, b""),
+        ("ima-sig", NG + sized(b"")[:-1], b""),
+        ("ima-sig", NG + sized(b"") + b"x", b""),
+        ("ima-sig", NG + sized(b"a signature")[:-1], b""),
+        ("ima-sig", ng_data(b"/bin/tool", b"content", "sha512") + sized(b""), b""),
+        ("ima-sig", b"\x28\0\0\0sha256;\0" + NG[12:] + sized(b""), b""),
+        ("ima-sig", b"\x28\0\0\0sha256:\1" + NG[12:] + sized(b""), b""),
+        ("ima-sig", NG[:44], b""),
+        ("ima-sig", NG[:47], b""),
+        ("ima-sig", b"", b""),
+    ],
+)
+def test_what_of_a_signed_entry_the_rules_are_asked_for(template, data, unsigned):
+    """Rule 53: digest and path of a well-formed entry by SHA-256, and nothing of any other."""
+    assert unsigned_part(ImaEntry(0, 0, 10, bytes(20), template, data)) == unsigned

@@ -1,16 +1,21 @@
 """Runtime rules documents at their limits, and keys that no library likes (rules 53, 57, 65)."""
 
 import base64
+import hashlib
 import json
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from support import ek_certificates as make
 
+from trustauthority.codec.ima import encode_digest_and_path
 from trustauthority.codec.runtimerules import (
     MAX_KEYS,
     MAX_PATTERNS,
     decode_runtime_rules,
     encode_runtime_rules,
+    key_id,
 )
 from trustauthority.errors import PolicyInvalid
 
@@ -156,3 +161,39 @@ def test_what_is_written_is_read():
     assert list(rules.digests) == ["/a", "/b"]
     assert rules.excluded == ("/tmp/*",)
     assert rules.hashes == {"sha256", "sha512"}
+
+
+def test_the_quick_form_of_the_rules_holds_accepted_hashes_only() -> None:
+    """Rule 53: a digest by a hash that does not count is in the document, and approves nothing quickly."""
+    digests = [
+        f"{name}:" + "ab" * size for name, size in (("sha1", 20), ("sha256", 32), ("sha512", 64))
+    ]
+    for hashes, known in (
+        (None, {"sha256", "sha512"}),
+        (["sha1"], {"sha1"}),
+        (["sha256"], {"sha256"}),
+    ):
+        more = {} if hashes is None else {"hashes": hashes}
+        found = decode_runtime_rules(document(files={"/bin/x": digests}, **more))
+        expected = {
+            encode_digest_and_path(b"/bin/x", name, bytes.fromhex(digest))
+            for name, _, digest in (each.partition(":") for each in digests)
+            if name in known
+        }
+        assert set(found.approved) == expected
+        for fields, digest in found.approved.items():
+            assert digest == hashlib.sha1(fields, usedforsecurity=False).digest()
+
+
+def test_keys_are_named_by_the_end_of_their_identifier() -> None:
+    """Linux: the last four bytes of the certificate's identifier, or of the SHA-1 of the key's bits."""
+    private = make.ec_private_key(3)
+    point = private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    by_key = hashlib.sha1(point, usedforsecurity=False).digest()[-4:]
+    assert key_id(private.public_key()) == by_key
+    identifier = bytes(range(20))
+    for named, expected in ((identifier, identifier[-4:]), (None, by_key)):
+        extensions = make.key_identifiers(named, None)
+        der = make.root(public_key_info=EC_KEY, extensions=extensions)
+        certificate = x509.load_der_x509_certificate(der)
+        assert key_id(private.public_key(), certificate) == expected
