@@ -209,6 +209,9 @@ def test_what_is_remembered_is_bounded_in_bytes(replays):
     ask(small), ask(small)
     assert len(replays) == 1 + 4 + 2
     assert (len(small._known), small._bytes) == (0, 0)
+    exact = KnownBoots(most_bytes=size)
+    ask(exact)
+    assert (len(exact._known), exact._bytes) == (1, size)
 
 
 def test_the_size_of_an_ordinary_boot():

@@ -152,6 +152,13 @@ class TestEncode:
         mac = hmac.digest(KEYS[7], b"trustauthority/challenge/v1\0" + token[:94], "sha256")
         assert token[94:] == mac
 
+    def test_a_token_of_another_version_is_none(self):
+        """What another version would mean nobody here knows, though the key is ours (rule 65)."""
+        body = b"\x02" + issue()[1:94]
+        mac = hmac.digest(KEYS[7], b"trustauthority/challenge/v1\0" + body, "sha256")
+        with pytest.raises(ChallengeMismatch, match="another version"):
+            accept(body + mac)
+
     def test_numbers_of_purposes(self):
         """A number never changes its meaning: a token of before an update is for what it was for."""
         numbers = {purpose: issue(purpose=purpose)[5] for purpose in Purpose}

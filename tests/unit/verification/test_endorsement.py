@@ -1,7 +1,7 @@
 """Endorsement step by step: profile, chain, anchors, EKs without a certificate."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 
@@ -294,6 +294,18 @@ def test_no_knob_makes_the_future_valid() -> None:
     future = make.endorsement(not_before=make.tlv(0x17, b"280101000000Z"))
     policy = EndorsementPolicy(ignore_ek_not_after=True, ignore_ca_not_after=True)
     assert _rule_of(future, policy=policy) is EndorsementRule.NOT_YET_VALID
+
+
+def test_a_certificate_is_valid_from_its_first_to_its_last_second() -> None:
+    """RFC 5280 4.1.2.5: both ends are within."""
+    short = make.endorsement(
+        not_before=make.tlv(0x17, b"260601120000Z"), not_after=make.tlv(0x17, b"260601130000Z")
+    )
+    begins = datetime(2026, 6, 1, 12, tzinfo=UTC)
+    for second in (0, 1, 3599, 3600):
+        assert _verify(short, now=begins + timedelta(seconds=second))
+    assert _rule_of(short, now=begins - timedelta(seconds=1)) is EndorsementRule.NOT_YET_VALID
+    assert _rule_of(short, now=begins + timedelta(seconds=3601)) is EndorsementRule.EXPIRED
 
 
 def test_sha1_is_for_intermediate_cas_by_policy_and_for_eks_never() -> None:

@@ -268,3 +268,15 @@ class TestExpectedSelection:
         asked = expected_selection(quote.attest, policy)
         assert [str(one.bank) for one in asked] == expected
         assert {one.indices for one in asked} == {self.PCRS}
+
+    def test_a_bank_that_is_left_out_is_named(self):
+        """Rule 4: the refusal says which bank and which PCRs are missing, or were not asked for."""
+        one = PcrSelection(bank=HashAlgorithm.SHA256, indices=(0, 7))
+        two = PcrSelection(bank=HashAlgorithm.SHA1, indices=(0, 7))
+        with pytest.raises(PcrSelectionRejected, match=r"bank sha1: PCRs \[0, 7\] are missing"):
+            check_selection_matches((one,), (one, two))
+        with pytest.raises(
+            PcrSelectionRejected, match=r"bank sha1: .* \[0, 7\] were not asked for"
+        ):
+            check_selection_matches((one, two), (one,))
+        check_selection_matches((two, one), (one, two))
