@@ -41,7 +41,7 @@ EXIT_REFUSED = 1
 EXIT_MALFORMED = 2
 
 _RESULTS = ("genuine", "refused", "malformed")
-Relaxation = Literal["expired-ek", "expired-ca", "sha1"]
+Relaxation = Literal["expired-ek", "expired-ca", "sha1", "sha1-ek"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +212,7 @@ def endorsement(
         anchors: CA certificates to trust: a bundle (PEM, DER in a row, PKCS #7), or a folder.
         intermediates: CA certificates to build chains from: bundles or folders, or a chain from NV.
         crl: Revocation lists, DER or PEM: files or folders.
-        allow: What is refused by default: certificates of EKs or CAs past their end, SHA-1 of CAs.
+        allow: What is refused by default: certificates past their end, and SHA-1 over CAs or over EKs.
         at: Time to judge by, RFC 3339; default is now.
         output: Format of the answer.
     """
@@ -257,6 +257,7 @@ def _read_grounds(
             ignore_ek_not_after="expired-ek" in allow,
             ignore_ca_not_after="expired-ca" in allow,
             allow_sha1_signatures="sha1" in allow,
+            allow_sha1_leaf="sha1-ek" in allow,
         ),
         now=now if now.tzinfo else now.replace(tzinfo=UTC),
         notes=tuple(notes),

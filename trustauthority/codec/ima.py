@@ -25,6 +25,7 @@ OLD_NAME_BYTES = 256
 """The first template hashes the file name padded to this size (IMA_EVENT_NAME_LEN_MAX + 1)."""
 WINDOW_BYTES = 1 << 16
 """A log is decoded in pieces of this size: some 500 entries are held at a time."""
+_BIG_ENDIAN = ": a big-endian kernel writes so, unless it is started with ima_canonical_fmt"
 _OLD_DIGEST = 20
 _U32 = Struct("<I")
 _TEMPLATE_DIGEST_SIZES = (20, 32, 48, 64)
@@ -96,7 +97,9 @@ class ImaStream:
 
     def _layout(self, name_size: int, digest_size: int, at: int, index: int) -> Struct:
         if not 1 <= name_size <= MAX_TEMPLATE_NAME:
-            raise self._malformed(f"entry {index} has a template name of {name_size} bytes", at)
+            hint = _BIG_ENDIAN if name_size and not name_size & 0xFFFFFF else ""
+            message = f"entry {index} has a template name of {name_size} bytes{hint}"
+            raise self._malformed(message, at)
         layout = self._layouts.get(name_size)
         if layout is None:
             layout = Struct(f"<I{digest_size}sI{name_size}sI")

@@ -123,7 +123,9 @@ class EndorsementPolicy:
     ignore_ca_not_after: bool = False
     """Accept CA certificates past notAfter."""
     allow_sha1_signatures: bool = False
-    """Accept SHA-1 signatures of CAs over intermediate CAs; over an EK or AK never."""
+    """Accept SHA-1 signatures of CAs over intermediate CAs."""
+    allow_sha1_leaf: bool = False
+    """Accept one over an EK or AK: Infineon signed those of its older chips so until 2018."""
     require_crl: bool = False
     """Refuse unless each issuer has a CRL that is in date."""
 

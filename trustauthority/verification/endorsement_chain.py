@@ -181,7 +181,9 @@ class ChainSearch:
             )
         self.checks_left -= 1
         algorithm = last.signature_algorithm
-        sha1_allowed = self.policy.allow_sha1_signatures and not (is_leaf and not last.is_authority)
+        of_ca = last.is_authority or not is_leaf
+        policy = self.policy
+        sha1_allowed = policy.allow_sha1_signatures if of_ca else policy.allow_sha1_leaf
         try:
             if uses_sha1(algorithm) and not sha1_allowed:
                 raise refused(EndorsementRule.SHA1, last, "is signed with SHA-1")

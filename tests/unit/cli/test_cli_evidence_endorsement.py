@@ -134,6 +134,9 @@ def test_a_crl_and_the_knobs_reach_the_verifier(
     assert _json(capsys, old, *CHAIN)[0] == 1
     assert _json(capsys, old, *CHAIN, "--allow", "expired-ca", "--allow", "sha1")[0] == 1
     assert _json(capsys, old, *CHAIN, "--allow", "expired-ek")[0] == 0
+    weak = str(VECTORS / "signed-with-sha1.der")
+    assert _json(capsys, weak, *CHAIN, "--allow", "sha1", "--allow", "expired-ek")[0] == 1
+    assert _json(capsys, weak, *CHAIN, "--allow", "sha1-ek")[0] == 0
 
 
 def test_reading_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

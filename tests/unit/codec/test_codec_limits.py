@@ -175,6 +175,27 @@ def test_a_template_has_a_name(size):
         decode_ima_binary(good + record + bytes(64))
 
 
+def test_a_log_of_a_big_endian_kernel_is_named():
+    """Its numbers are read the wrong way round; the message says what to do (rule 53)."""
+    data = ng_data(b"boot_aggregate")
+    record = ima_record(data)
+    swapped = b"".join(
+        (
+            record[3::-1],
+            record[4:24],
+            record[27:23:-1],
+            record[28:34],
+            len(data).to_bytes(4, "big"),
+            data,
+        )
+    )
+    with pytest.raises(MalformedEvidence, match="ima_canonical_fmt"):
+        decode_ima_binary(swapped * 9)
+    with pytest.raises(MalformedEvidence) as caught:
+        decode_ima_binary(bytes(1000))
+    assert "canonical" not in str(caught.value)
+
+
 def test_a_template_of_one_letter_and_of_the_most():
     """The bounds themselves are names."""
     for name in (b"x", b"x" * MAX_TEMPLATE_NAME):

@@ -14,7 +14,7 @@ from support import ek_certificates as make
 from support.corpus import corpus_folder
 
 from trustauthority.codec.x509 import decode_certificate, decode_certificates
-from trustauthority.codec.x509_framing import MAX_CERTIFICATE
+from trustauthority.codec.x509_framing import MAX_CERTIFICATE, der_sequence
 from trustauthority.codec.x509_keys import certificate_key
 from trustauthority.errors import AlgorithmUnsupported, MalformedEvidence
 from trustauthority.model.certificate import Certificate, KeyUsage, TpmIdentity
@@ -165,24 +165,70 @@ def test_certificates_in_pkcs7_are_a_bundle(label: str | None) -> None:
     assert {one.raw for one in decode_certificates(library)} == {make.root(), GOOD}
 
 
+SIGNED_DATA, INTEGER, SET = "1.2.840.113549.1.7.2", make.tlv(0x02, b"\x01"), make.tlv(0x31, b"")
+INSIDE = make.sequence(make.oid("1.2.840.113549.1.7.1"))
+
+
+def _signed(*fields: bytes, behind: bytes = b"") -> bytes:
+    """PKCS #7 with these fields of SignedData."""
+    return make.sequence(make.oid(SIGNED_DATA), make.tlv(0xA0, make.sequence(*fields)), behind)
+
+
 @pytest.mark.parametrize(
-    "data",
+    ("data", "part"),
     [
-        make.pkcs7(),
-        make.pkcs7(kind="1.2.840.113549.1.7.1"),
-        make.pkcs7(GOOD, behind=b"\x05\x00"),
-        make.pkcs7(GOOD[:-1]),
-        make.pkcs7(b"\xa1\x00"),
-        make.pkcs7(GOOD)[:-1],
-        make.sequence(make.oid("1.2.840.113549.1.7.2")),
-        _pem(make.pkcs7(), "PKCS7"),
+        (make.sequence(b"\x06\x00"), "contentType"),
+        (make.pkcs7(GOOD, kind="1.2.840.113549.1.7.1"), "contentType"),
+        (make.sequence(make.oid(SIGNED_DATA)), "content"),
+        (make.sequence(make.oid(SIGNED_DATA), INTEGER), "content"),
+        (make.sequence(make.oid(SIGNED_DATA), make.tlv(0xA0, INTEGER)), "SignedData"),
+        (_signed(SET), "version"),
+        (_signed(INTEGER, INTEGER), "digestAlgorithms"),
+        (_signed(INTEGER, SET, SET), "content"),
+        (_signed(INTEGER, SET, INSIDE, SET), "certificates"),
+        (_signed(INTEGER, SET, INSIDE, make.tlv(0xA0, b"\xa1\x00")), "certificate"),
+        (_signed(INTEGER, SET, INSIDE, make.tlv(0xA0, GOOD[:-1])), "certificate"),
+        (_signed(INTEGER, SET, INSIDE, make.tlv(0xA0, GOOD), b"\x31\x01"), "signerInfos"),
+        (_signed(INTEGER, SET, INSIDE, make.tlv(0xA0, GOOD), behind=INTEGER), "certificate"),
+        (make.pkcs7(GOOD, behind=b"\x05\x00"), "content"),
+        (make.pkcs7(), "certificate bundle"),
+        (_pem(make.pkcs7(), "PKCS7"), "certificate bundle"),
+        (make.pkcs7(GOOD)[:-1], "certificate"),
     ],
-    ids=["none", "other type", "behind", "cut", "attribute", "short", "empty", "PEM"],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_pkcs7_without_whole_certificates_is_refused(data: bytes) -> None:
-    """Rule 24: nothing is skipped in a file that must hold certificates."""
-    with pytest.raises(MalformedEvidence):
+def test_pkcs7_without_whole_certificates_is_refused(data: bytes, part: str) -> None:
+    """Rule 24: nothing is skipped in a file that must hold certificates, and the place is named."""
+    with pytest.raises(MalformedEvidence) as caught:
         decode_certificates(data)
+    assert caught.value.part == part
+
+
+def test_other_pem_blocks_beside_a_certificate_are_passed_over() -> None:
+    """OpenSSL writes parameters and keys into the same file; one certificate among them is one."""
+    other = _pem(b"\x30\x00", "EC PARAMETERS")
+    assert decode_certificate(other + _pem(GOOD) + other).raw == GOOD
+
+
+def test_a_long_row_of_certificates_is_read() -> None:
+    """The limit of 64 KiB is that of one certificate, not of a bundle."""
+    assert len(decode_certificates(GOOD * 100)) == 100
+    assert len(GOOD) * 100 > MAX_CERTIFICATE
+
+
+def test_a_row_begins_with_a_certificate() -> None:
+    """Padding alone is none."""
+    with pytest.raises(MalformedEvidence):
+        list(der_sequence(bytes(4), part="certificate"))
+
+
+def test_an_nv_header_for_something_else_than_a_certificate() -> None:
+    """Rule 24: a partial certificate is refused by its tag, whatever size it announces."""
+    head = b"\x10\x01\x00" + (len(GOOD) + 2).to_bytes(2, "big")
+    assert decode_certificate(head + b"\x10\x02" + GOOD).raw == GOOD
+    with pytest.raises(MalformedEvidence) as caught:
+        decode_certificate(head + b"\x10\x03" + GOOD)
+    assert caught.value.offset == 5
 
 
 def test_an_ek_certificate_is_no_bundle() -> None:

@@ -308,7 +308,7 @@ def test_a_certificate_is_valid_from_its_first_to_its_last_second() -> None:
     assert _rule_of(short, now=begins + timedelta(seconds=3601)) is EndorsementRule.EXPIRED
 
 
-def test_sha1_is_for_intermediate_cas_by_policy_and_for_eks_never() -> None:
+def test_sha1_is_for_intermediate_cas_by_policy() -> None:
     """Rule 12: SHA-1 only under a named policy, and not where anybody chooses the content."""
     policy = EndorsementPolicy(allow_sha1_signatures=True)
     old = make.intermediate(algorithm_id=make.SHA1_RSA)
@@ -316,6 +316,18 @@ def test_sha1_is_for_intermediate_cas_by_policy_and_for_eks_never() -> None:
     assert _verify(GOOD, old, policy=policy)
     leaf = make.endorsement(algorithm_id=make.SHA1_RSA)
     assert _rule_of(leaf, policy=policy) is EndorsementRule.SHA1
+
+
+def test_sha1_over_an_ek_has_a_name_of_its_own() -> None:
+    """Rule 12: Infineon signed EKs so until 2018; who allows that has not allowed it of CAs."""
+    policy = EndorsementPolicy(allow_sha1_leaf=True)
+    leaf = make.endorsement(algorithm_id=make.SHA1_RSA)
+    assert _rule_of(leaf) is EndorsementRule.SHA1
+    assert _verify(leaf, policy=policy)
+    old = make.intermediate(algorithm_id=make.SHA1_RSA)
+    assert _rule_of(GOOD, old, policy=policy) is EndorsementRule.SHA1
+    forged = make.endorsement(algorithm_id=make.SHA1_RSA, signer=OTHER_KEY)
+    assert _rule_of(forged, policy=policy) is EndorsementRule.SIGNATURE
 
 
 def test_an_anchor_signed_with_sha1_is_as_good_as_any() -> None:
