@@ -101,12 +101,19 @@ def make_bare(two: TwoHosts) -> Path:
     return definition
 
 
+def hooks_logged(two: TwoHosts) -> list[dict]:
+    """What the agent of host-a logged of hooks: each with the milliseconds that it went through."""
+    lines = [line for line in two.agent_log("host-a").splitlines() if '"event": "hook"' in line]
+    return [json.loads(line) for line in lines]
+
+
 def starts(two: TwoHosts, bare: Path, rounds: int) -> None:
-    """virsh start with and without protection."""
+    """virsh start with and without protection, and what the agent says of the difference."""
     host = two.libvirt["host-a"]
     host.do("define", bare)
     host.do("define", two.definition())
     seconds: dict[str, list[float]] = {BARE: [], VM: []}
+    before = len(hooks_logged(two))
     for _ in range(rounds):
         for name, found in seconds.items():
             said = host.virsh("start", name)
@@ -117,6 +124,22 @@ def starts(two: TwoHosts, bare: Path, rounds: int) -> None:
     without = told("virsh start, without protection", seconds[BARE])
     protected = told("virsh start, protected (hook, agent, TPM, authority)", seconds[VM])
     print(f"  {'overhead of a start':<58}{protected - without:8.0f} ms")
+    told_by_the_agent(hooks_logged(two)[before:], rounds)
+
+
+def told_by_the_agent(logged: list[dict], rounds: int) -> None:
+    """The parts of a start, as the agent's own clock has them, per start."""
+    of_starts = [each for each in logged if each["action"] in {"prepare", "started"}]
+    assert len(of_starts) == 2 * rounds, of_starts
+    both = [
+        {what: (one[what] + other[what]) / 1000 for what in ("ms", "tpm_ms", "authority_ms")}
+        for one, other in zip(of_starts[::2], of_starts[1::2], strict=True)
+    ]
+    told("in the agent, from the hook's question to its answer", [each["ms"] for each in both])
+    told("  of it in the TPM", [each["tpm_ms"] for each in both])
+    told("  of it waiting for the key: authority and KMS", [each["authority_ms"] for each in both])
+    own = [each["ms"] - each["tpm_ms"] - each["authority_ms"] for each in both]
+    told("  the rest: libvirt's secrets, evidence, the watchdog", own)
 
 
 def moves(two: TwoHosts, rounds: int) -> None:

@@ -46,6 +46,7 @@ from hostagent.lease_store import LeaseStore
 from hostagent.machine import AgentMachine, Pace
 from hostagent.notify import Notifier
 from hostagent.rekey_desk import HeldPassphrases
+from hostagent.spent import AUTHORITY
 from hostagent.status import failed_checks, one_line
 from hostagent.vm_calls import Answered, send
 from hostagent.vm_desk import VmDesk
@@ -329,7 +330,8 @@ class Agent:
             # its challenge; who is not trusted is told so below
             with contextlib.suppress(CallFailed):
                 await self.attest_once(fresh=True)
-        answered = await send(self._linked(), vm_id, asked, timeout_s)
+        with self.host.spent.on(AUTHORITY):
+            answered = await send(self._linked(), vm_id, asked, timeout_s)
         if asks_for_key and answered.reply.reason == "QUOTE_TOO_OLD":
             await self.attest_once(fresh=True)
             answered = await send(self._linked(), vm_id, asked, timeout_s)

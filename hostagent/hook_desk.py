@@ -8,7 +8,8 @@ QEMU is gone here; and that an arrived VM runs only after its claim was accepted
 
 import asyncio
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -20,6 +21,7 @@ from hostagent.failure import CallFailed
 from hostagent.inspector import Inspector
 from hostagent.lease_model import Claim, GiveUp, HandOver, Phase, Stopped, VmAction
 from hostagent.libvirt_vms import Known, LibvirtVms, is_active
+from hostagent.spent import milliseconds_since
 from hostagent.vm_desk import VM_ID, VmDesk
 
 _log = structlog.get_logger("hostagent.hook")
@@ -47,6 +49,8 @@ class HookDesk:
     patience_s: float
     """How long a start waits for an agent that is not attested yet (rack power-on)."""
     inspector: Inspector
+    spent: Callable[[], Mapping[str, float]] = dict
+    """Seconds that this process spent in what, for the log."""
     _missed: dict[str, int] = field(default_factory=dict)
     """How many looks in a row a VM that should start or arrive was not there."""
 
@@ -60,7 +64,7 @@ class HookDesk:
             return refusal(
                 "DEFINITION_INVALID", "its mark has no id of a VM: 1-63 of a-z 0-9 . _ -"
             )
-        operation = request["operation"]
+        operation, began, before = request["operation"], time.monotonic(), self.spent()
         answer = await self._answer(operation, domain)
         _log.info(
             "hook",
@@ -68,6 +72,8 @@ class HookDesk:
             vm=domain.vm_id,
             outcome="allowed" if answer["ok"] else "refused",
             reason=answer.get("reason", ""),
+            ms=round(1000 * (time.monotonic() - began)),
+            **milliseconds_since(before, self.spent()),
         )
         return answer
 

@@ -41,6 +41,7 @@ async def hooks_served(agent: Agent, vms: LibvirtVms) -> AsyncIterator[None]:
             keeper=agent.keeper,
             destroys=settings.libvirt.on_exposure == "destroy",
         ),
+        spent=agent.host.spent.so_far,
     )
     server = await serve(settings.paths.run_dir, desk.handle, name=HOOK_SOCKET, limit=MAX_HOOK_LINE)
     _log.info("hooks-served", action="serve", libvirt=vms.virsh.uri)

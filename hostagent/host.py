@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography import x509
@@ -24,6 +24,7 @@ from hostagent.identity import Identity, load_identity, store_identity
 from hostagent.keys import HostKeys, open_keys
 from hostagent.ports import TpmPort
 from hostagent.settings import ConfigurationInvalid, Settings, pinned_ca
+from hostagent.spent import Spent
 from hostagent.tpm import EndorsementAlgorithm, HostTpm, StorageAlgorithm
 
 
@@ -41,6 +42,8 @@ class Host:
     ca_pem: bytes
     ca: x509.Certificate
     identity: Identity | None
+    spent: Spent = field(default_factory=Spent)
+    """What the time of this process went into."""
 
     @property
     def pinned(self) -> Pinned:
@@ -145,7 +148,8 @@ def open_host(settings: Settings) -> Iterator[Host]:
     Raises TpmError, TpmChanged, KeyStateInvalid, BrokenState, InsecureFile, ConfigurationInvalid.
     """
     ca_pem, ca = pinned_ca(settings.authority.ca_file)
-    with HostTpm(settings.tpm.tcti) as tpm:
+    spent = Spent()
+    with HostTpm(settings.tpm.tcti, spent) as tpm:
         keys = open_keys(
             tpm,
             settings.paths.state_dir,
@@ -159,6 +163,7 @@ def open_host(settings: Settings) -> Iterator[Host]:
             ca_pem=ca_pem,
             ca=ca,
             identity=load_identity(settings.paths.state_dir),
+            spent=spent,
         )
 
 

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from tpm2_pytss import constants, types
 
 from hostagent.sealed import SealedSecret, TpmError
+from hostagent.spent import TPM, Spent
 from hostagent.tpm import templates
 from hostagent.tpm.device import (
     AES_CFB_SESSION,
@@ -109,8 +110,9 @@ class HostTpm:
     Every method raises ``TpmError`` when the TPM refuses or fails.
     """
 
-    def __init__(self, tcti: str) -> None:
-        self._device = TpmDevice(tcti)
+    def __init__(self, tcti: str, spent: Spent | None = None) -> None:
+        """``spent`` counts the time in the TPM, without the wait for it."""
+        self._device, self._spent = TpmDevice(tcti), spent or Spent()
 
     def __enter__(self) -> Self:
         return self
@@ -124,7 +126,7 @@ class HostTpm:
 
     @contextmanager
     def _using(self, action: str) -> Iterator[TpmDevice]:
-        with self._device.lock, reported(action):
+        with self._device.lock, self._spent.on(TPM), reported(action):
             yield self._device
 
     # --- keys -------------------------------------------------------------------------------
