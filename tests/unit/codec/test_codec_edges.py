@@ -1,7 +1,9 @@
 """Edges of logs and lists that no good input has: each is read in one way, or refused (rules 45, 65)."""
 
 import base64
+import json
 import struct
+from dataclasses import replace
 
 import pytest
 from support import ek_certificates as make
@@ -13,17 +15,25 @@ from support.logbuilder import (
     good_log,
     guid,
     legacy_record,
+    ng_data,
     sized,
     spec_id,
 )
+from support.pe_images import Built
 
-from trustauthority.codec.efi import count_signatures
+from trustauthority.codec.efi import (
+    count_signatures,
+    decode_partition_table,
+    decode_signature_lists,
+)
 from trustauthority.codec.eventlog import decode_boot_log
-from trustauthority.codec.ima import decode_ima_binary
+from trustauthority.codec.ima import ImaStream, decode_ima_binary, encode_digest_and_path
 from trustauthority.codec.ima_ascii import decode_ima_ascii
 from trustauthority.codec.ima_log import decode_ima_log, is_ascii
+from trustauthority.codec.pe import decode_pe
+from trustauthority.codec.runtimerules import decode_runtime_rules
 from trustauthority.codec.x509_crl import decode_revocation_list
-from trustauthority.errors import MalformedEvidence
+from trustauthority.errors import MalformedEvidence, PolicyInvalid
 from trustauthority.model.bootlog import NO_REGISTER
 
 # --- boot logs -----------------------------------------------------------------------------------
@@ -88,10 +98,64 @@ def test_a_list_is_as_long_as_its_header_at_least(size, good):
     raw = guid(SHA256_LIST) + struct.pack("<III", size, 0, 48)
     raw += (guid(GLOBAL) + bytes(32))[: max(0, size - 28)]
     if good:
-        assert count_signatures(raw) == (size - 28) // 48
+        (found,) = decode_signature_lists(raw)
+        assert len(found.entries) == count_signatures(raw) == (size - 28) // 48
         return
+    for read in (count_signatures, decode_signature_lists):
+        with pytest.raises(MalformedEvidence):
+            read(raw)
+
+
+@pytest.mark.parametrize("header", [0, 1, 47, 48])
+def test_a_vendor_header_may_fill_a_list(header):
+    """A list whose vendor header leaves no room holds no entries, and one that leaves it is refused."""
+    raw = guid(SHA256_LIST) + struct.pack("<III", 28 + header, header, 48) + bytes(header)
+    assert count_signatures(raw) == 0
+    assert [each.entries for each in decode_signature_lists(raw)] == [()]
+    longer = raw[:20] + struct.pack("<I", header + 1) + raw[24:]
+    with pytest.raises(MalformedEvidence, match=f"a vendor header of {header + 1} bytes"):
+        decode_signature_lists(longer)
     with pytest.raises(MalformedEvidence):
-        count_signatures(raw)
+        count_signatures(longer)
+
+
+def test_a_partition_entry_may_be_longer_than_its_name():
+    """UEFI 5.3.3: the name takes 72 bytes; what follows in a longer entry is not part of it."""
+    name = ("p" * 36).encode("utf-16-le")
+    entry = guid(GLOBAL) * 2 + struct.pack("<QQQ", 1, 2, 0) + name + b"more".ljust(128, b"x")
+    header = b"EFI PART" + bytes(76) + struct.pack("<II", len(entry), 0)
+    (found,) = decode_partition_table(header + struct.pack("<Q", 1) + entry).partitions
+    assert (found.name, found.first_block, found.last_block) == ("p" * 36, 1, 2)
+
+
+@pytest.mark.parametrize("name", [b".text", b".textX", b"12345678", b""])
+def test_section_names_are_eight_bytes_at_most(name):
+    """PE: shorter names are filled up with zeros, which are no part of them."""
+    built = replace(Built(), sections=((name, b"code"),))
+    (section,) = decode_pe(built.bytes).sections
+    assert section.name == name.decode()
+
+
+# --- runtime rules -------------------------------------------------------------------------------
+
+
+def test_a_path_that_is_no_text_hides_no_other():
+    """A path that no file can have approves nothing, and those after it still count."""
+    digest = "ab" * 32
+    files = {"/\ud800": [f"sha256:{digest}"], "/bin/x": [f"sha256:{digest}"]}
+    rules = decode_runtime_rules(json.dumps({"version": 1, "files": files}).encode())
+    assert list(rules.approved) == [encode_digest_and_path(b"/bin/x", "sha256", b"\xab" * 32)]
+
+
+@pytest.mark.parametrize(
+    ("document", "fields"),
+    [(b"[]", "document"), (b"{", "document"), (b"\xff", "document"), (b"{}", "version")],
+)
+def test_a_refused_document_names_the_field(document, fields):
+    """What a tool reads of the refusal: where it is wrong (issue 3: with the place)."""
+    with pytest.raises(PolicyInvalid) as caught:
+        decode_runtime_rules(document)
+    assert caught.value.metadata["fields"] == fields
 
 
 # --- runtime logs --------------------------------------------------------------------------------
@@ -145,6 +209,16 @@ def test_entries_of_the_old_template_end_with_their_name(name):
     for cut in range(1, 24 + len(name)):
         with pytest.raises(MalformedEvidence):
             decode_ima_binary((old_record(b"/first") + old_record(name))[:-cut])
+
+
+@pytest.mark.parametrize("size", [20, 32, 48, 64])
+def test_the_size_of_template_digests_is_found_once(size):
+    """New kernels log longer template digests: all entries of a log have those of the first (rule 51)."""
+    one = struct.pack("<I", 10) + bytes(size) + sized(b"ima-ng") + sized(ng_data(b"/a"))
+    stream = ImaStream()
+    assert stream.digest_size is None
+    assert [len(entry.template_digest) for entry in stream.feed(one * 2)] == [size, size]
+    assert stream.digest_size == size
 
 
 @pytest.mark.parametrize(
