@@ -45,7 +45,8 @@ if ! [ -x .build/bootstrap/bin/uv ]; then
 fi
 [ -x .venv/bin/python ] || .build/bootstrap/bin/uv venv -q --python "$PYTHON" .venv
 say "installing the locked Python environment; the first time tpm2-pytss is compiled, which takes about 1.5 minutes"
-.build/bootstrap/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes "$LOCK" &
+# compiled once here: where Python may not write bytecode, each start of a command would compile all it imports
+.build/bootstrap/bin/uv pip sync --quiet --compile-bytecode --python .venv/bin/python --require-hashes "$LOCK" &
 job=$!
 seconds=0
 while kill -0 "$job" 2>/dev/null; do

@@ -132,8 +132,10 @@ class Stage:
             host.tpm.stop()
 
     def environment(self) -> dict[str, str]:
-        """The environment of every command: quiet TPM library, contexts of the demo."""
-        return os.environ | {
+        """The environment of every command: quiet TPM library, contexts of the demo, bytecode kept."""
+        inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        return inherited | {
+            "PYTHONPYCACHEPREFIX": str(ROOT / ".build" / "pycache"),
             "TA_CONTEXTS_FILE": str(self.folder / "authority" / "identity" / "contexts.toml"),
             "TSS2_LOG": "all+none",
             "NO_COLOR": "1",

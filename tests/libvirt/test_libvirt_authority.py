@@ -152,6 +152,7 @@ def stepping() -> Iterator[Stepping]:
         made.close()
 
 
+@pytest.mark.long
 def test_a_step_of_the_clock_moves_no_vm(stepping: Stepping) -> None:
     """N86: an hour forward while the owner can't be reached: nobody else gets the VM before the longest fence.
 

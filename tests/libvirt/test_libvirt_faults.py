@@ -118,6 +118,7 @@ class TestAgentsKilled:
             two.start_agent("host-a")
         two.runs_on("host-b")
 
+    @pytest.mark.long
     def test_between_preparation_and_copy(self, two: TwoHosts) -> None:
         """The destination's agent dies before QEMU started there: no copy, and nothing is in the way later."""
         two.started()
@@ -217,6 +218,7 @@ class TestPeople:
 
 
 class TestPowerLost:
+    @pytest.mark.long
     def test_of_the_source_while_copying(self, brief: TwoHosts) -> None:
         """N51: nobody gets in before the fence; then the VM starts from its disk elsewhere."""
         two = brief

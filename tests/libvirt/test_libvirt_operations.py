@@ -161,3 +161,17 @@ class TestGuest:
         found = two.libvirt["host-a"].master_key(VM)
         assert len(found.read_bytes()) == 32
         assert found.stat().st_mode & 0o077 == 0
+
+
+def test_trust_that_comes_back_in_time(two: TwoHosts) -> None:
+    """6.4 (5): paused by a revocation; renewed before its end, the same VM goes on, with the same grant."""
+    two.started()
+    pids, epoch = two.libvirt["host-a"].qemu_pids(), two.lease("host-a")["grant_epoch"]
+    two.revoke("host-a")
+    eventually(lambda: two.states()[0] == "paused", "it is paused", two.describe)
+    assert two.stands()
+    two.ta("host", "reinstate", "host-a", "--yes")
+    eventually(lambda: two.passes("host-a"), "it passes again", two.describe)
+    two.runs_on("host-a")
+    assert two.libvirt["host-a"].qemu_pids() == pids
+    assert two.lease("host-a")["grant_epoch"] == epoch

@@ -14,7 +14,12 @@ from pathlib import Path
 import pytest
 from support.libvirt_hosts import DEPLOY, LibvirtHost
 
-pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(300), pytest.mark.xdist_group("polkit")]
+pytestmark = [
+    pytest.mark.libvirt,
+    pytest.mark.timeout(300),
+    pytest.mark.xdist_group("polkit"),
+    pytest.mark.long,
+]
 WORKLOADS, NOBODY, AGENT = 4242, 4243, 4244
 GROUP = "trustauthority-workloads"
 PRELUDE = """\

@@ -49,9 +49,9 @@ class TestStolen:
     """T8: somebody takes the disk of a host that lost power, long after the lease."""
 
     @pytest.mark.parametrize("shipped", [False, True])
-    def test_what_a_power_cut_leaves(self, two: TwoHosts, shipped: bool) -> None:
+    def test_what_a_power_cut_leaves(self, brief: TwoHosts, shipped: bool) -> None:
         """The disk's passphrase, as the docs say; with QEMU's logs in memory, as shipped, it is gone."""
-        host = two.libvirt["host-a"]
+        two, host = brief, brief.libvirt["host-a"]
         if shipped:
             host.prelude = (
                 f"mkdir -p /var/log/libvirt/qemu; mount -T {DEPLOY}/fstab /var/log/libvirt/qemu"
@@ -60,7 +60,7 @@ class TestStolen:
             host.start()
         try:
             two.started()
-            lent, key = lent_to_qemu(host.qemu_pids()[0]), host.master_key(VM)
+            lent, key = lent_to_qemu(host.qemu_pids()[0]), host.master_key(two.vm)
             power_off(two, "host-a")
             host.empty_run()
         finally:
@@ -68,7 +68,7 @@ class TestStolen:
         assert opens(two.disk, decrypted(lent, key.read_bytes())), "libvirt could not remove it"
         left = [path for path in sorted(host.folder.rglob("*")) if path.is_file()]
         holds_it = [path for path in left if lent["data"].encode() in path.read_bytes()]
-        assert holds_it == ([] if shipped else [host.folder / "log" / "qemu" / f"{VM}.log"])
+        assert holds_it == ([] if shipped else [host.folder / "log" / "qemu" / f"{two.vm}.log"])
 
 
 def lent_to_qemu(pid: int) -> dict[str, str]:

@@ -106,6 +106,7 @@ def opens(disk: Path, passphrase: str, folder: Path) -> bool:
     )
 
 
+@pytest.mark.long
 def test_a_plain_domain(two: TwoHosts) -> None:
     """One command: record, key, encrypted copy, mark; the plain disk stays until a person removes it."""
     disk = two.folder / "plainvm.img"
@@ -177,6 +178,7 @@ def fill(two: TwoHosts, vm: str, disk: Path) -> None:
     assert two.stage.agent("host-a", "key", "give-back", vm).code == 0
 
 
+@pytest.mark.long
 def test_a_new_disk(two: TwoHosts) -> None:
     """A domain without a disk gets one that only the VM's key opens, after each bad place was refused."""
     vm, disk = "newvm", two.folder / "newvm.qcow2"
@@ -264,6 +266,7 @@ def rekey(two: TwoHosts, vm: str, *words: str):
     return two.stage.agent("host-a", "vm", "rekey", vm, "--to", "2", *words)
 
 
+@pytest.mark.long
 def test_a_new_key(two: TwoHosts) -> None:
     """Old key, switch, new key, old slots erased, also by an agent that was killed; then it starts; never back."""
     vm = "rolledvm"
