@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from support.libvirt_hosts import DEPLOY
 from support.power import power_off, power_on
-from support.two_hosts import ROLES, VM, TwoHosts
+from support.two_hosts import ROLES, VM, TwoHosts, eventually
 
 from hostagent.luks import opens
 
@@ -36,7 +36,8 @@ class TestRack:
 
     def test_once_a_boot(self, two: TwoHosts) -> None:
         """What somebody stopped later stays stopped when the agent is restarted."""
-        host = two.libvirt["host-a"]
+        host, mark = two.libvirt["host-a"], two.stage.hosts["host-a"].folder / "run" / "autostarted"
+        eventually(mark.exists, "this boot's autostart is through", two.describe)
         host.do("define", two.definition())
         host.do("autostart", VM)
         two.kill_agent("host-a")

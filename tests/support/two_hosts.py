@@ -378,7 +378,8 @@ class TwoHosts:
         eventually(self._is_clean, "a clean start", self.describe)
         for name in NAMES:
             self._make_trusted(name)
-        eventually(self._is_free, "the fence after an answer that got lost", self.describe)
+        for vm in sorted(self._protected):
+            self._give_back(vm)
         self.serial.unlink(missing_ok=True)
 
     def _wake(self, name: str) -> None:
@@ -410,10 +411,17 @@ class TwoHosts:
         if doubtful or self.status(name)["phase"] != "passed":
             eventually(lambda: self.passes(name), f"{name} passes", self.describe)
 
-    def _is_free(self) -> bool:
+    def _give_back(self, vm: str) -> None:
+        """Nobody owns a VM whose host lost power: it is asked for after its fence, and given back."""
+        eventually(lambda: self._is_free(vm), f"the fence of {vm}", self.describe)
+        if self.owner(vm):
+            self.ask("host-a", {"do": "key-request", "vm": vm})
+            self.ask("host-a", {"do": "key-give-back", "vm": vm})
+            eventually(lambda: not self.owner(vm), f"{vm} is given back", self.describe)
+
+    def _is_free(self, vm: str) -> bool:
         """Whether any host may have the VM: nobody owns it, or its fence has passed."""
-        shown = self.ta("vm", "show", self.vm, "-o", "json").json()
-        until = shown.get("fenceUntil")
+        until = self.ta("vm", "show", vm, "-o", "json").json().get("fenceUntil")
         return until is None or datetime.fromisoformat(until) <= datetime.now(UTC)
 
     def _is_clean(self) -> bool:
@@ -450,9 +458,9 @@ class TwoHosts:
         found = (self.libvirt[name].state(self.vm).partition(" (")[0] for name in NAMES)
         return tuple("absent" if s == "shut off" else s for s in found)
 
-    def owner(self) -> str:
+    def owner(self, vm: str = "") -> str:
         """Which host the authority says may run the VM."""
-        shown = self.ta("vm", "show", self.vm, "-o", "json").json()
+        shown = self.ta("vm", "show", vm or self.vm, "-o", "json").json()
         return shown.get("ownerHostName", "")
 
     def runs_on(self, name: str) -> None:
