@@ -72,7 +72,7 @@ def test_empty_a_host(two: TwoHosts, shells: Callable[..., Shell]) -> None:
     left.remove("ta placement cancel ORDER")
     lines(shell.run(f"ta placement cancel {order}"), "is cancelled")
     two.runs_on("host-a")
-    two.slow_copies("host-a", 1000)
+    two.fast_copies("host-a")
     lines(typed("ta placement candidates payroll"), "host-b")
     lines(typed("ta vm migrate payroll esx-a03"), "runs on host-b")
     two.runs_on("host-b")
