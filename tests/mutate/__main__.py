@@ -25,13 +25,7 @@ from mutate.install import ROOT, module_name
 from mutate.mutants import Mutant, as_fields, find_mutants
 
 FOLDERS = {
-    "codec": (
-        "unit/codec",
-        "unit/verification/test_runtime_log.py",
-        "unit/verification/test_endorsement.py",
-        "fuzz",
-        "properties/test_log_properties.py",
-    ),
+    "codec": ("unit/codec", "unit/verification", "fuzz", "properties/test_log_properties.py"),
     "verification": ("unit/verification", "unit/appraisal"),
     "appraisal": (
         "unit/appraisal",

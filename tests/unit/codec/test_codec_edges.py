@@ -60,12 +60,13 @@ def test_padding_is_counted(padding):
 )
 def test_registers_of_a_record(register, kind, good):
     """PCR 0 to 23, and for what is only information the register that is none (trust points of a WBCL)."""
-    raw = good_log().event(register, kind, b"data").bytes
-    if good:
-        assert decode_boot_log(raw).events[-1].pcr == register
-        return
-    with pytest.raises(MalformedEvidence, match=f"names register {register}"):
-        decode_boot_log(raw)
+    for banks in (("sha1", "sha256"), ("sha256",), ("sha256", "sha1")):
+        raw = good_log().event(register, kind, b"data", banks=banks).bytes
+        if good:
+            assert decode_boot_log(raw).events[-1].pcr == register
+            continue
+        with pytest.raises(MalformedEvidence, match=f"names register {register}"):
+            decode_boot_log(raw)
 
 
 @pytest.mark.parametrize(("size", "good"), [(0, False), (1, True), (128, True), (129, False)])
