@@ -47,6 +47,7 @@ def decode_policy(document: str) -> Policy:
         values = tomllib.loads(document)
     except (ValueError, RecursionError) as error:  # ValueError: also numbers of 4,301 digits
         raise PolicyInvalid(f"not TOML: {error}", fields="") from error
+    _fill_in_violations(values.get("runtime"))
     try:
         policy = _ADAPTER.validate_python(values)
     except ValidationError as error:
@@ -59,6 +60,15 @@ def decode_policy(document: str) -> Policy:
     if problems:
         raise PolicyInvalid("; ".join(problems), fields=", ".join(problems))
     return policy
+
+
+def _fill_in_violations(runtime: object) -> None:
+    """Who asks for approved files asks for no violation either, unless they say otherwise (rule 52).
+
+    A file that somebody keeps open for writing is measured with one content and may run with another.
+    """
+    if isinstance(runtime, dict) and runtime.get("files") == nouns.Requirement.REQUIRED:
+        runtime.setdefault("violations", nouns.Requirement.REQUIRED)
 
 
 def _rules_problems(runtime: nouns.RuntimePolicy) -> list[str]:

@@ -161,3 +161,18 @@ def test_what_is_said_counts():
     assert (policy.runtime.files, policy.runtime.rules) == (Requirement.WARN, HASH)
     assert policy.endorsement.denied == (HASH,)
     assert policy.leases.strict_ms == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "counts"),
+    [
+        ('files = "required"', Requirement.REQUIRED),
+        ('files = "required"\nviolations = "warn"', Requirement.WARN),
+        ('files = "required"\nviolations = "off"', Requirement.OFF),
+        ('files = "warn"', Requirement.WARN),
+    ],
+)
+def test_a_violation_approves_nothing_where_files_must_be_approved(said, counts):
+    """Rule 52: a host whose file was written while it was measured passes only where the policy says so."""
+    policy = decode_policy(f'name = "p"\n[runtime]\nrules = "{HASH}"\n{said}\n')
+    assert policy.runtime.violations is counts
