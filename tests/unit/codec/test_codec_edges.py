@@ -6,6 +6,9 @@ import struct
 from dataclasses import replace
 
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from support import ek_certificates as make
 from support.logbuilder import (
     GLOBAL,
@@ -31,10 +34,14 @@ from trustauthority.codec.ima import ImaStream, decode_ima_binary, encode_digest
 from trustauthority.codec.ima_ascii import decode_ima_ascii
 from trustauthority.codec.ima_log import decode_ima_log, is_ascii
 from trustauthority.codec.pe import decode_pe
+from trustauthority.codec.policy import decode_policy
 from trustauthority.codec.runtimerules import decode_runtime_rules
 from trustauthority.codec.x509_crl import decode_revocation_list
+from trustauthority.codec.x509_extensions import decode_key_usage
+from trustauthority.codec.x509_keys import check_certificate_signature
 from trustauthority.errors import MalformedEvidence, PolicyInvalid
 from trustauthority.model.bootlog import NO_REGISTER
+from trustauthority.model.certificate import KeyUsage, SignatureAlgorithm
 
 # --- boot logs -----------------------------------------------------------------------------------
 
@@ -255,3 +262,52 @@ def test_a_list_in_pem_is_called_one(labels, good):
         return
     with pytest.raises(MalformedEvidence, match="not one CRL"):
         decode_revocation_list(pem.encode())
+
+
+# --- certificates --------------------------------------------------------------------------------
+
+
+def test_the_first_usage_without_a_name_grants_nothing():
+    """Rule 27: KeyUsage names nine bits; a tenth is no usage, and no crash."""
+    nine = b"\x03\x03\x07\xff\x80"
+    assert decode_key_usage(nine) == frozenset(KeyUsage)
+    assert decode_key_usage(b"\x03\x03\x06\xff\xc0") == frozenset(KeyUsage)
+    assert decode_key_usage(b"\x03\x03\x06\x00\x40") == frozenset()
+
+
+@pytest.mark.parametrize(("salt", "genuine"), [(20, True), (19, False), (21, False)])
+def test_a_salt_that_is_not_said_has_twenty_bytes(salt, genuine):
+    """RFC 4055 section 3.1: the default counts, though the hash is another than its default (rule 13)."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pss = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=salt)
+    signature = key.sign(b"to be signed", pss, hashes.SHA256())
+    sha256 = make.sequence(make.oid("2.16.840.1.101.3.4.2.1"))
+    mask = make.sequence(make.oid("1.2.840.113549.1.1.8"), sha256)
+    algorithm = SignatureAlgorithm(
+        raw=b"",
+        object_identifier="1.2.840.113549.1.1.10",
+        parameters=make.sequence(make.tlv(0xA0, sha256), make.tlv(0xA1, mask)),
+    )
+    asked = (key.public_key(), b"to be signed", signature, algorithm)
+    if genuine:
+        check_certificate_signature(*asked)
+    else:
+        with pytest.raises(InvalidSignature):
+            check_certificate_signature(*asked)
+
+
+# --- policies ------------------------------------------------------------------------------------
+
+
+def test_all_quoted_registers_may_be_asked_for():
+    """N61: a set that is the whole of another contradicts nothing."""
+    pcrs = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 14]
+    text = f'name = "p"\n[evidence]\npcrs = {pcrs}\nreplayed_pcrs = {pcrs}\n'
+    assert list(decode_policy(text).evidence.replayed_pcrs) == pcrs
+
+
+@pytest.mark.parametrize("pcr", [0, 1, 2, 3])
+def test_each_register_of_the_firmware_shows_a_class(pcr):
+    """N61: any one of PCR 0 to 3 tells the firmware, and no other does."""
+    text = f'name = "p"\n[boot]\nhost_class = "required"\nbaseline_pcrs = [{pcr}, 7]\n'
+    assert decode_policy(text).boot.baseline_pcrs == (pcr, 7)
