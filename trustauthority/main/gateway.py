@@ -75,6 +75,6 @@ def _require_packages() -> None:
         import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:
         raise ConfigurationInvalid(
-            f"the gateway needs more packages ({error.name}): pip install 'trustauthority[gateway]'",
+            f"the gateway needs more packages ({error.name}): install it with its extra [gateway]",
             field="gateway",
         ) from error
