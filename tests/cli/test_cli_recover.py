@@ -6,6 +6,7 @@ import pytest
 from support.escrow import ORIGIN, OTHER_PRIVATE, VM_KEY, binding
 from support.escrow import sealed as seal
 
+from hostagent.luks import run_qemu
 from trustauthority.adapters.kms.escrow import seal_to_escrow
 from trustauthority.cli.escrow_files import (
     decrypt_private_key,
@@ -125,13 +126,9 @@ class TestRecover:
 
     def test_it_opens_a_real_luks_disk(self, desk):
         """Survival, end to end: a disk that qemu-img encrypted opens with the recovered passphrase."""
-        made, image = desk.folder / "made", desk.folder / "disk.luks"
-        made.write_bytes(disk_passphrase(VM_KEY, "payroll"))
-        secret = f"secret,id=s,file={made}"
-        options = "key-secret=s,iter-time=50"
-        words = ["qemu-img", "create", "-q", "--object", secret, "-f", "luks", "-o", options]
-        subprocess.run([*words, str(image), "4M"], check=True, timeout=60)
-        made.unlink()
+        image = desk.folder / "disk.luks"
+        words = ("-f", "luks", "-o", "key-secret=s,iter-time=50", str(image), "4M")
+        run_qemu("qemu-img", "create", "-q", *words, s=disk_passphrase(VM_KEY, "payroll"))
         desk.escrow("payroll", "billing")
         assert desk.recover("payroll", "--form", "disk").code is ExitCode.YES
         assert _opens(image, desk.folder / "out")

@@ -146,7 +146,8 @@ class TestImport:
         try:
             for passphrase in (b"k", b"old passphrase\n", bytes(range(256)) * 16):
                 sealed = seal_import(passphrase, private.public_key().public_bytes_raw(), "vm-1")
-                assert passphrase not in sealed
+                # one byte is in any ciphertext by chance
+                assert len(passphrase) == 1 or passphrase not in sealed
                 new = await made.import_key("default", kek_id, AAD, sealed=sealed, vm="vm-1")
                 grant = await made.release(release_order(kek_id, new.wrapped))
                 assert open_grant(grant) == passphrase
