@@ -63,9 +63,9 @@ def act_3(two: TwoHosts, tell: Narrator) -> None:
     tell.act(3, "It moves, live, and only as a move that was offered")
     said = two.libvirt["host-a"].virsh(*migrate_words(two.libvirt["host-b"], VM))
     _refused(tell, "virsh migrate: refused by the destination", said, "MOVE_NOT_OFFERED")
-    two.slow_copies("host-a")
     before = two.ticks()
-    moved = two.move("host-a", "host-b")
+    with two.slow_for("host-a", 3):
+        moved = two.move("host-a", "host-b")
     tell.show(moved.err)
     tell.expect(
         "hostagent vm migrate payroll host-b",
@@ -120,6 +120,7 @@ def act_5(two: TwoHosts, tell: Narrator) -> None:
     why = two.libvirt["host-b"].virsh("metadata", VM, "urn:trustauthority:state:1").out
     tell.expect("the domain says why", holds="HOST_REVOKED" in why, said=why)
     tell.show(why)
+    wait_until(lambda: not two.lease("host-b"), SLOW_S, "its grant is given back", two.describe)
     _refused(tell, "and it does not start there", two.start_vm("host-b"), "HOST_REVOKED")
 
 

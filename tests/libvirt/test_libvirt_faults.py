@@ -155,6 +155,7 @@ class TestLibvirtKilled:
         """The copy fails; the source never stopped."""
         with moving(two) as done:
             two.libvirt["host-b"].stop(signal.SIGKILL)
+            two.fast_copies("host-a")
             eventually(lambda: done, "virsh gives up")
             assert two.runs()
             two.libvirt["host-b"].start()
@@ -171,6 +172,7 @@ class TestLibvirtKilled:
     def test_libvirtd_of_the_source(self, two: TwoHosts) -> None:
         """ADR 0011: both copies may stand; ending the source's hands over, and nobody ran twice."""
         with moving(two):
+            two.fast_copies("host-a")
             two.libvirt["host-a"].stop(signal.SIGKILL)
             time.sleep(1)
             two.libvirt["host-a"].start()

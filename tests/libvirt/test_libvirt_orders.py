@@ -41,9 +41,9 @@ class TestMigrate:
     def test_ordered_carried_out_and_shown(self, two: TwoHosts) -> None:
         """ta vm migrate: the source's agent moves it; each step is told; the guest goes on."""
         two.started()
-        two.slow_copies("host-a")
         before = two.ticks()
-        done = two.stage.ta("vm", "migrate", VM, "host-b")
+        with two.slow_for("host-a", 3):
+            done = two.stage.ta("vm", "migrate", VM, "host-b")
         assert done.code == 0, done.said
         for step in ("waits for the source's agent", "copy", "switch", "resume ✔"):
             assert step in done.said, step
@@ -109,15 +109,12 @@ class TestMigrate:
 
 class TestCancelWhileItRuns:
     def order(self, two: TwoHosts) -> str:
-        """An order whose copy is under way, and would take a quarter of an hour."""
+        """An order whose copy is under way, and would never end."""
         two.started()
         two.slow_copies("host-a")
         order = two.ta("vm", "migrate", VM, "host-b", "--no-wait", "-o", "name").said.split()[-1]
         host = two.libvirt["host-a"]
         wait_until(lambda: "Outgoing" in host.virsh("domjobinfo", VM).out, 30, "memory is copied")
-        # libvirt knows whole MiB only; even an empty page has nine bytes, of 16,384 pages
-        slower = "migrate_set_parameter max-bandwidth 100B"
-        host.do("qemu-monitor-command", VM, "--hmp", slower)
         wait_until(lambda: orders(two)[0].get("phase") == "copy", 10, "it is told")
         return order
 

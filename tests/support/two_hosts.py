@@ -12,9 +12,11 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -339,8 +341,20 @@ class TwoHosts:
         self.libvirt[name].do("metadata", self.vm, *words, "--set", f"<move id='{move_id}'/>")
 
     def slow_copies(self, name: str) -> None:
-        """Have a migration away from a host take several seconds."""
+        """Have a migration away from a host go on until ``fast_copies``: the guest is faster."""
         self.libvirt[name].do("migrate-setspeed", self.vm, "1")
+
+    @contextmanager
+    def slow_for(self, name: str, seconds: float) -> Iterator[None]:
+        """Have a migration away from a host take so long."""
+        self.slow_copies(name)
+        ends = threading.Timer(seconds, self.fast_copies, (name,))
+        ends.start()
+        try:
+            yield
+        finally:
+            ends.cancel()
+            ends.join()
 
     def fast_copies(self, name: str) -> None:
         """Have it end soon, also one that is under way; if there is one."""
