@@ -20,7 +20,8 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 PROJECT=$(cd "$HERE/../.." && pwd)
 WORK=${CAPTURE_WORK:-$PROJECT/.build/capture-boot}
 VECTORS=${CAPTURE_OUT:-$PROJECT/tests/vectors/boots}
-MIRROR=${CAPTURE_MIRROR:-http://deb.debian.org}
+# where this machine gets its own packages from
+MIRROR=${CAPTURE_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | sed -n 's|/debian/$||p' | head -1)}
 BOOT_LIMIT=${CAPTURE_BOOT_LIMIT:-600} # seconds until a boot counts as hung
 
 ALL_CAPTURES=(good good-second-boot changed-cmdline other-kernel-build secureboot-off)
