@@ -311,3 +311,25 @@ def test_each_register_of_the_firmware_shows_a_class(pcr):
     """N61: any one of PCR 0 to 3 tells the firmware, and no other does."""
     text = f'name = "p"\n[boot]\nhost_class = "required"\nbaseline_pcrs = [{pcr}, 7]\n'
     assert decode_policy(text).boot.baseline_pcrs == (pcr, 7)
+
+
+@pytest.mark.parametrize("more", [make.integer(1), make.tlv(0x05), make.sequence()])
+def test_an_entry_of_a_revocation_list_ends_with_its_extensions(more):
+    """Rule 29: what follows in an entry could be another serial to somebody else, so it is refused."""
+    reason = make.sequence(make.oid("2.5.29.21"), make.tlv(0x04, make.tlv(0x0A, b"\x01")))
+    known = (make.integer(5), make.tlv(0x17, b"240601000000Z"), make.sequence(reason))
+
+    def crl(*entry: bytes) -> bytes:
+        algorithm = make.algorithm(make.SHA256_RSA)
+        signed = make.sequence(
+            make.integer(1),
+            algorithm,
+            make.sequence(),
+            make.tlv(0x17, b"250101000000Z"),
+            make.sequence(make.sequence(*entry)),
+        )
+        return make.sequence(signed, algorithm, make.bits(b"signature"))
+
+    assert list(decode_revocation_list(crl(*known)).revoked) == [5]
+    with pytest.raises(MalformedEvidence, match="follow"):
+        decode_revocation_list(crl(*known, more))
