@@ -22,6 +22,7 @@ WORK=${CAPTURE_WORK:-$PROJECT/.build/capture-boot}
 VECTORS=${CAPTURE_OUT:-$PROJECT/tests/vectors/boots}
 # where this machine gets its own packages from
 MIRROR=${CAPTURE_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | sed -n 's|/debian/$||p' | head -1)}
+: "${MIRROR:?set CAPTURE_MIRROR, the address before /debian: apt names none here}"
 BOOT_LIMIT=${CAPTURE_BOOT_LIMIT:-600} # seconds until a boot counts as hung
 
 ALL_CAPTURES=(good good-second-boot changed-cmdline other-kernel-build secureboot-off)
