@@ -25,7 +25,7 @@ setup-libvirt: setup
 
 # One more try for a test of real time on a machine that others use; none for what the referee finds.
 test-libvirt: setup-libvirt  ## two real libvirt hosts on this machine: starts, moves, faults (root, 5 to 8 minutes)
-	@$(BIN)/pytest -m libvirt -n 3 --reruns 1 --rerun-except 'two ran|two guests wrote' tests/libvirt
+	@$(BIN)/pytest -m libvirt -n 3 --reruns 2 --rerun-except 'two ran|two guests wrote' tests/libvirt
 
 demo-libvirt: setup-libvirt  ## an encrypted VM starts, moves and is refused on two real libvirt hosts, narrated (root)
 	@$(PY) deploy/demo-libvirt
